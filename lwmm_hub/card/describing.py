@@ -1,0 +1,260 @@
+"""The sentences of a card: what was merged how, under which licence, for what, at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lwmm_hub.card.escaping import NOTHING, Markdown, is_web_address, link, table
+from lwmm_hub.card.linting import redact
+from lwmm_hub.card.metadata import finite
+from lwmm_hub.card.naming import last_part, linked_name, name_in_code, text
+from lwmm_hub.card.wording import counted, listed, size, weight
+from lwmm_hub.licenses import PERMISSIVE, ParentLicense
+
+MANY_LABELS = 40
+
+SCHEDULES = {
+    "linear": "linear ramp, reconstructed from the paper's description",
+    "cosine": "cosine ramp, a variant of the linear ramp, which is reconstructed from the "
+    "paper's description",
+    "step": "step, a variant of the linear ramp, which is reconstructed from the paper's "
+    "description",
+    "harmonic": "harmonic, the donors' falling as 1 / (layer + number of models)",
+    "isotropic": "isotropic, the same in every layer",
+}
+"""Schedule -> what the card calls it."""
+
+DEFAULTS: dict[str, tuple[object, ...]] = {
+    "start": (0, None),
+    "end": (1, None),
+    "gamma": (1, None),
+    "endpoint": (1, None),
+    "anchor_weight": (None,),
+    "batch_norm": ("linear", None),
+    "scope": ("auto", None),
+    "allow_unrelated": (False, None),
+    "allow_nonfinite": (False, None),
+    "dtype": ("auto", None),
+}
+"""Merge option -> the values that need no mention."""
+
+CLASS_SENTENCES = {
+    "non-commercial": "Commercial use is not allowed.",
+    "share-alike": "What is derived from this model has to carry the same licence.",
+    "copyleft": "What is derived from this model has to carry the same licence.",
+    "use-restricted": "Some uses are not allowed; the licence names them.",
+    "other-with-text": "Read the licence texts before any use.",
+    "none": "No licence allows passing this model on.",
+}
+"""Licence class -> what it means to whoever finds the card."""
+
+
+_VERDICTS = {"weak": "only weakly related", "unrelated": "unrelated"}
+
+
+def title(manifest: Mapping[str, Any]) -> str:
+    """The name of the merge: its repository's, else its folder's."""
+    output = manifest.get("output") or {}
+    return last_part(str(output.get("repository") or output.get("name") or "")) or "merged"
+
+
+def summary(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Markdown]:
+    """Anchor, donors and rule in a paragraph, and what became of the heads."""
+    plan = manifest.get("plan") or {}
+    models = plan.get("models") or []
+    linked = [linked_name(model, name) for model, name in zip(models, names, strict=True)]
+    anchor = linked[0] if linked else Markdown("an unnamed anchor")
+    donors = listed(linked[1:]) or "nothing"
+    merged, kept = len(plan.get("merged") or []), len(plan.get("kept") or [])
+    layers = plan.get("layers") or []
+    sentences = [
+        f"**{text(title(manifest))}** is {anchor} (the anchor) merged layer by layer with "
+        f"{donors} ({'the donor' if len(linked) == 2 else 'the donors'}).",
+        f"{counted(merged, 'parameter')} in {counted(len(layers), 'layer')} "
+        f"{'is' if merged == 1 else 'are'} merged, {counted(kept, 'tensor')} "
+        f"{'is' if kept == 1 else 'are'} the anchor's own; no training took place.",
+        rule_sentence(plan),
+    ]
+    return {
+        "summary": Markdown(" ".join(sentences)),
+        "head_sentence": _parts_left_out(models, names),
+    }
+
+
+def _parts_left_out(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markdown:
+    """Which parts of which donors did not take part, and what stands in their place."""
+    apart: dict[str, list[str]] = {}
+    for model, name in zip(models[1:], names[1:], strict=True):
+        for part in model.get("kept_parts") or (["head"] if model.get("head") == "kept" else []):
+            apart.setdefault(str(part), []).append(text(name))
+    sentences = []
+    for part, donors in apart.items():
+        shown = "the head" if part == "head" else name_in_code(part)
+        of_all = len(donors) == len(models) - 1
+        left = "the anchor keeps its own" if of_all else "it counts as absent there"
+        sentences.append(f"{shown} of {listed(donors)} was not merged: {left}.")
+    return Markdown(" ".join(sentence[0].upper() + sentence[1:] for sentence in sentences))
+
+
+def rule_sentence(plan: Mapping[str, Any]) -> Markdown:
+    """The layer weights in one sentence, and the options that are not the defaults.
+
+    >>> rule_sentence({"options": {"schedule": "isotropic"}, "layers": [{"weights": [0.5, 0.5]}]})
+    'Layer weights: isotropic, the same in every layer (0.50 for each model).'
+    """
+    options, layers = plan.get("options") or {}, plan.get("layers") or []
+    schedule = str(options.get("schedule") or "linear")
+    sentence = f"Layer weights: {SCHEDULES.get(schedule) or text(schedule)}"
+    if layers:
+        first, last = layers[0]["weights"], layers[-1]["weights"]
+        equal = len(set(first)) == 1
+        start = f"{weight(first[0])} for {'each model' if equal else 'the anchor'}"
+        if all(layer["weights"] == first for layer in layers):
+            sentence += f" ({start})"
+        else:
+            sentence += f"; {start} at the first shared layer"
+            sentence += f", {weight(last[0])} for the anchor at the last"
+    told = [
+        f"{name.replace('_', ' ')} {text(options[name])}"
+        for name, usual in DEFAULTS.items()
+        if name in options and options[name] not in usual
+    ]
+    return Markdown(f"{sentence}.{f' Options: {listed(told)}.' if told else ''}")
+
+
+def label_space(manifest: Mapping[str, Any]) -> dict[str, Markdown]:
+    """The labels in a sentence, or beside it where there are many."""
+    labels = (manifest.get("output") or {}).get("labels") or []
+    shown = Markdown(", ".join(text(label) for label in labels))
+    sentence = "The label space is the anchor's."
+    if labels:
+        sentence = f"It has the anchor's label space of {counted(len(labels), 'class', 'classes')}"
+        sentence += f": {shown}." if len(labels) <= MANY_LABELS else "."
+    return {
+        "labels_sentence": Markdown(sentence),
+        "labels_list": shown if len(labels) > MANY_LABELS else Markdown(""),
+        "labels_count": Markdown(len(labels)),
+    }
+
+
+def license_section(decision: Mapping[str, Any]) -> dict[str, Markdown]:
+    """The licence in a box (a warning where its rule warns), and how it was derived."""
+    if not decision:
+        words = "No licence was derived for this merge. The licences of its parents apply."
+        nothing = Markdown("")
+        box = Markdown(f"> [!WARNING]\n> {words}")
+        return {"license_box": box, "license_table": nothing, "license_rule": nothing}
+    publish, kind = str(decision.get("publish")), str(decision.get("license_class"))
+    sentences = [f"**{_license_name(decision)}.**", text(decision.get("reason") or "")]
+    sentences.append(CLASS_SENTENCES.get(kind, ""))
+    if publish == "refused":
+        sentences.append("lwmm-hub refuses to publish this merge.")
+    words = " ".join(filter(None, sentences))
+    plain = publish == "yes" and kind == PERMISSIVE
+    mark = "IMPORTANT" if publish == "yes" else "WARNING"
+    rows = [
+        [
+            text(row.get("label") or "?"),
+            _license_name(row),
+            text(row.get("license_class") or "?"),
+            listed(_remarks(row)) or NOTHING,
+        ]
+        for row in decision.get("rows") or []
+    ]
+    rule = (
+        f"Derived by rule {name_in_code(decision.get('rule') or '?')} of lwmm-hub's licence table, "
+        f"version {text(decision.get('rule_version') or '?')}: a policy, not legal advice."
+    )
+    return {
+        "license_box": Markdown(words if plain else f"> [!{mark}]\n> {words}"),
+        "license_table": table(["Parent", "Licence", "Class", "Remarks"], rows),
+        "license_rule": Markdown(rule),
+    }
+
+
+def limits(manifest: Mapping[str, Any], names: Sequence[str]) -> Markdown:
+    """What the merge is for and where it may fail, from the facts at hand."""
+    plan = manifest.get("plan") or {}
+    output, decision = manifest.get("output") or {}, manifest.get("license") or {}
+    task = output.get("pipeline_tag")
+    for_what = f"{text(task).replace('-', ' ')}" if task else "the anchor's task"
+    labels = "with the anchor's labels" if output.get("labels") else "as the anchor does it"
+    lines = [
+        f"For {for_what} {labels}, on images like those its parents were trained on; what the "
+        "parents get wrong, and the biases of their data, this model may have too.",
+        "Input size and normalisation are the anchor's; the donors may have been trained with "
+        "others.",
+    ]
+    if not manifest.get("scores"):
+        lines.append("It was not evaluated: measure it on your own images before you rely on it.")
+    for entry in manifest.get("relatedness") or plan.get("relatedness") or []:
+        if entry.get("verdict") not in (None, "related"):
+            who = names[entry["model"]] if 0 <= entry.get("model", -1) < len(names) else "A donor"
+            lines.append(
+                f"{text(who)} and the anchor are {_VERDICTS.get(entry['verdict'], 'not related')} "
+                f"in {name_in_code(entry.get('part') or 'the model')}: averaging such weights can "
+                "harm the result."
+            )
+    if decision.get("license_class") == "non-commercial":
+        lines.append("Not for commercial use (see the licence above).")
+    if plan.get("scope_decided") is False:
+        lines.append("Whether the heads fit together was not checked when this was planned.")
+    return Markdown("\n".join(f"- {line}" for line in lines))
+
+
+def versions(manifest: Mapping[str, Any]) -> Markdown:
+    """With which software the merge was made, and what `verify` compares."""
+    found = manifest.get("versions") or {}
+    made = listed([f"{name_in_code(name)} {text(value)}" for name, value in found.items()])
+    sentence = "`verify` merges again from the pinned recipe and compares the SHA-256 of the files."
+    local = [m for m in (manifest.get("plan") or {}).get("models") or [] if m.get("local")]
+    if local:
+        sentence += " Local parents are named by `--parent LABEL=PATH`."
+    return Markdown(f"{sentence} Made with {made}." if made else sentence)
+
+
+def cost(manifest: Mapping[str, Any]) -> Markdown:
+    """Seconds, threads, hardware and bytes of the run."""
+    run, bytes_of = manifest.get("run") or {}, (manifest.get("plan") or {}).get("cost") or {}
+    spent = f"{run['seconds']:.1f} s" if finite(run.get("seconds")) else "Time not recorded"
+    if run.get("threads"):
+        spent += f" with {text(run['threads'])} thread{'' if run['threads'] == 1 else 's'}"
+    if run.get("hardware"):
+        spent += f" on {text(run['hardware'])}"
+    moved = [
+        f"{size(bytes_of[field])} {verb}"
+        for field, verb in (
+            ("read_bytes", "read"),
+            ("download_bytes", "downloaded"),
+            ("write_bytes", "written"),
+        )
+        if finite(bytes_of.get(field)) and bytes_of[field] > 0
+    ]
+    sentence = f"{spent}{f', {listed(moved)}' if moved else ''}."
+    return Markdown(f"{sentence} Inference costs what the anchor costs.")
+
+
+def _license_name(fields: Mapping[str, Any]) -> Markdown:
+    """The licence's full name, linked to its text, with its id."""
+    license_id, name, address = (fields.get(each) for each in ("license", "name", "link"))
+    if not license_id:
+        return Markdown("no licence")
+    said = ParentLicense("", str(license_id), str(name) if name else None)
+    shown = link(redact(said.title), address if is_web_address(str(address)) else None)
+    ids = name_in_code(license_id)
+    if name and name != said.title:
+        ids = Markdown(f"{ids}, {name_in_code(name)}")
+    beside = isinstance(address, str) and address.upper().startswith(("LICEN", "COPYING"))
+    where = f"; text in {name_in_code(address)}" if beside else ""
+    return Markdown(f"{shown} ({ids}{where})")
+
+
+def _remarks(row: Mapping[str, Any]) -> list[str]:
+    said = {
+        "stated_by_user": "stated by the user, not declared by the parent",
+        "from_table": "the Hub says less; known to lwmm-hub's table of repositories",
+        "gated": "gated",
+        "has_text": "text found",
+    }
+    return [words for key, words in said.items() if row.get(key)]

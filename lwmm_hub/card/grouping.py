@@ -1,0 +1,72 @@
+"""Layers in groups (a block, a stage, or a top-level part) for the folded table of a card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lwmm_hub.card.ramp import HEADS
+
+
+@dataclass
+class LayerGroup:
+    """What happened to the parameters of one group."""
+
+    name: str
+    layers: list[int] = field(default_factory=list)
+    merged: int = 0
+    weights: list[Sequence[float]] = field(default_factory=list)
+    kept: Counter[str] = field(default_factory=Counter)
+
+
+def group_name(module: str) -> str:
+    """The group of a module or parameter: up to its block or stage, else its top level.
+
+    >>> group_name("stages.0.blocks.1.attn.q"), group_name("stages.0.patch_embed.proj")
+    ('stages.0.blocks.1', 'stages.0')
+    >>> group_name("layer4.2.conv1"), group_name("decode_head.linear_c.0.proj"), group_name("conv1")
+    ('layer4.2', 'decode_head', 'conv1')
+    """
+    parts = module.split(".")
+    if HEADS.fullmatch(parts[0]):
+        return parts[0]
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[:2][-1] + 1]) if numbers else parts[0]
+
+
+def layer_groups(plan: Mapping[str, Any]) -> list[LayerGroup]:
+    """The groups of a plan in depth order, those with nothing merged at the end."""
+    groups: dict[str, LayerGroup] = {}
+    of_prefix: dict[str, set[str]] = {}
+    for entry in plan.get("merged") or []:
+        name = group_name(str(entry["name"]).rpartition(".")[0] or str(entry["name"]))
+        group = groups.setdefault(name, LayerGroup(name))
+        group.layers.append(int(entry.get("layer", 0)))
+        group.merged += 1
+        group.weights.append(entry["weights"])
+        for prefix in _prefixes(str(entry.get("key") or entry["name"])):
+            of_prefix.setdefault(prefix, set()).add(name)
+    for entry in plan.get("kept") or []:
+        key = str(entry["key"])
+        name = _group_of_kept(key, of_prefix)
+        group = groups.setdefault(name, LayerGroup(name))
+        group.kept[str(entry.get("reason", ""))] += 1
+    return sorted(groups.values(), key=lambda g: min(g.layers, default=len(plan.get("layers", []))))
+
+
+def _prefixes(key: str) -> list[str]:
+    parts = key.split(".")[:-1]
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
+def _group_of_kept(key: str, of_prefix: Mapping[str, set[str]]) -> str:
+    """The group of the merged keys around `key`, else the group its own name says."""
+    for prefix in reversed(_prefixes(key)):
+        found = of_prefix.get(prefix, set())
+        if len(found) == 1:
+            return next(iter(found))
+        if found:
+            break
+    return group_name(key.rpartition(".")[0] or key)

@@ -1,0 +1,104 @@
+"""The manifest of a merge -> its model card: pure, and from the manifest alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lwmm_hub.card.describing import (
+    cost,
+    label_space,
+    license_section,
+    limits,
+    summary,
+    title,
+    versions,
+)
+from lwmm_hub.card.escaping import Markdown, fence
+from lwmm_hub.card.linting import assert_publishable, redact
+from lwmm_hub.card.metadata import dump, front_matter
+from lwmm_hub.card.naming import public_names, text
+from lwmm_hub.card.ramp import ramp_svg
+from lwmm_hub.card.tabulating import evaluation, layer_section, provenance
+from lwmm_hub.card.usage import reproduce_code, use_code, use_note
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+FIGURE = "layer_weights.svg"
+
+CITATION = """\
+@article{alcovercouso2024layerwise,
+  title   = {Layer-wise Model Merging for Unsupervised Domain Adaptation in Segmentation Tasks},
+  author  = {Alcover-Couso, Roberto and SanMiguel, Juan C. and
+             Escudero-Viñolo, Marcos and Martínez, Jose M.},
+  journal = {arXiv preprint arXiv:2409.15813},
+  year    = {2024}
+}"""
+
+
+def render_card(manifest: Mapping[str, Any]) -> str:
+    """The README.md of a merge, from what its manifest (lwmm_manifest.json) says.
+
+    Raises:
+        CardError: The card would show a token or a local path.
+    """
+    card = _template().render(_facts(manifest))
+    assert_publishable(card)
+    return card
+
+
+def card_files(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The card and the figure it shows: name -> text, to be written beside the weights.
+
+    Raises:
+        CardError: One of them would show a token or a local path.
+    """
+    files = {"README.md": render_card(manifest)}
+    plan = manifest.get("plan") or {}
+    if plan.get("layers"):
+        heads = [part["name"] for part in plan.get("parts") or [] if not part.get("backbone")]
+        names = public_names(plan.get("models") or [])
+        files[FIGURE] = ramp_svg(plan["layers"], names, heads=heads)
+        assert_publishable(files[FIGURE])
+    return files
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markdown) else text(value),
+    )
+    return environment.from_string(Path(__file__).with_name("template.md").read_text("utf-8"))
+
+
+def _facts(manifest: Mapping[str, Any]) -> dict[str, Markdown | str]:
+    """The values of the template; what is not `Markdown` is escaped there."""
+    names = public_names((manifest.get("plan") or {}).get("models") or [])
+    recipe = redact(str(manifest.get("recipe") or ""))
+    return {
+        "front_matter": Markdown(dump(front_matter(manifest))),
+        "title": title(manifest),
+        **summary(manifest, names),
+        **label_space(manifest),
+        **license_section(manifest.get("license") or {}),
+        "use_code": use_code(manifest),
+        "use_note": use_note(manifest),
+        **provenance(manifest, names),
+        **layer_section(manifest, names),
+        "recipe": fence(recipe, "yaml") if recipe else Markdown(""),
+        **evaluation(manifest),
+        "limits": limits(manifest, names),
+        "reproduce": reproduce_code(manifest),
+        "versions": versions(manifest),
+        "cost": cost(manifest),
+        "citation": fence(CITATION, "bibtex"),
+    }

@@ -1,0 +1,284 @@
+"""The tables of a card: where the weights come from, what happened to each layer, the scores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lwmm_hub.card.escaping import NOTHING, Markdown, table
+from lwmm_hub.card.grouping import LayerGroup, layer_groups
+from lwmm_hub.card.metadata import SCORES, dataset_name, finite, merged_scores, score_names
+from lwmm_hub.card.naming import (
+    cell,
+    is_commit,
+    last_part,
+    linked_name,
+    name_in_code,
+    public_names,
+    text,
+)
+from lwmm_hub.card.wording import counted, listed, size, weight, weight_range
+
+MANY_ROWS = 250
+_NOT_RECORDED = Markdown("not recorded")
+
+
+def provenance(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Markdown]:
+    """The parents file by file, the files of the merge, and how far the parents are related."""
+    plan = manifest.get("plan") or {}
+    rows: list[list[object]] = []
+    for model, name in zip(plan.get("models") or [], names, strict=True):
+        hashes = model.get("sha256") or {}
+        for file in list(hashes) or model.get("files") or ["?"]:
+            digest, commit = hashes.get(file), model.get("commit")
+            copy = model.get("weights")
+            shown = name_in_code(last_part(str(file)))
+            rows.append(
+                [
+                    text(model.get("role") or ("donor" if rows else "anchor")),
+                    linked_name(model, name),
+                    name_in_code(commit) if is_commit(commit) else Markdown("local"),
+                    Markdown(f"{shown} ({text(copy)})") if copy not in (None, "student") else shown,
+                    name_in_code(digest) if digest else _NOT_RECORDED,
+                    cell(model.get("dtype")),
+                    _number(model.get("parameters")),
+                    _number(model.get("classes")),
+                ]
+            )
+    headings = ["Role", "Model", "Commit", "File", "SHA-256", "Dtype", "Parameters", "Classes"]
+    return {
+        "provenance_table": table(headings, rows),
+        "output_table": _output(manifest.get("output") or {}),
+        "relatedness_table": _relatedness(
+            manifest.get("relatedness") or plan.get("relatedness") or [], names
+        ),
+    }
+
+
+def layer_section(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Markdown]:
+    """The figure's words, the folded tables, and the run's warnings."""
+    plan = manifest.get("plan") or {}
+    layers = plan.get("layers") or []
+    alt, caption = "", "No layer was merged."
+    if layers:
+        first, last = layers[0]["weights"][0], layers[-1]["weights"][0]
+        alt = f"Layer weight of each model over {counted(len(layers), 'layer')}"
+        course = (
+            f"goes from {weight(first)} at the first layer to {weight(last)} at the last"
+            if first != last
+            else f"is {weight(first)} at the first and at the last layer"
+        )
+        caption = (
+            f"The anchor's weight {course} ({counted(len(layers), 'shared layer')}, from "
+            f"{name_in_code(layers[0].get('name') or '?')} to "
+            f"{name_in_code(layers[-1].get('name') or '?')}). A layer is one module with "
+            "parameters; depth is the order of the forward pass"
+        )
+        order = plan.get("order_source")
+        caption += f" ({text(order)})." if order else "."
+    warnings = plan.get("warnings") or []
+    return {
+        "figure_alt": Markdown(alt),
+        "figure_caption": Markdown(caption),
+        "group_table": _groups(layer_groups(plan), len(names)),
+        "unused_table": _unused(plan.get("unused") or [], names),
+        "warnings_list": Markdown("\n".join(f"- {text(warning)}" for warning in warnings)),
+    }
+
+
+def evaluation(manifest: Mapping[str, Any]) -> dict[str, Markdown]:
+    """Scores of the merge beside those of its parents and baselines, or that there are none."""
+    scores = manifest.get("scores") or {}
+    entries = scores.get("models") or []
+    if not entries:
+        words = "This model was not evaluated. `lwmm-hub evaluate` compares it with its parents."
+        return {"evaluation": Markdown(words), "class_scores": Markdown("")}
+    names = score_names(manifest)
+    columns = [(field, name) for field, _, name in SCORES if _any_finite(entries, field)]
+    speed = _any_finite(entries, "images_per_second")
+    headings = ["Model", *(f"{name} (%)" for _, name in columns), *["Images/s"] * speed]
+    rows = []
+    for entry, name in zip(entries, names, strict=True):
+        shown = text(name)
+        row = [Markdown(f"**{shown}**") if name == "this model" else shown]
+        row += [_percent(entry.get(field)) for field, _ in columns]
+        rows.append([*row, *[_decimal(entry.get("images_per_second"))] * speed])
+    dataset = scores.get("dataset") or {}
+    words = f"On {text(dataset_name(dataset))}"
+    if dataset.get("split"):
+        words += f", split {text(dataset['split'])}"
+    if is_commit(dataset.get("revision")):
+        words += f", revision {name_in_code(dataset['revision'])}"
+    if isinstance(dataset.get("images"), int):
+        words += f", {counted(dataset['images'], 'image')}"
+    if dataset.get("label_space"):
+        words += f", label space {text(dataset['label_space'])}"
+    words += "; all models on the same images."
+    missing = _not_compared(manifest, names)
+    return {
+        "evaluation": Markdown(f"{words}{missing}\n\n{table(headings, rows)}"),
+        "class_scores": _class_scores(entries, names),
+    }
+
+
+def _output(output: Mapping[str, Any]) -> Markdown:
+    rows = [
+        [
+            name_in_code(last_part(str(name))),
+            name_in_code(facts["sha256"]) if facts.get("sha256") else _NOT_RECORDED,
+            size(facts["bytes"]) if finite(facts.get("bytes")) else "-",
+            cell(output.get("dtype")),
+            _number(output.get("parameters")),
+        ]
+        for name, facts in (output.get("files") or {}).items()
+    ]
+    headings = ["This model", "SHA-256", "Size", "Dtype", "Parameters"]
+    return table(headings, rows) if rows else Markdown("")
+
+
+def _relatedness(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markdown:
+    rows = []
+    for entry in entries:
+        model, cosine = entry.get("model", -1), entry.get("cosine")
+        weak = [
+            f"{name_in_code(name)} {_decimal(value, 2)}"
+            for name, value in entry.get("weak_layers") or []
+        ]
+        rows.append(
+            [
+                text(names[model]) if 0 <= model < len(names) else "?",
+                cell(entry.get("part")),
+                _decimal(cosine, 2),
+                _number(entry.get("tensors")),
+                Markdown("identical") if entry.get("identical") else cell(entry.get("verdict")),
+                listed(weak[:8]) or NOTHING,
+            ]
+        )
+    headings = ["Donor", "Part", "Cosine", "Tensors", "Verdict", "Layers under 0.1"]
+    return table(headings, rows) if rows else Markdown("")
+
+
+def _groups(groups: Sequence[LayerGroup], models: int) -> Markdown:
+    each_model = models <= 4
+    donors = [f"Donor {i}" for i in range(1, models)] if each_model else ["Each donor"]
+    donors = ["Donor"] if models == 2 else donors
+    headings = ["Group", "Layers", "Merged", "Anchor", *donors, "Kept", "Why kept"]
+    rows: list[list[object]] = []
+    for group in groups:
+        ranges = [weight_range(w[model] for w in group.weights) for model in range(models)]
+        if not each_model:
+            spread = weight_range(value for w in group.weights for value in w[1:])
+            ranges = [ranges[0], spread]
+        rows.append(
+            [
+                name_in_code(group.name),
+                _span(group.layers),
+                str(group.merged),
+                *(ranges or ["-"]),
+                str(group.kept.total()),
+                _reasons(group.kept),
+            ]
+        )
+    return _shortened(headings, rows)
+
+
+def _unused(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markdown:
+    found: dict[tuple[int, str], list[str]] = {}
+    for entry in entries:
+        place = (int(entry.get("model", -1)), str(entry.get("reason") or ""))
+        found.setdefault(place, []).append(str(entry.get("key")))
+    rows: list[list[object]] = [
+        [
+            text(names[model]) if 0 <= model < len(names) else "?",
+            f"{len(keys):,}",
+            text(reason[:300]),
+            name_in_code(keys[0][:200]),
+        ]
+        for (model, reason), keys in found.items()
+    ]
+    return _shortened(["Donor", "Tensors", "Why", "For example"], rows) if rows else Markdown("")
+
+
+def _shortened(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> Markdown:
+    shown = table(headings, rows[:MANY_ROWS])
+    if len(rows) <= MANY_ROWS:
+        return shown
+    more = f"{len(rows) - MANY_ROWS:,} more rows are in `lwmm_manifest.json`."
+    return Markdown(f"{shown}\n\n{more}")
+
+
+def _reasons(kept: Counter[str]) -> Markdown:
+    """The reasons of a group, the most frequent first, with their numbers if there are several."""
+    common = kept.most_common(6)
+    if not common:
+        return NOTHING
+    words = [text(reason[:300]) for reason, _ in common]
+    if len(common) > 1:
+        words = [Markdown(f"{w} ({n})") for w, (_, n) in zip(words, common, strict=True)]
+    more = "; …" if len(kept) > len(common) else ""
+    return Markdown("; ".join(words) + more)
+
+
+def _span(layers: Sequence[int]) -> str:
+    """The layers of a group as runs.
+
+    >>> _span([0, 1, 1, 2, 24])
+    '0 to 2, 24'
+    """
+    if not layers:
+        return "-"
+    runs: list[list[int]] = []
+    for layer in sorted(set(layers)):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    shown = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    return ", ".join(shown[:4]) + (", ..." if len(shown) > 4 else "")
+
+
+def _not_compared(manifest: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Which of the comparisons a reader would ask for is not in the table."""
+    plan = manifest.get("plan") or {}
+    absent = []
+    if merged_scores(manifest) is None:
+        absent.append("this model")
+    if not set(public_names(plan.get("models") or [])) <= set(names):
+        absent.append("some of the parents")
+    if not any("isotropic" in name.lower() for name in names):
+        absent.append("isotropic merging")
+    return f" Not measured: {listed(absent)}." if absent else ""
+
+
+def _class_scores(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markdown:
+    kinds = [
+        (field, name)
+        for field, name in (("iou", "IoU"), ("pq_per_class", "PQ"))
+        if any(entry.get(field) for entry in entries)
+    ]
+    parts = []
+    for field, name in kinds:
+        labels = dict.fromkeys(label for entry in entries for label in entry.get(field) or {})
+        rows = [
+            [text(label), *(_percent((entry.get(field) or {}).get(label)) for entry in entries)]
+            for label in labels
+        ]
+        parts.append(table([f"{name} (%)", *names], rows))
+    return Markdown("\n\n".join(parts))
+
+
+def _any_finite(entries: Sequence[Mapping[str, Any]], field: str) -> bool:
+    return any(finite(entry.get(field)) for entry in entries)
+
+
+def _percent(value: Any) -> Markdown:
+    return Markdown(f"{100 * value:.1f}") if finite(value) else NOTHING
+
+
+def _decimal(value: Any, digits: int = 1) -> Markdown:
+    return Markdown(f"{value:.{digits}f}") if finite(value) else NOTHING
+
+
+def _number(value: Any) -> Markdown:
+    return Markdown(f"{value:,}") if finite(value) else NOTHING

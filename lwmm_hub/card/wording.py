@@ -1,0 +1,67 @@
+"""Numbers and lists as a reader expects them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lwmm_hub.card.escaping import Markdown
+
+
+def listed(items: Sequence[str]) -> Markdown:
+    """Items that are Markdown already, as an enumeration.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    if len(items) < 2:
+        return Markdown("".join(items))
+    return Markdown(f"{', '.join(items[:-1])} and {items[-1]}")
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "layer"), counted(1169, "parameter"), counted(2, "class", "classes")
+    ('1 layer', '1,169 parameters', '2 classes')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def weight(value: float) -> str:
+    """A layer weight with two to four digits.
+
+    >>> weight(0.5), weight(1), weight(1 / 3), weight(0.99951)
+    ('0.50', '1.00', '0.333', '0.9995')
+    """
+    shown = f"{value:.4f}".rstrip("0")
+    digits = len(shown.partition(".")[2])
+    return f"{value:.2f}" if digits <= 2 else f"{value:.3f}" if value < 0.999 else shown
+
+
+def weight_range(values: Iterable[float]) -> str:
+    """The smallest and the largest of some layer weights.
+
+    >>> weight_range([0.5, 0.75]), weight_range([0.5, 0.61234])
+    ('0.50 to 0.75', '0.500 to 0.612')
+    >>> weight_range([0.5]), weight_range([])
+    ('0.50', '-')
+    """
+    found = sorted(values)
+    if not found:
+        return "-"
+    low, high = weight(found[0]), weight(found[-1])
+    if low == high:
+        return low
+    return f"{low} to {high}" if len(low) == len(high) else f"{found[0]:.3f} to {found[-1]:.3f}"
+
+
+def size(number: float) -> str:
+    """A number of bytes.
+
+    >>> size(338930000), size(12), size(5.3e9)
+    ('338.9 MB', '12 bytes', '5.3 GB')
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return f"{number:.0f} bytes"

@@ -1,0 +1,134 @@
+"""`Checkpoint`: one model's weight files, opened, pinned, not read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lwmm_hub.checkpoint.entries import MERGEABLE, ByteReader, TensorEntry, dtype_name
+from lwmm_hub.reference import ModelReference
+
+# What makes a folder load besides weights: configuration, image processor, tokenizer (OneFormer).
+SIDE_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a repository says of a model; all of it may be missing.
+
+    `license`, `license_name`, `license_link` are as declared; `sha256` maps weight files to the
+    Hub's checksums; `sizes` maps them to bytes.
+    """
+
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    license_files: tuple[str, ...] = ()
+    gated: bool = False
+    private: bool = False
+    datasets: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    pipeline_tag: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    download_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of one model: what there is and where it lies. Tensors are read on demand.
+
+    Attributes:
+        reference: how the user named it.
+        commit: 40-hex commit of the Hub, None for local files.
+        format: `safetensors` or `pytorch`.
+        entries: key -> entry, in file order (the order of bytes; of registration in `.pth` files).
+        readers: file -> reader of its bytes.
+        config: content of config.json, None where there is none.
+        folder: where config and processor files lie, None where nothing was downloaded.
+        path: keys that lead to the state dict inside a `.pth` file, e.g. `("state_dict",)`.
+        prefix: what was taken off every key, e.g. `module.`.
+        ignored: keys of the file that are not this model's -> why.
+        facts: licence and the like.
+        warnings: what the user should know of this file.
+    """
+
+    reference: ModelReference
+    commit: str | None
+    format: str
+    entries: Mapping[str, TensorEntry]
+    readers: Mapping[str, ByteReader]
+    config: Mapping[str, Any] | None = None
+    folder: Path | None = None
+    path: tuple[str, ...] = ()
+    prefix: str = ""
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    facts: ModelFacts = field(default_factory=ModelFacts)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What to call the model in messages and in public."""
+        label = self.reference.label
+        return f"{label}@{self.reference.revision}" if self.reference.revision else label
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the weight files."""
+        return tuple(self.readers)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable-looking elements: floats that are not running statistics."""
+        return sum(
+            entry.elements
+            for key, entry in self.entries.items()
+            if entry.dtype in MERGEABLE and key.rpartition(".")[2] not in BUFFERS
+        )
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of most float elements, e.g. `float32`."""
+        counts: Counter[str] = Counter()
+        for entry in self.entries.values():
+            if entry.dtype in MERGEABLE:
+                counts[entry.dtype] += entry.elements
+        return dtype_name(counts.most_common(1)[0][0]) if counts else "none"
+
+    @property
+    def architecture(self) -> str | None:
+        """The transformers class that config.json names."""
+        names = (self.config or {}).get("architectures")
+        first = names[0] if isinstance(names, list) and names else None
+        return first if isinstance(first, str) else None
+
+    def read(self, entry: TensorEntry, skip: int = 0, length: int | None = None) -> bytes:
+        """Bytes `skip` to `skip + length` of a tensor.
+
+        Raises:
+            CheckpointError: the file ends before.
+        """
+        reader = self.readers[entry.file]
+        if entry.zip_record is not None:
+            from lwmm_hub.checkpoint.pytorch import locate_entry
+
+            entry = locate_entry(reader, entry)
+        return reader.read(entry.offset + skip, entry.size - skip if length is None else length)
+
+    def with_entries(self, entries: Mapping[str, TensorEntry]) -> Checkpoint:
+        """The same model with other entries."""
+        return replace(self, entries=entries)

@@ -1,0 +1,139 @@
+"""The safetensors format: an 8-byte length, a JSON header, then the tensors' bytes.
+
+The header is bounded and checked before anything in it is believed: a file is accepted only if its
+tensors tile its data exactly, as the format demands
+(https://github.com/huggingface/safetensors#format).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeGuard
+
+from lwmm_hub.checkpoint.entries import DTYPES, ByteReader, TensorEntry, tensor_bytes
+from lwmm_hub.errors import CheckpointError
+
+MAX_HEADER = 100_000_000  # the reference implementation's own limit
+
+
+def read_safetensors(reader: ByteReader) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """The tensors of a safetensors file in the order of their bytes, and its metadata.
+
+    Reads the header only.
+
+    Raises:
+        CheckpointError: the file is truncated, damaged, or not in this format.
+    """
+    name, size = reader.name, reader.size
+    if size < 8:
+        raise CheckpointError(f"{_damaged(name)}: it has {size} bytes and no header. {_AGAIN}")
+    (length,) = struct.unpack("<Q", reader.read(0, 8))
+    if length > size - 8 or length > MAX_HEADER:
+        raise CheckpointError(
+            f"{_damaged(name)}: its header claims {length} bytes, the file has {size}. {_AGAIN}"
+        )
+    header = _parse_header(name, reader.read(8, length))
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CheckpointError(f"{_damaged(name)}: __metadata__ is not a map of texts. {_AGAIN}")
+    fields = {key: _check_entry(name, key, value) for key, value in header.items()}
+    ordered = sorted(fields.items(), key=lambda item: item[1][2:])
+    entries, end = {}, 0
+    for key, (dtype, shape, start, stop) in ordered:
+        if start != end:
+            what = "overlaps the tensor before it" if start < end else "leaves a gap before it"
+            raise CheckpointError(f"{_damaged(name)}: {_short(key)} {what}. {_AGAIN}")
+        entries[key] = TensorEntry(key, dtype, shape, name, 8 + length + start)
+        end = stop
+    if 8 + length + end != size:
+        raise CheckpointError(
+            f"{_damaged(name)}: its tensors end at byte {8 + length + end}, the file at {size}. "
+            f"{_AGAIN}"
+        )
+    return entries, metadata
+
+
+def write_header(
+    tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str]
+) -> tuple[bytes, list[int]]:
+    """The header of a file with these (key, dtype, shape), in this order, and where each starts.
+
+    The offsets are absolute. Metadata is sorted and nothing depends on time or machine, so equal
+    merges give equal bytes. Padded to 8 bytes, so tensors sorted by falling element size are
+    aligned.
+
+    >>> head, starts = write_header([("a", "F32", (2,))], {"format": "pt"})
+    >>> starts == [len(head)], len(head) % 8
+    (True, 0)
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    starts, end = [], 0
+    for key, dtype, shape in tensors:
+        size = tensor_bytes(dtype, tuple(shape))
+        header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        starts.append(end)
+        end += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    head = struct.pack("<Q", len(text)) + text
+    return head, [len(head) + start for start in starts]
+
+
+_AGAIN = "Download it again, or ask its author for a sound copy."
+
+
+def _damaged(name: str) -> str:
+    return f"{name} is not a sound safetensors file"
+
+
+def _short(key: object) -> str:
+    text = repr(key)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _parse_header(name: str, text: bytes) -> dict[str, Any]:
+    """The header as a dict; every key once."""
+    twice: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            twice.extend(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        return found
+
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{_damaged(name)}: its header is not JSON. {_AGAIN}") from error
+    if twice:
+        raise CheckpointError(f"{_damaged(name)}: {_short(twice[0])} stands in it twice. {_AGAIN}")
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{_damaged(name)}: its header is not a table. {_AGAIN}")
+    return header
+
+
+def _check_entry(name: str, key: str, value: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """(dtype, shape, start, stop) of one header entry, relative to the data."""
+
+    def refuse(why: str) -> CheckpointError:
+        return CheckpointError(f"{_damaged(name)}: {_short(key)} {why}. {_AGAIN}")
+
+    if not isinstance(value, dict):
+        raise refuse("has no description")
+    dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise refuse(f"has the unknown dtype {_short(dtype)}")
+    if not _are_sizes(shape) or len(shape) > 64:
+        raise refuse(f"has the impossible shape {_short(shape)}")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise refuse(f"has the impossible offsets {_short(offsets)}")
+    if offsets[1] - offsets[0] != tensor_bytes(dtype, tuple(shape)):
+        raise refuse(f"has {offsets[1] - offsets[0]} bytes, which its shape and dtype do not need")
+    return dtype, tuple(shape), offsets[0], offsets[1]
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)

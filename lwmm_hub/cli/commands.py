@@ -1,0 +1,408 @@
+"""The commands and their options, as ../INTERFACE of the README lists them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from lwmm_hub import __version__
+from lwmm_hub.cli.output import FORMATS, Output
+from lwmm_hub.errors import LwmmError, UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+INTERRUPTED = 130
+
+
+def _fraction_or_layer(_context: Any, _parameter: Any, value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+# one table for every command that merges; names are those of MergeOptions
+_MERGE_OPTIONS = (
+    click.option("--schedule", default="linear", show_default=True, metavar="NAME",
+                 help="Layer weights: linear, cosine, step, harmonic or isotropic."),
+    click.option("--start", default="0", show_default=True, metavar="X",
+                 callback=_fraction_or_layer,
+                 help="Where the ramp begins: a fraction of depth or a layer's name."),
+    click.option("--end", default="1", show_default=True, metavar="X",
+                 callback=_fraction_or_layer, help="Where the anchor is alone."),
+    click.option("--gamma", type=float, default=1.0, show_default=True,
+                 help="Exponent of the ramp; above 1 donors stay longer."),
+    click.option("--anchor-weight", type=float, metavar="P",
+                 help="The anchor's weight before the ramp (default 1/M)."),
+    click.option("--endpoint", type=float, default=1.0, show_default=True, metavar="E",
+                 help="How far the ramp goes towards the anchor, 0 to 1."),
+    click.option("--batch-norm", default="linear", show_default=True, metavar="RULE",
+                 help="Running statistics: linear, moment or anchor."),
+    click.option("--scope", default="auto", show_default=True, metavar="SCOPE",
+                 help="auto leaves unrelated heads out; all; backbone."),
+    click.option("--allow-unrelated", is_flag=True, help="Merge unrelated models all the same."),
+    click.option("--allow-nonfinite", is_flag=True, help="Merge weights with NaN or infinity."),
+    click.option("--dtype", default="auto", show_default=True, metavar="DTYPE",
+                 help="Of the result: auto (the anchor's), float32, float16 or bfloat16."),
+    click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE",
+                 help="Largest weight file."),
+    click.option("--output-format", default="safetensors", show_default=True, metavar="FORMAT",
+                 help="safetensors, or pth with the anchor's own nesting."),
+)  # fmt: skip
+_FORMAT_OPTIONS = (
+    click.option("--format", "wanted", type=click.Choice(FORMATS), default="auto",
+                 show_default=True, help="How to print."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    click.option("-q", "--quiet", is_flag=True, help="Print as little as possible."),
+)  # fmt: skip
+_PUSH_OPTIONS = (
+    click.option("--private/--public", "private", default=None,
+                 help="Visibility of a new repository (default private)."),
+    click.option("--create-pr", is_flag=True, help="Open a pull request instead of a commit."),
+    click.option("--accept-license", is_flag=True, help="Accept the parents' licence terms."),
+    click.option("--license", "license_id", metavar="ID",
+                 help="The licence, where the parents do not say."),
+)  # fmt: skip
+
+
+def _with(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
+    def add(function: F) -> F:
+        return functools.reduce(lambda f, option: option(f), reversed(options), function)
+
+    return add
+
+
+def _output(function: F) -> F:
+    """Give a command the format options, and hand it an `Output`."""
+
+    @functools.wraps(function)
+    def run(wanted: str, as_json: bool, quiet: bool, **rest: Any) -> Any:
+        return function(output=Output.choose(wanted, as_json, quiet), **rest)
+
+    return _with(_FORMAT_OPTIONS)(run)  # type: ignore[return-value]
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    no_args_is_help=True,
+)
+@click.version_option(__version__, prog_name="lwmm-hub", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Merge segmentation models of the Hugging Face Hub, layer by layer.
+
+    The first model is the anchor: the result keeps its task, head, labels and file format. Models
+    are written org/name, org/name@revision, org/name:file.pth, or as a local folder or file.
+    """
+
+
+@cli.command()
+@click.argument("models", nargs=-1, metavar="ANCHOR DONOR...")
+@click.option("-o", "--output", "folder", metavar="DIR", help="Where to (default ./merged).")
+@click.option("--push", metavar="REPO", help="Push the result to this repository.")
+@_with(_PUSH_OPTIONS)
+@_with(_MERGE_OPTIONS)
+@click.option("--recipe", metavar="FILE", help="Run a recipe again, without models or options.")
+@click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
+              help="Where a local parent of the recipe is.")  # fmt: skip
+@click.option("--tag", "tags", multiple=True, help="Add a tag to the card.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--threads", type=click.IntRange(1, 256), help="Workers (default: cores less one).")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier merge of that name.")
+@_output
+def merge(
+    models: tuple[str, ...],
+    folder: str | None,
+    push: str | None,
+    private: bool | None,
+    create_pr: bool,
+    accept_license: bool,
+    license_id: str | None,
+    recipe: str | None,
+    parents: tuple[str, ...],
+    tags: tuple[str, ...],
+    dry_run: bool,
+    threads: int | None,
+    overwrite: bool,
+    output: Output,
+    **options: Any,
+) -> None:
+    """Merge models into a folder, and push it if asked to."""
+    pushing: dict[str, Any] = {
+        "private": private,
+        "create_pr": create_pr,
+        "accept_license": accept_license,
+        "license": license_id,
+    }
+    if push is None and any(pushing.values()):
+        raise UsageError("--private, --public, --create-pr and --accept-license go with --push.")
+    if recipe is not None:
+        given = [name for name in options if _given(name)]
+        if models or given:
+            what = f"--{given[0].replace('_', '-')}" if given else "models"
+            raise UsageError(f"--recipe holds the models and options: leave {what} out.")
+    elif dry_run:
+        _show_plan(models, options, True, output)
+        return
+    from lwmm_hub.pipeline import merge as run_merge
+    from lwmm_hub.pipeline import merge_recipe
+    from lwmm_hub.publishing import check_push
+
+    with tempfile.TemporaryDirectory(prefix="lwmm-") as scratch:
+        where = folder or ("merged" if push is None else str(Path(scratch) / "merged"))
+        if push is not None:
+            check_push(push)
+        with output.progress(_bytes_of(models, options) if recipe is None else 0, "merging") as bar:
+            common: dict[str, Any] = {
+                "output": where, "overwrite": overwrite, "threads": threads, "progress": bar,
+            }  # fmt: skip
+            if recipe is not None:
+                result = merge_recipe(recipe, parents=_parents(parents), **common)
+            else:
+                anchor, *donors = _two(models)
+                result = run_merge(anchor, *donors, tags=tags, **common, **options)
+        output.warnings(result.warnings)
+        data = result.to_dict()
+        url = None
+        if push is not None:
+            try:
+                url = result.push_to_hub(push, **pushing)
+            except LwmmError:
+                if folder is None:
+                    _keep(Path(where), push)
+                raise
+        if push is not None and folder is None:
+            data["output"] = None
+        data["commit_url"] = url
+
+    def human() -> str:
+        if url is not None:
+            at = "" if folder is None else f" in {where}"
+            return f"{_counts(data)}{at}\n{url}"
+        return f"{_counts(data)} in {where}\n{_next_step(where)}"
+
+    output.result(data, human, lambda: _merge_rows(data), quiet=url or where)
+
+
+def _counts(data: Mapping[str, Any]) -> str:
+    return (
+        f"Merged {data['merged']} parameters, kept {data['kept']} tensors of the anchor, "
+        f"{data['seconds']:.1f} s"
+    )
+
+
+def _next_step(where: str) -> str:
+    return f"Read {where}/README.md, then publish it: lwmm-hub push {where} OWNER/NAME"
+
+
+def _merge_rows(data: Mapping[str, Any]) -> list[str]:
+    from lwmm_hub.display import tab_row
+
+    rows = [tab_row(name, data[name]) for name in ("output", "merged", "kept", "seconds",
+                                                   "bytes_written", "commit_url")]  # fmt: skip
+    return [*rows, *(tab_row("sha256", name, value) for name, value in data["sha256"].items())]
+
+
+def _keep(folder: Path, repo: str) -> None:
+    """Save a merge whose push failed from the temporary folder it lies in."""
+    import shutil
+
+    kept = Path.cwd() / f"merged-{repo.rpartition('/')[2]}"
+    number = 1
+    while kept.exists():
+        number += 1
+        kept = kept.with_name(f"merged-{repo.rpartition('/')[2]}-{number}")
+    if folder.is_dir():
+        shutil.move(folder, kept)
+        click.echo(f"The merge was moved to {kept}; push it with: lwmm-hub push {kept} {repo}",
+                   err=True)  # fmt: skip
+
+
+def _given(name: str) -> bool:
+    """Whether an option of the running command was written on the command line."""
+    context = click.get_current_context()
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _two(models: tuple[str, ...]) -> tuple[str, ...]:
+    if len(models) < 2:
+        raise UsageError("name an anchor and at least one donor: lwmm-hub merge ANCHOR DONOR")
+    return models
+
+
+def _parents(pairs: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        label, equals, path = pair.partition("=")
+        if not equals or not label or not path:
+            raise UsageError(f"--parent {pair!r}: write LABEL=PATH.")
+        found[label] = path
+    return found
+
+
+def _bytes_of(models: Sequence[str], options: Mapping[str, Any]) -> int:
+    """What a bar counts up to: the size of local anchors; larger than any bar's floor otherwise."""
+    del options
+    path = Path(models[0]) if models else Path()
+    if path.is_dir():
+        return sum(f.stat().st_size for f in path.glob("*.safetensors"))
+    return path.stat().st_size if path.is_file() else 0
+
+
+@cli.command()
+@click.argument("models", nargs=-1, metavar="ANCHOR DONOR...")
+@_with(_MERGE_OPTIONS)
+@click.option("--check-weights", is_flag=True, help="Also read the sample that decides the scope.")
+@_output
+def plan(models: tuple[str, ...], check_weights: bool, output: Output, **options: Any) -> None:
+    """Show what would merge with which weight, what would not and why. Reads headers only."""
+    _show_plan(models, options, check_weights, output)
+
+
+def _show_plan(
+    models: tuple[str, ...], options: Mapping[str, Any], check_weights: bool, output: Output
+) -> None:
+    _two(models)
+    from lwmm_hub.display import plan_rows, plan_text
+    from lwmm_hub.pipeline import plan as make_plan
+
+    with output.progress(0, "planning"):
+        made = make_plan(*models, check_weights=check_weights, **options)
+    data = made.to_dict()
+    output.result(
+        data,
+        lambda: plan_text(data, output.color),
+        lambda: plan_rows(data),
+        quiet=f"{len(made.merged)} merged, {len(made.kept)} kept",
+    )
+
+
+@cli.command()
+@click.argument("models", nargs=-1, metavar="ANCHOR DONOR...")
+@click.option("--threshold", type=float, default=0.1, show_default=True,
+              help="Relative change above which an entry counts as changed.")  # fmt: skip
+@click.option("--plot", metavar="FILE", help="Draw it over depth (.png, .svg or .pdf).")
+@_output
+def drift(models: tuple[str, ...], threshold: float, plot: str | None, output: Output) -> None:
+    """Show how far donors are from the anchor, layer by layer."""
+    _two(models)
+    from lwmm_hub import drifting
+    from lwmm_hub.display import tab_row
+    from lwmm_hub.matching import match
+    from lwmm_hub.resolving import resolve
+
+    with output.progress(0, "reading"):
+        checkpoints = [resolve(model, download=True) for model in models]
+    drifts = drifting.measure_drift(match(*checkpoints), checkpoints, threshold)
+    labels = [c.label for c in checkpoints]
+    if plot is not None:
+        drifting.plot_drift(drifts, labels, threshold, Path(plot))
+        output.note(f"Drew {plot}")
+    output.result(
+        drifting.drift_dict(drifts, labels, threshold),
+        lambda: drifting.drift_text(drifts, labels, threshold),
+        lambda: [tab_row(d.model, d.name, d.kind, d.changed, d.distance, d.cosine) for d in drifts],
+    )
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR")
+@_output
+def card(folder: str, output: Output) -> None:
+    """Render README.md again from the manifest of a merged folder."""
+    from lwmm_hub.manifest import render_card
+
+    path = str(render_card(folder))
+    output.result({"card": path}, lambda: f"Wrote {path}", lambda: [path], quiet=path)
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR")
+@click.argument("repo", metavar="REPO")
+@_with(_PUSH_OPTIONS)
+@_output
+def push(
+    folder: str,
+    repo: str,
+    private: bool | None,
+    create_pr: bool,
+    accept_license: bool,
+    license_id: str | None,
+    output: Output,
+) -> None:
+    """Push a merged folder to the Hub in one commit; prints its URL last."""
+    from lwmm_hub.publishing import publish
+
+    with output.progress(0, "pushing"):
+        url = publish(
+            folder, repo, private=private, create_pr=create_pr, accept_license=accept_license,
+            license=license_id,
+        )  # fmt: skip
+    output.result({"commit_url": url}, lambda: url, lambda: [url], quiet=url)
+
+
+@cli.command()
+@click.argument("target", metavar="DIR|REPO")
+@click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
+              help="Where a local parent is.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1, 256), help="Workers.")
+@_output
+def verify(target: str, parents: tuple[str, ...], threads: int | None, output: Output) -> None:
+    """Merge again from the pinned recipe and compare checksums."""
+    from lwmm_hub.verifying import verify as run_verify
+
+    with output.progress(0, "verifying"):
+        found = run_verify(target, parents=_parents(parents), threads=threads)
+    output.result(
+        {"verified": found.target, "sha256": dict(found.files)},
+        lambda: f"{found.target} is what its recipe gives: {len(found.files)} files, same sha256.",
+        lambda: [f"{name}\t{digest}" for name, digest in found.files.items()],
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run `lwmm-hub`; ends the process with the exit code of the interface."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run `lwmm-hub` and return its exit code: 0 done, 1 error, 2 usage, 3, 4, 5, 130."""
+    debug = os.environ.get("HF_DEBUG") in {"1", "true", "True"}
+    try:
+        found = cli.main(args=arguments, prog_name="lwmm-hub", standalone_mode=False)
+        return found if isinstance(found, int) else 0
+    except LwmmError as error:
+        if debug:
+            raise
+        _say(str(error))
+        return error.exit_code
+    except click.exceptions.Abort:
+        _say("interrupted")
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            _say(f"{error.format_message()} See '{error.ctx.command_path} --help'.")
+        else:
+            _say(error.format_message())
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  nobody reads: nothing to flush
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"internal error ({type(error).__name__}: {error}). Set HF_DEBUG=1 to see where, and "
+             "report it.")  # fmt: skip
+        return 1
+
+
+def _say(text: str) -> None:
+    click.echo(f"lwmm-hub: {' '.join(text.split())}", err=True)

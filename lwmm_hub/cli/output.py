@@ -1,0 +1,103 @@
+"""How results reach the user: people, programs and agents want different things.
+
+Data goes to stdout, everything else to stderr. On an error stdout stays empty.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+FORMATS = ("auto", "human", "agent", "json", "quiet")
+# set by tools that run commands for a language model
+AGENT_VARIABLES = (
+    "AI_AGENT",
+    "AGENT",
+    "CLAUDECODE",
+    "CLAUDE_CODE",
+    "CODEX_SANDBOX",
+    "CURSOR_AGENT",
+    "GEMINI_CLI",
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One command's way to speak: `format` is human, agent, json or quiet."""
+
+    format: str
+
+    @classmethod
+    def choose(cls, wanted: str, as_json: bool, quiet: bool) -> Output:
+        """`--json` and `-q` win over `--format`; auto is human unless an agent calls."""
+        if as_json:
+            return cls("json")
+        if quiet:
+            return cls("quiet")
+        if wanted != "auto":
+            return cls(wanted)
+        agent = any(os.environ.get(name) for name in AGENT_VARIABLES)
+        return cls("agent" if agent else "human")
+
+    @property
+    def color(self) -> bool:
+        """Whether stdout shows colours."""
+        plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+        return self.format == "human" and sys.stdout.isatty() and not plain
+
+    def result(
+        self,
+        data: Mapping[str, Any],
+        human: Callable[[], str],
+        rows: Callable[[], Sequence[str]],
+        quiet: str = "",
+    ) -> None:
+        """Write one result to stdout, in the format that was asked for."""
+        if self.format == "json":
+            click.echo(json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1))
+        elif self.format == "agent":
+            click.echo("\n".join(rows()))
+        elif self.format == "quiet":
+            if quiet:
+                click.echo(quiet)
+        else:
+            click.echo(human())
+
+    def note(self, text: str) -> None:
+        """Say something beside the result, on stderr; nothing for programs."""
+        if self.format in {"human", "agent"}:
+            click.echo(text, err=True)
+
+    def warnings(self, texts: Sequence[str]) -> None:
+        """Warnings on stderr, except where the result carries them itself."""
+        from lwmm_hub.display import one_line
+
+        if self.format != "json":
+            for text in texts:
+                click.echo(f"warning: {one_line(text)}", err=True)
+
+    @contextmanager
+    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None] | None]:
+        """A bar on stderr while bytes are made; only for people at a terminal, and long work."""
+        bars = self.format == "human" and sys.stderr.isatty() and total > 200_000_000
+        self._hub_bars(self.format == "human" and sys.stderr.isatty())
+        if not bars:
+            yield None
+            return
+        from huggingface_hub.utils import tqdm
+
+        with tqdm(total=total, desc=what, unit="B", unit_scale=True) as bar:  # type: ignore[no-untyped-call]
+            yield lambda done: bar.update(done) and None
+
+    @staticmethod
+    def _hub_bars(wanted: bool) -> None:
+        """Let the Hub's client show download bars only to people; it reads this when imported."""
+        if not wanted and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

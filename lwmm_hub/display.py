@@ -1,0 +1,261 @@
+"""Plans for people: as text in a terminal, as a table with the ramp in a notebook.
+
+Works on the plain data of `MergePlan.to_dict()`, so nothing here knows how a plan is made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from lwmm_hub.card.grouping import group_name
+from lwmm_hub.card.ramp import ramp_svg
+
+_BAR = "▏▎▍▌▋▊▉█"
+
+
+def size(number: float) -> str:
+    """Bytes for people.
+
+    >>> size(338_930_000), size(512)
+    ('339 MB', '512 B')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5 or unit == "GB":
+            return f"{number:.3g} {unit}" if unit != "B" else f"{number:.0f} B"
+        number /= 1000
+    raise AssertionError("unreachable")
+
+
+def count(number: int) -> str:
+    """Parameters for people.
+
+    >>> count(3719027)
+    '3.72 M'
+    """
+    return f"{number / 1e6:.3g} M" if number >= 10_000 else str(number)
+
+
+def plan_text(plan: Mapping[str, Any], color: bool = False) -> str:
+    """The plan as a few readable tables."""
+    lines = [headline(plan), ""]
+    lines += _table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
+    lines += ["", f"Layers: {len(plan['layers'])}, in the order of {plan['order_source']}", ""]
+    lines += _layer_table(plan, color)
+    lines += _kept(plan) + _unused(plan) + _relatedness(plan)
+    if not plan["scope_decided"]:
+        lines += [
+            "",
+            "The weights were not read yet: heads count as related until 'merge' has looked "
+            "(--check-weights looks now).",
+        ]
+    if plan["warnings"]:
+        lines += ["", "Warnings", *(f"  - {one_line(text)}" for text in plan["warnings"])]
+    cost = plan["cost"]
+    lines += [
+        "",
+        f"Cost: reads {size(cost['read_bytes'])}, writes {size(cost['write_bytes'])}, "
+        f"downloads {size(cost['download_bytes'])}",
+    ]
+    return "\n".join(lines)
+
+
+def headline(plan: Mapping[str, Any]) -> str:
+    """What the plan does, in one line."""
+    options = plan["options"]
+    rule = options["schedule"]
+    changed = [
+        f"{name} {options[name]}"
+        for name, usual in (
+            ("start", 0.0),
+            ("end", 1.0),
+            ("gamma", 1.0),
+            ("endpoint", 1.0),
+            ("anchor_weight", None),
+            ("batch_norm", "linear"),
+            ("scope", "auto"),
+            ("dtype", "auto"),
+        )
+        if options[name] != usual
+    ]
+    asked = f" ({', '.join(changed)})" if changed else ""
+    return (
+        f"{len(plan['models'])} models, {rule} layer weights{asked}: {len(plan['merged'])} "
+        f"parameters merged, {len(plan['kept'])} tensors kept from the anchor"
+    )
+
+
+_MODEL_COLUMNS = ("", "model", "commit", "family", "parameters", "classes", "dtype", "licence")
+
+
+def _model_row(index: int, model: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        "anchor" if index == 0 else f"donor {index}",
+        one_line(model["label"]),
+        (model["commit"] or "local")[:8],
+        model["family"] or "-",
+        count(model["parameters"]),
+        str(model["classes"] or "-"),
+        model["dtype"],
+        one_line(model["license_name"] or model["license"] or "none declared"),
+    )
+
+
+def _layer_table(plan: Mapping[str, Any], color: bool) -> list[str]:
+    """Weights per stage: range of each model, and the anchor's as a bar."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for layer in plan["layers"]:
+        groups.setdefault(stage_name(layer["name"]), []).append(layer)
+    names = ["anchor", *(f"donor {i}" for i in range(1, len(plan["models"])))]
+    rows = []
+    for name, layers in groups.items():
+        columns = list(zip(*(layer["weights"] for layer in layers), strict=True))
+        low, high = columns[0][0], columns[0][-1]
+        rows.append(
+            (
+                one_line(name),
+                f"{layers[0]['index']}-{layers[-1]['index']}",
+                *(_span(column[0], column[-1]) for column in columns),
+                _bar((low + high) / 2, color),
+            )
+        )
+    return _table(("layers", "number", *names, "anchor's share"), rows)
+
+
+def stage_name(name: str) -> str:
+    """The stage of a layer: its name up to the first number.
+
+    >>> stage_name("stages.0.blocks.1.attn.q"), stage_name("head.fuse")
+    ('stages.0', 'head')
+    """
+    group = group_name(name)
+    parts = group.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[0] + 1]) if numbers else group
+
+
+def _span(first: float, last: float) -> str:
+    return f"{first:.2f}" if abs(first - last) < 0.005 else f"{first:.2f} to {last:.2f}"
+
+
+def _bar(share: float, color: bool, width: int = 16) -> str:
+    eighths = round(share * width * 8)
+    bar = "█" * (eighths // 8) + (_BAR[eighths % 8 - 1] if eighths % 8 else "")
+    return f"\033[36m{bar}\033[0m" if color else bar
+
+
+def _kept(plan: Mapping[str, Any]) -> list[str]:
+    if not plan["kept"]:
+        return []
+    reasons: dict[str, list[str]] = {}
+    for row in plan["kept"]:
+        reasons.setdefault(one_line(row["reason"]), []).append(row["key"])
+    return ["", "Kept from the anchor", *_reason_lines(reasons)]
+
+
+def _unused(plan: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for i, model in enumerate(plan["models"][1:], start=1):
+        reasons: dict[str, list[str]] = {}
+        for row in plan["unused"]:
+            if row["model"] == i:
+                reasons.setdefault(one_line(row["reason"]), []).append(row["key"])
+        if reasons:
+            lines += ["", f"Not used of {one_line(model['label'])}", *_reason_lines(reasons)]
+    return lines
+
+
+def _reason_lines(reasons: Mapping[str, Sequence[str]]) -> list[str]:
+    return [
+        f"  {len(keys):4d}  {why}: {one_line(keys[0])}" + (", ..." if len(keys) > 1 else "")
+        for why, keys in reasons.items()
+    ]
+
+
+def _relatedness(plan: Mapping[str, Any]) -> list[str]:
+    if not plan["relatedness"]:
+        return []
+    rows = [
+        (
+            f"donor {row['model']}",
+            row["part"],
+            "-" if row["cosine"] is None else f"{row['cosine']:.3f}",
+            str(row["tensors"]),
+            row["verdict"],
+        )
+        for row in plan["relatedness"]
+    ]
+    return ["", *_table(("", "part", "mean cosine", "tensors", "verdict"), rows)]
+
+
+def one_line(text: object) -> str:
+    r"""Text from outside on one line, without control characters that a terminal would obey.
+
+    >>> one_line("a\x1b[31m\nb")
+    'a?[31m b'
+    """
+    flat = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else "?" for c in flat)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest cell."""
+    widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
+
+    return ["  " + line(head), *("  " + line(row) for row in rows)]
+
+
+def plan_rows(plan: Mapping[str, Any]) -> list[str]:
+    """The plan as tab-separated rows, nothing shortened: for programs that read text."""
+    rows = []
+    for i, model in enumerate(plan["models"]):
+        fields = (
+            model["role"], i, model["label"], model["commit"] or "", model["family"] or "",
+            model["parameters"], model["classes"] or "", model["dtype"], model["license"] or "",
+        )  # fmt: skip
+        rows.append(tab_row("model", *fields))
+    for tensor in plan["merged"]:
+        weights = ",".join(f"{w:.17g}" for w in tensor["weights"])
+        rows.append(tab_row("merged", tensor["name"], tensor["layer"], tensor["key"], weights))
+    rows += [tab_row("kept", row["key"], row["reason"]) for row in plan["kept"]]
+    rows += [tab_row("unused", row["model"], row["key"], row["reason"]) for row in plan["unused"]]
+    rows += [tab_row("warning", text) for text in plan["warnings"]]
+    return [*rows, *(tab_row("cost", name, value) for name, value in plan["cost"].items())]
+
+
+def tab_row(*cells: object) -> str:
+    """Cells separated by tabs, each on one line."""
+    return "\t".join(one_line(cell) for cell in cells)
+
+
+def plan_html(plan: Mapping[str, Any]) -> str:
+    """The plan as a notebook shows it: parents, ramp, what is kept and why."""
+
+    def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        cells = "".join(f"<th style='text-align:left'>{escape(c)}</th>" for c in head)
+        body = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{escape(c)}</td>" for c in row) + "</tr>"
+            for row in rows
+        )
+        return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+
+    labels = [one_line(model["label"]) for model in plan["models"]]
+    heads = [part["name"] for part in plan["parts"] if not part["backbone"]]
+    reasons = Counter(one_line(row["reason"]) for row in plan["kept"])
+    kept = table(
+        ("tensors", "kept from the anchor because"), [(str(n), w) for w, n in reasons.items()]
+    )
+    warnings = "".join(f"<li>{escape(one_line(text))}</li>" for text in plan["warnings"])
+    return (
+        f"<div><p><b>{escape(headline(plan))}</b></p>"
+        + table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
+        + ramp_svg(plan["layers"], labels, heads=heads)
+        + (kept if reasons else "")
+        + (f"<ul>{warnings}</ul>" if warnings else "")
+        + "</div>"
+    )

@@ -1,0 +1,170 @@
+"""How far donors have drifted from the anchor, layer by layer (the paper's Figure 2).
+
+The paper's threshold is lost; ours is a parameter and is always shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lwmm_hub.checkpoint import Checkpoint
+from lwmm_hub.display import one_line, stage_name
+from lwmm_hub.errors import UsageError
+from lwmm_hub.key_map import KeyMap, SharedParameter
+from lwmm_hub.relatedness import parameter_values
+
+EPSILON = 1e-8
+_CHUNK = 1 << 20
+# last name of a parameter -> the kinds of Figure 2
+KINDS = {
+    "weight": "weight",
+    "bias": "bias",
+    "running_mean": "batch-norm mean",
+    "running_var": "batch-norm variance",
+}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far one parameter of one donor is from the anchor's.
+
+    Attributes:
+        model: index of the donor.
+        name: canonical name.
+        layer: canonical module.
+        kind: weight, bias, batch-norm mean, batch-norm variance or other.
+        changed: share of entries with |a - b| / max(|a|, 1e-8) over the threshold.
+        distance: |a - b| / |a| in the Euclidean norm; None where the anchor's norm is 0.
+        cosine: uncentred; None where a norm is 0. Near 0 in a backbone: no common pre-training.
+    """
+
+    model: int
+    name: str
+    layer: str
+    kind: str
+    changed: float
+    distance: float | None
+    cosine: float | None
+
+
+def measure_drift(
+    key_map: KeyMap, checkpoints: Sequence[Checkpoint], threshold: float = 0.1
+) -> list[Drift]:
+    """The drift of every shared parameter of every donor, in depth order; streamed in chunks.
+
+    Raises:
+        UsageError: the threshold is not a positive number.
+    """
+    if not 0 < threshold < math.inf:
+        raise UsageError(f"threshold is {threshold}: give a number over 0.")
+    return [
+        _drift(parameter, checkpoints, model, threshold)
+        for model in range(1, len(checkpoints))
+        for parameter in key_map.shared
+        if parameter.sources[model] is not None
+    ]
+
+
+def _drift(
+    parameter: SharedParameter, checkpoints: Sequence[Checkpoint], model: int, threshold: float
+) -> Drift:
+    elements = math.prod(parameter.shape)
+    changed = 0
+    dot = mine = theirs = apart = 0.0
+    for start in range(0, elements, _CHUNK):
+        n = min(_CHUNK, elements - start)
+        a = parameter_values(parameter, checkpoints, 0, start, n).astype(np.float64)
+        b = parameter_values(parameter, checkpoints, model, start, n).astype(np.float64)
+        gap = np.abs(a - b)
+        changed += int((gap > threshold * np.maximum(np.abs(a), EPSILON)).sum())
+        dot, mine, theirs = dot + float(a @ b), mine + float(a @ a), theirs + float(b @ b)
+        apart += float(gap @ gap)
+    norms = math.sqrt(mine) * math.sqrt(theirs)
+    return Drift(
+        model,
+        parameter.name,
+        parameter.layer,
+        KINDS.get(parameter.name.rpartition(".")[2], "other"),
+        changed / max(elements, 1),
+        math.sqrt(apart / mine) if mine else None,
+        dot / norms if norms else None,
+    )
+
+
+def drift_dict(drifts: Sequence[Drift], labels: Sequence[str], threshold: float) -> dict[str, Any]:
+    """The result as plain data, ready for JSON."""
+    return {
+        "version": 1,
+        "threshold": threshold,
+        "models": list(labels),
+        "drift": [
+            {
+                "model": d.model, "name": d.name, "layer": d.layer, "kind": d.kind,
+                "changed": d.changed, "distance": d.distance, "cosine": d.cosine,
+            }
+            for d in drifts
+        ],
+    }  # fmt: skip
+
+
+def plot_drift(
+    drifts: Sequence[Drift], labels: Sequence[str], threshold: float, path: Path
+) -> None:
+    """Draw the share of changed entries over depth, one panel per donor, one line per kind."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    donors = sorted({d.model for d in drifts})
+    figure, axes = pyplot.subplots(
+        len(donors), 1, figsize=(9, 3.2 * len(donors)), squeeze=False, constrained_layout=True
+    )
+    for axis, model in zip(axes[:, 0], donors, strict=True):
+        layers = list(dict.fromkeys(d.layer for d in drifts if d.model == model))
+        place = {layer: i for i, layer in enumerate(layers)}
+        for kind in dict.fromkeys(KINDS.values()):
+            points = [
+                (place[d.layer], d.changed) for d in drifts if (d.model, d.kind) == (model, kind)
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), ".-", label=kind, linewidth=1, markersize=4)
+        axis.set_title(f"{labels[model]} against {labels[0]}", fontsize=10, parse_math=False)
+        axis.set_ylabel(f"entries changed by over {threshold:.0%}")
+        axis.set_xlabel("layer, in depth order")
+        axis.set_ylim(-0.02, 1.02)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def drift_text(drifts: Sequence[Drift], labels: Sequence[str], threshold: float) -> str:
+    """The drift per stage, for a terminal."""
+    lines = [
+        f"Drift from {one_line(labels[0])}; changed: share of entries moved by over {threshold:.0%}"
+    ]
+    for model in sorted({d.model for d in drifts}):
+        lines += ["", f"  {one_line(labels[model])}"]
+        lines.append(f"  {'layers':<28}{'changed':>9}{'distance':>10}{'cosine':>9}")
+        groups: dict[str, list[Drift]] = {}
+        for drift in drifts:
+            if drift.model == model:
+                groups.setdefault(stage_name(drift.layer), []).append(drift)
+        for name, members in groups.items():
+            changed = _mean([d.changed for d in members])
+            distance = _mean([d.distance for d in members])
+            cosine = _mean([d.cosine for d in members])
+            lines.append(f"  {one_line(name):<28}{changed:>9}{distance:>10}{cosine:>9}")
+    return "\n".join(lines)
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    there = [v for v in values if v is not None]
+    return f"{sum(there) / len(there):.3f}" if there else "-"

@@ -1,0 +1,90 @@
+"""Every error that lwmm_hub raises on purpose, and the exit code it becomes on the command line.
+
+LwmmError                     1   base: one line that says what, which, and what to do now
+├── UsageError                2   options that contradict each other or are out of range
+├── ModelReferenceError       1   the text does not name a model
+├── ResolveError              1   the model cannot be found or reached
+├── CheckpointError           1   the model is there, its weights cannot be read
+│   └── UnsafePickleError     1   the file asks for code to run
+├── RecipeError               1   a recipe or saved plan is not valid
+├── UnrelatedModelsError      4   the models share nothing, or nothing that is related
+├── MergeError                1   the weights cannot be merged (NaN, overflow)
+├── OutputError               1   the folder cannot be written
+├── LayerOrderError           1   no depth order can be derived for an architecture
+├── CardError                 1   a model card breaks a rule of the Hub
+├── LicenseRefusedError       3   a licence rule refuses to publish
+├── PublishError              1   the Hub did not take the folder
+└── VerificationError         5   a rerun gave other weights
+"""
+
+from __future__ import annotations
+
+
+class LwmmError(Exception):
+    """Base of all errors that lwmm_hub raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(LwmmError, ValueError):
+    """Options that contradict each other or are out of range."""
+
+    exit_code = 2
+
+
+class ModelReferenceError(LwmmError, ValueError):
+    """The text names neither a Hub repository nor a local file or folder."""
+
+
+class ResolveError(LwmmError):
+    """The repository, revision or file cannot be found or reached."""
+
+
+class CheckpointError(LwmmError):
+    """The model was found, but its weights cannot be read."""
+
+
+class UnsafePickleError(CheckpointError):
+    """A pickle holds something other than tensors and plain containers; nothing was executed."""
+
+
+class RecipeError(LwmmError, ValueError):
+    """A recipe or a saved plan has an unknown field, a wrong type or a wrong value."""
+
+
+class UnrelatedModelsError(LwmmError):
+    """The models share no backbone parameter, or the shared ones are unrelated."""
+
+    exit_code = 4
+
+
+class MergeError(LwmmError):
+    """The weights cannot be merged as asked."""
+
+
+class OutputError(LwmmError):
+    """The output folder cannot be written."""
+
+
+class LayerOrderError(LwmmError):
+    """The depth order of an architecture cannot be derived from its class."""
+
+
+class CardError(LwmmError, ValueError):
+    """A model card breaks a rule of the Hub or of ours."""
+
+
+class LicenseRefusedError(LwmmError):
+    """A licence rule refuses to publish this merge."""
+
+    exit_code = 3
+
+
+class PublishError(LwmmError):
+    """The Hub did not take the folder; it is kept on disk."""
+
+
+class VerificationError(LwmmError):
+    """Merging again from the recipe gave other weights."""
+
+    exit_code = 5

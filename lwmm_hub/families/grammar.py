@@ -1,0 +1,191 @@
+"""The grammar of the tables: rules that rename and split keys, and a depth order."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_FIELD = re.compile(r"\{(?:(?P<from>\d+)-)?(?P<name>[a-z]+)(?:\+(?P<plus>\d+))?\}")
+
+
+@dataclass(frozen=True)
+class KeyRule:
+    """`source` as a dialect spells it, `targets` as we do. A table read both ways, written once.
+
+    `{s}` stands for a number, `{s+1}` and `{3-s}` for that number shifted or reversed, `*` for the
+    last name of a key (`weight`, `bias`, `running_mean`, ...). More than one target: the tensor is
+    fused and is split along its first axis into equal parts, in this order.
+    """
+
+    source: str
+    targets: tuple[str, ...]
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """The canonical names of `key`, one per part; empty if the rule is about other keys.
+
+        >>> KeyRule("block{s+1}.kv.*", ("stages.{s}.k.*", "stages.{s}.v.*")).names("block4.kv.bias")
+        ('stages.3.k.bias', 'stages.3.v.bias')
+        """
+        return _translate(self.source, self.targets, key)
+
+    def key(self, name: str) -> str | None:
+        """The key that has the canonical `name` as one of its parts: the inverse of `names`.
+
+        >>> KeyRule("mlp.{3-i}.*", ("head.{i}.*",)).key("head.1.weight")
+        'mlp.2.weight'
+        """
+        for target in self.targets:
+            if keys := _translate(target, (self.source,), name):
+                return keys[0]
+        return None
+
+
+def rules(*rows: tuple[str, ...]) -> tuple[KeyRule, ...]:
+    """Rows of (source, target, ...) as rules."""
+    return tuple(KeyRule(row[0], row[1:]) for row in rows)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A numbered group of layers, e.g. `Repeat("stages.{}", (...))`, inside the depth order."""
+
+    prefix: str
+    order: tuple[str | Repeat, ...]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One spelling of a table's parameters.
+
+    Attributes:
+        name: the system that writes it.
+        prefixes: what may stand before every key.
+        signature: a key (without prefix) that only this spelling has.
+        rules: key -> canonical name; the first that fits decides.
+        dead: key pattern -> why these tensors have no meaning.
+    """
+
+    name: str
+    prefixes: tuple[str, ...]
+    signature: str
+    rules: tuple[KeyRule, ...]
+    dead: Mapping[str, str] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.signature))
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """The canonical names of a key without its prefix; empty where no rule fits."""
+        for rule in self._candidates.get(_shape_of(key), ()):
+            if names := rule.names(key):
+                return names
+        return ()
+
+    def why_dead(self, key: str) -> str | None:
+        """Why the tensor `key` (without prefix) has no meaning, or None."""
+        return next((why for text, why in self.dead.items() if _pattern(text).fullmatch(key)), None)
+
+    @functools.cached_property
+    def _candidates(self) -> dict[str, list[KeyRule]]:
+        """Rules by the key's shape with numbers and last name blanked, so that few are tried."""
+        found: dict[str, list[KeyRule]] = {}
+        for rule in self.rules:
+            blank = re.sub(r"\d+", "#", _FIELD.sub("#", rule.source)).replace("*", "")
+            found.setdefault(blank, []).append(rule)
+        return found
+
+
+@dataclass(frozen=True)
+class Table:
+    """A backbone or a head: its canonical names in depth order, and how each system spells them.
+
+    Attributes:
+        name: what to call it.
+        backbone: a backbone, else a head.
+        dialects: the spellings.
+        order: canonical modules in the order of their last use in the forward pass.
+        classifier: canonical name of the tensor whose first axis counts the classes.
+    """
+
+    name: str
+    backbone: bool
+    dialects: tuple[Dialect, ...]
+    order: tuple[str | Repeat, ...]
+    classifier: str | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def rank(self, module: str) -> tuple[int, ...] | None:
+        """The place of a canonical module in the forward pass, sortable; None if it has none.
+
+        >>> t = Table("t", True, (), ("stem", Repeat("stages.{}", ("conv", "norm"))))
+        >>> t.rank("stages.2.norm"), t.rank("stem"), t.rank("other")
+        ((1, 2, 1), (0,), None)
+        """
+        return _rank(self.order, module)
+
+
+def _shape_of(key: str) -> str:
+    return re.sub(r"\d+", "#", key[: key.rfind(".") + 1])
+
+
+def _rank(order: tuple[str | Repeat, ...], module: str) -> tuple[int, ...] | None:
+    for place, item in enumerate(order):
+        if isinstance(item, str):
+            if module == item:
+                return (place,)
+        elif found := re.match(item.prefix.replace(".", r"\.").replace("{}", r"(\d+)"), module):
+            rest = module[found.end() :]
+            if rest and not rest.startswith("."):
+                continue
+            inner = _rank(item.order, rest[1:])
+            if inner is not None:
+                return (place, int(found[1]), *inner)
+    return None
+
+
+@functools.cache
+def _pattern(text: str) -> re.Pattern[str]:
+    """A rule's side as a regular expression with one group per field and one for `*`."""
+    parts, end = [], 0
+    for found in _FIELD.finditer(text):
+        parts += [re.escape(text[end : found.start()]), rf"(?P<{found['name']}>0|[1-9]\d{{0,5}})"]
+        end = found.end()
+    parts.append(re.escape(text[end:]).replace(r"\*", r"(?P<leaf>[^.]+)"))
+    return re.compile("".join(parts))
+
+
+def _translate(source: str, targets: tuple[str, ...], text: str) -> tuple[str, ...]:
+    """`text`, which `source` fits, in the spellings of `targets`; empty where it does not fit."""
+    found = _pattern(source).fullmatch(text)
+    if found is None:
+        return ()
+    groups = found.groupdict()
+    leaf = groups.pop("leaf", "")
+    values = {
+        item["name"]: _shift(item, int(groups[item["name"]]), back=True)
+        for item in _FIELD.finditer(source)
+    }
+    names = []
+    for target in targets:
+        numbers = [_shift(item, values[item["name"]]) for item in _FIELD.finditer(target)]
+        if min([*numbers, *values.values()], default=0) < 0:
+            return ()
+        pieces = _FIELD.sub("\0", target.replace("*", leaf)).split("\0")
+        names.append(
+            "".join(
+                map(str, [x for pair in zip(pieces, [*numbers, ""], strict=True) for x in pair])
+            )
+        )
+    return tuple(names)
+
+
+def _shift(item: re.Match[str], number: int, back: bool = False) -> int:
+    """The number that a field writes for its value, or (`back`) the value it was written for."""
+    if item["from"]:
+        return int(item["from"]) - number
+    plus = int(item["plus"] or 0)
+    return number - plus if back else number + plus

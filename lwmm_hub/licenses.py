@@ -1,0 +1,625 @@
+"""Which licence a merge must carry, and whether it may be published, as tables.
+
+Engineering policy, not legal advice. A licence belongs to classes (`LICENSES`), two different
+licences meet in a rule (`PAIRS`), and the strictest rule that any two parents meet in decides
+(`RULES`, strictest first), so the parents' order does not matter. Only publishing is gated: a local
+merge never is, and a refusal concerns public targets only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import combinations, product
+from typing import Any
+
+from lwmm_hub.errors import LicenseRefusedError, UsageError
+
+RULE_VERSION = 1
+"""Goes up whenever a table below changes what is decided."""
+
+PERMISSIVE = "permissive"
+COPYLEFT = "copyleft"
+SHARE_ALIKE = "share-alike"
+NON_COMMERCIAL = "non-commercial"
+NO_DERIVATIVES = "no-derivatives"
+USE_RESTRICTED = "use-restricted"
+OTHER = "other-with-text"
+NONE = "none"
+
+RESTRICTING = (COPYLEFT, SHARE_ALIKE, NON_COMMERCIAL, USE_RESTRICTED)
+
+LICENSES: dict[str, tuple[str, str]] = {
+    "apache-2.0": (PERMISSIVE, "Apache License 2.0"),
+    "mit": (PERMISSIVE, "MIT License"),
+    "afl-3.0": (PERMISSIVE, "Academic Free License v3.0"),
+    "artistic-2.0": (PERMISSIVE, "Artistic License 2.0"),
+    "bsl-1.0": (PERMISSIVE, "Boost Software License 1.0"),
+    "bsd": (PERMISSIVE, "BSD licence family"),
+    "bsd-2-clause": (PERMISSIVE, "BSD 2-Clause License"),
+    "bsd-3-clause": (PERMISSIVE, "BSD 3-Clause License"),
+    "bsd-3-clause-clear": (PERMISSIVE, "BSD 3-Clause Clear License"),
+    "cc0-1.0": (PERMISSIVE, "Creative Commons Zero 1.0"),
+    "cc-by-2.0": (PERMISSIVE, "Creative Commons Attribution 2.0"),
+    "cc-by-2.5": (PERMISSIVE, "Creative Commons Attribution 2.5"),
+    "cc-by-3.0": (PERMISSIVE, "Creative Commons Attribution 3.0"),
+    "cc-by-4.0": (PERMISSIVE, "Creative Commons Attribution 4.0"),
+    "cdla-permissive-1.0": (PERMISSIVE, "Community Data License Agreement, Permissive 1.0"),
+    "cdla-permissive-2.0": (PERMISSIVE, "Community Data License Agreement, Permissive 2.0"),
+    "wtfpl": (PERMISSIVE, "WTFPL"),
+    "ecl-2.0": (PERMISSIVE, "Educational Community License 2.0"),
+    "etalab-2.0": (PERMISSIVE, "Etalab Open License 2.0"),
+    "isc": (PERMISSIVE, "ISC License"),
+    "ncsa": (PERMISSIVE, "University of Illinois/NCSA Open Source License"),
+    "odc-by": (PERMISSIVE, "Open Data Commons Attribution License"),
+    "openmdw-1.0": (PERMISSIVE, "OpenMDW License 1.0"),
+    "openmdw-1.1": (PERMISSIVE, "OpenMDW License 1.1"),
+    "pddl": (PERMISSIVE, "Open Data Commons Public Domain Dedication and License"),
+    "postgresql": (PERMISSIVE, "PostgreSQL License"),
+    "unlicense": (PERMISSIVE, "The Unlicense"),
+    "zlib": (PERMISSIVE, "zlib License"),
+    "agpl-3.0": (COPYLEFT, "GNU Affero General Public License v3.0"),
+    "epl-1.0": (COPYLEFT, "Eclipse Public License 1.0"),
+    "epl-2.0": (COPYLEFT, "Eclipse Public License 2.0"),
+    "eupl-1.1": (COPYLEFT, "European Union Public License 1.1"),
+    "eupl-1.2": (COPYLEFT, "European Union Public License 1.2"),
+    "gfdl": (COPYLEFT, "GNU Free Documentation License family"),
+    "gpl": (COPYLEFT, "GNU General Public License family"),
+    "gpl-2.0": (COPYLEFT, "GNU General Public License v2.0"),
+    "gpl-3.0": (COPYLEFT, "GNU General Public License v3.0"),
+    "lgpl": (COPYLEFT, "GNU Lesser General Public License family"),
+    "lgpl-2.1": (COPYLEFT, "GNU Lesser General Public License v2.1"),
+    "lgpl-3.0": (COPYLEFT, "GNU Lesser General Public License v3.0"),
+    "lgpl-lr": (COPYLEFT, "Lesser General Public License For Linguistic Resources"),
+    "lppl-1.3c": (COPYLEFT, "LaTeX Project Public License v1.3c"),
+    "mpl-2.0": (COPYLEFT, "Mozilla Public License 2.0"),
+    "ms-pl": (COPYLEFT, "Microsoft Public License"),
+    "ofl-1.1": (COPYLEFT, "SIL Open Font License 1.1"),
+    "osl-3.0": (COPYLEFT, "Open Software License 3.0"),
+    "cc-by-sa-3.0": (SHARE_ALIKE, "Creative Commons Attribution Share Alike 3.0"),
+    "cc-by-sa-4.0": (SHARE_ALIKE, "Creative Commons Attribution Share Alike 4.0"),
+    "cdla-sharing-1.0": (SHARE_ALIKE, "Community Data License Agreement, Sharing 1.0"),
+    "odbl": (SHARE_ALIKE, "Open Database License family"),
+    "cc-by-nc-2.0": (NON_COMMERCIAL, "Creative Commons Attribution Non Commercial 2.0"),
+    "cc-by-nc-3.0": (NON_COMMERCIAL, "Creative Commons Attribution Non Commercial 3.0"),
+    "cc-by-nc-4.0": (NON_COMMERCIAL, "Creative Commons Attribution Non Commercial 4.0"),
+    "cc-by-nc-sa-2.0": (NON_COMMERCIAL, "Creative Commons Attribution Non Commercial SA 2.0"),
+    "cc-by-nc-sa-3.0": (NON_COMMERCIAL, "Creative Commons Attribution Non Commercial SA 3.0"),
+    "cc-by-nc-sa-4.0": (NON_COMMERCIAL, "Creative Commons Attribution Non Commercial SA 4.0"),
+    "apple-amlr": (NON_COMMERCIAL, "Apple Machine Learning Research License"),
+    "deepfloyd-if-license": (NON_COMMERCIAL, "DeepFloyd IF Research License Agreement"),
+    "fair-noncommercial-research-license": (NON_COMMERCIAL, "FAIR Noncommercial Research License"),
+    "h-research": (NON_COMMERCIAL, "H Research License"),
+    "intel-research": (NON_COMMERCIAL, "Intel Research Use License"),
+    "cc-by-nd-4.0": (NO_DERIVATIVES, "Creative Commons Attribution No Derivatives 4.0"),
+    "cc-by-nc-nd-3.0": (NO_DERIVATIVES, "Creative Commons Attribution NC ND 3.0"),
+    "cc-by-nc-nd-4.0": (NO_DERIVATIVES, "Creative Commons Attribution NC ND 4.0"),
+    "apple-ascl": (USE_RESTRICTED, "Apple Sample Code License"),
+    "bigcode-openrail-m": (USE_RESTRICTED, "BigCode Open RAIL-M v1"),
+    "bigscience-bloom-rail-1.0": (USE_RESTRICTED, "BigScience BLOOM RAIL 1.0"),
+    "bigscience-openrail-m": (USE_RESTRICTED, "BigScience OpenRAIL-M"),
+    "c-uda": (USE_RESTRICTED, "Computational Use of Data Agreement"),
+    "creativeml-openrail-m": (USE_RESTRICTED, "CreativeML OpenRAIL-M"),
+    "gemma": (USE_RESTRICTED, "Gemma Terms of Use"),
+    "grok2-community": (USE_RESTRICTED, "Grok 2 Community License Agreement"),
+    "llama2": (USE_RESTRICTED, "Llama 2 Community License Agreement"),
+    "llama3": (USE_RESTRICTED, "Llama 3 Community License Agreement"),
+    "llama3.1": (USE_RESTRICTED, "Llama 3.1 Community License Agreement"),
+    "llama3.2": (USE_RESTRICTED, "Llama 3.2 Community License Agreement"),
+    "llama3.3": (USE_RESTRICTED, "Llama 3.3 Community License Agreement"),
+    "llama4": (USE_RESTRICTED, "Llama 4 Community License Agreement"),
+    "openrail": (USE_RESTRICTED, "OpenRAIL licence family"),
+    "openrail++": (USE_RESTRICTED, "Open RAIL++-M License"),
+    "cc": (OTHER, "a Creative Commons licence, which one is not said"),
+    "other": (OTHER, "a licence the Hub has no id for"),
+    "unknown": (NONE, "unknown"),
+}
+"""Every licence id the Hub accepts (its documentation, August 2026) -> (class, full name)."""
+
+ALSO_SHARE_ALIKE = ("cc-by-nc-sa-*",)
+"""Patterns of non-commercial licences that also demand the same licence for what is derived."""
+
+NVIDIA_SEGFORMER = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
+
+NAMED_LICENSES: dict[str, tuple[str, str, str]] = {
+    "nvidia-segformer": (
+        NON_COMMERCIAL,
+        "NVIDIA Source Code License for SegFormer",
+        NVIDIA_SEGFORMER,
+    ),
+}
+"""License names used with the id `other` -> (class, full name, link)."""
+
+KNOWN_REPOSITORIES: tuple[tuple[str, str], ...] = (
+    ("nvidia/segformer-*", "nvidia-segformer"),
+    ("nvidia/mit-*", "nvidia-segformer"),
+    ("smp-hub/*segformer*", "nvidia-segformer"),
+)
+"""Repository pattern -> named licence, where the Hub's metadata says only `other`."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of the rule table: what comes out when two licences meet in it."""
+
+    id: str
+    result: str  # "none" | "other" | "restricting" | "same" | "permissive"
+    publish: str  # "yes" | "warn" | "accept" | "state" | "private" | "refused"
+    reason: str
+    remedy: str = ""
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "no-derivatives",
+        "none",
+        "refused",
+        "A parent forbids derivatives, and a merge is one.",
+        "Leave that parent out, or keep the merge private with --private.",
+    ),
+    Rule(
+        "conflict",
+        "none",
+        "refused",
+        "The parents' terms contradict each other: no licence satisfies both.",
+        "Leave one of them out, or keep the merge private with --private.",
+    ),
+    Rule(
+        "stated-conflict",
+        "restricting",
+        "refused",
+        "The stated licence is not the one the parents demand.",
+        "Drop --license, or keep the merge private with --private.",
+    ),
+    Rule(
+        "none-declared",
+        "none",
+        "private",
+        "A parent declares no licence, so nothing allows publishing what is derived from it.",
+        "Keep the merge private with --private, or name the parent's licence with --license ID.",
+    ),
+    Rule(
+        "unknown-terms",
+        "other",
+        "state",
+        "A parent's licence is not in the table and is treated as non-commercial.",
+        "Read its text and name the licence with --license ID, or use --private.",
+    ),
+    Rule(
+        "several-restrictions",
+        "other",
+        "accept",
+        "Several licences restrict the merge at once; all their texts apply together.",
+        "Read them and add --accept-license, or use --private.",
+    ),
+    Rule(
+        "non-commercial-carries",
+        "restricting",
+        "warn",
+        "A non-commercial parent makes the merge non-commercial.",
+    ),
+    Rule(
+        "share-alike-carries",
+        "restricting",
+        "warn",
+        "A share-alike parent demands its own licence for the merge.",
+    ),
+    Rule(
+        "copyleft-carries",
+        "restricting",
+        "warn",
+        "A copyleft parent demands its own licence for the merge.",
+    ),
+    Rule(
+        "use-restriction-carries",
+        "restricting",
+        "yes",
+        "A parent's use restrictions are carried over to the merge.",
+    ),
+    Rule("same-license", "same", "yes", "All parents have the same licence."),
+    Rule(
+        "permissive",
+        "permissive",
+        "yes",
+        "All parents are permissive; the notices of all of them are kept.",
+    ),
+)
+"""Strictest first: the first rule that any two parents meet in decides."""
+
+_RULE = {rule.id: rule for rule in RULES}
+_STRICTNESS = {rule.id: place for place, rule in enumerate(RULES)}
+
+PAIRS: dict[tuple[str, str], str] = {
+    (PERMISSIVE, PERMISSIVE): "permissive",
+    (PERMISSIVE, NON_COMMERCIAL): "non-commercial-carries",
+    (PERMISSIVE, SHARE_ALIKE): "share-alike-carries",
+    (PERMISSIVE, COPYLEFT): "copyleft-carries",
+    (PERMISSIVE, USE_RESTRICTED): "use-restriction-carries",
+    (NON_COMMERCIAL, NON_COMMERCIAL): "several-restrictions",
+    (NON_COMMERCIAL, USE_RESTRICTED): "several-restrictions",
+    (USE_RESTRICTED, USE_RESTRICTED): "several-restrictions",
+    **{(SHARE_ALIKE, other): "conflict" for other in RESTRICTING},
+    (COPYLEFT, NON_COMMERCIAL): "conflict",
+    (COPYLEFT, USE_RESTRICTED): "conflict",
+    (COPYLEFT, COPYLEFT): "conflict",
+    **{(OTHER, each): "unknown-terms" for each in (PERMISSIVE, *RESTRICTING, OTHER)},
+    **{(NONE, each): "none-declared" for each in (PERMISSIVE, *RESTRICTING, OTHER, NONE)},
+    **{
+        (NO_DERIVATIVES, each): "no-derivatives"
+        for each in (PERMISSIVE, *RESTRICTING, OTHER, NONE, NO_DERIVATIVES)
+    },
+}
+"""Two classes of two *different* licences -> rule. Read in both directions."""
+
+ALONE: dict[str, str] = {NO_DERIVATIVES: "no-derivatives", NONE: "none-declared"}
+"""What one licence shared by all parents meets in; every other class is `same-license`."""
+
+
+@dataclass(frozen=True)
+class ParentLicense:
+    """What one parent declares: `label` is its public name, `license` the Hub's id or None."""
+
+    label: str
+    license: str | None
+    name: str | None = None
+    link: str | None = None
+    gated: bool = False
+    has_text: bool = False
+    stated_by_user: bool = False
+    from_table: bool = False
+
+    @property
+    def license_class(self) -> str:
+        """Its class in the table.
+
+        >>> ParentLicense("a/x", "cc-by-nc-4.0").license_class
+        'non-commercial'
+        """
+        return license_class(self.license, self.name)
+
+    @property
+    def title(self) -> str:
+        """How to call the licence in a sentence.
+
+        >>> ParentLicense("a/x", "other", name="nvidia-segformer").title
+        'NVIDIA Source Code License for SegFormer'
+        """
+        if self.license is None:
+            return "no licence"
+        if self.license == "other" and self.name:
+            return NAMED_LICENSES[self.name][1] if self.name in NAMED_LICENSES else self.name
+        return LICENSES[self.license][1] if self.license in LICENSES else self.license
+
+
+@dataclass(frozen=True)
+class ParentRow:
+    """One parent's line in the derivation table of a card."""
+
+    label: str
+    license: str | None
+    name: str | None
+    link: str | None
+    title: str
+    license_class: str
+    gated: bool
+    has_text: bool
+    stated_by_user: bool
+    from_table: bool = False
+
+
+@dataclass(frozen=True)
+class LicenseDecision:
+    """The licence a merge carries, and what publishing it asks for."""
+
+    license: str | None
+    name: str | None
+    link: str | None
+    license_class: str
+    publish: str
+    rule: str
+    rule_version: int
+    reason: str
+    notices: tuple[str, ...]
+    private_default: bool
+    rows: tuple[ParentRow, ...]
+    stated: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision as plain JSON values, as the manifest keeps it."""
+        plain = asdict(self)
+        plain["notices"] = list(self.notices)
+        plain["rows"] = list(plain["rows"])
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> LicenseDecision:
+        """The decision that `to_dict` wrote; fields it does not know are left out."""
+        known = {field.name for field in fields(cls)}
+        row_fields = {field.name for field in fields(ParentRow)}
+        values = {key: value for key, value in plain.items() if key in known}
+        values["notices"] = tuple(values["notices"])
+        values["rows"] = tuple(
+            ParentRow(**{key: value for key, value in row.items() if key in row_fields})
+            for row in values["rows"]
+        )
+        return cls(**values)
+
+
+def license_class(license_id: str | None, name: str | None = None) -> str:
+    """The class of a Hub licence id, or of the named licence where the id is `other`.
+
+    >>> license_class("llama3.1"), license_class("gpl-3.0"), license_class(None)
+    ('use-restricted', 'copyleft', 'none')
+    >>> license_class("other", "nvidia-segformer"), license_class("other", "mine")
+    ('non-commercial', 'other-with-text')
+    """
+    if license_id is None:
+        return NONE
+    if license_id == "other" and name in NAMED_LICENSES:
+        return NAMED_LICENSES[name][0]
+    return LICENSES.get(license_id, (OTHER, ""))[0]
+
+
+def known_license(repo_id: str, declared: str | None, **declaration: Any) -> ParentLicense:
+    """What a repository's licence is, completed from the table of known repositories.
+
+    `declared` is the Hub's `license`, `declaration` the other fields of `ParentLicense`.
+
+    >>> known_license("nvidia/mit-b0", "other").name
+    'nvidia-segformer'
+    >>> known_license("a/x", "Apache-2.0").license
+    'apache-2.0'
+    """
+    license_id = declared.strip().lower() if isinstance(declared, str) else None
+    parent = ParentLicense(**{"label": repo_id, **declaration, "license": license_id or None})
+    if parent.license_class not in (OTHER, NONE):
+        return parent
+    for pattern, name in KNOWN_REPOSITORIES:
+        if fnmatchcase(repo_id.lower(), pattern):
+            link = NAMED_LICENSES[name][2]
+            return replace(parent, license="other", name=name, link=link, from_table=True)
+    return parent
+
+
+def suggest_license(text: str) -> str | None:
+    """The Hub licence id closest to `text`, or None.
+
+    >>> suggest_license("apache"), suggest_license("CC BY SA 4"), suggest_license("zzz")
+    ('apache-2.0', 'cc-by-sa-4.0', None)
+    """
+    wanted = text.strip().lower().replace(" ", "-")
+    starting = sorted(each for each in LICENSES if each.startswith(f"{wanted}-"))
+    if wanted and len(starting) == 1:
+        return starting[0]
+    close = get_close_matches(wanted, list(LICENSES), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def decide(parents: Sequence[ParentLicense], stated: str | None = None) -> LicenseDecision:
+    """The licence a merge of `parents` (the anchor first) carries, and the rule that says so.
+
+    `stated` is the user's `--license`: the licence of every parent whose own is unknown; where all
+    parents are permissive it is the licence of the result.
+
+    >>> decide([ParentLicense("a/x", "mit"), ParentLicense("b/y", "apache-2.0")]).license
+    'apache-2.0'
+    >>> mixed = decide([ParentLicense("a/x", "mit"), known_license("nvidia/mit-b0", "other")])
+    >>> mixed.license, mixed.name, mixed.publish, mixed.rule
+    ('other', 'nvidia-segformer', 'warn', 'non-commercial-carries')
+
+    Raises:
+        UsageError: There is no parent, or the Hub has no licence `stated`.
+    """
+    if not parents:
+        raise UsageError("No parent is given. A licence is derived from at least one model.")
+    stated = _valid_statement(stated)
+    read = tuple(_state(_normalised(parent), stated) for parent in parents)
+    rule = _strictest_rule(read)
+    carried = _result(rule, read)
+    spoken_for = stated is None or any(parent.stated_by_user for parent in read)
+    if not spoken_for and carried is not None and stated not in (carried.license, carried.name):
+        if carried.license_class == PERMISSIVE:
+            carried = _stated_license(ParentLicense("", None), stated)
+        else:
+            rule = _RULE["stated-conflict"]
+    return LicenseDecision(
+        license=carried.license if carried else None,
+        name=carried.name if carried else None,
+        link=carried.link if carried else None,
+        license_class=carried.license_class if carried else NONE,
+        publish=rule.publish,
+        rule=rule.id,
+        rule_version=RULE_VERSION,
+        reason=_reason(rule, read, carried, stated),
+        notices=_notices(read),
+        private_default=any(parent.gated for parent in read) or rule.publish == "private",
+        rows=tuple(
+            ParentRow(
+                label=parent.label,
+                license=parent.license,
+                name=parent.name,
+                link=parent.link,
+                title=parent.title,
+                license_class=parent.license_class,
+                gated=parent.gated,
+                has_text=parent.has_text,
+                stated_by_user=parent.stated_by_user,
+                from_table=parent.from_table,
+            )
+            for parent in read
+        ),
+        stated=stated,
+    )
+
+
+def check_publication(decision: LicenseDecision, *, public: bool, accept_license: bool) -> None:
+    """Do nothing when the merge may go where it is asked to go; a private target always may.
+
+    Raises:
+        LicenseRefusedError: The target is public and the decision's rule does not allow that.
+    """
+    allowed = decision.publish in ("yes", "warn") or (
+        decision.publish == "accept" and accept_license
+    )
+    if not public or allowed:
+        return
+    rule = _RULE[decision.rule]
+    concerned = [row for row in decision.rows if row.license_class != PERMISSIVE]
+    parents = ", ".join(
+        f"{_one_line(row.label)}: {_one_line(row.name or row.license or 'none declared')}"
+        for row in concerned or decision.rows
+    )
+    raise LicenseRefusedError(
+        f"Not published in public (licence rule {rule.id!r}, version {decision.rule_version}): "
+        f"{rule.reason} Parents: {parents}. {rule.remedy}"
+    )
+
+
+def license_file(decision: LicenseDecision, texts: Mapping[str, str] | None = None) -> str | None:
+    """The text of a LICENSE file beside the weights, or None where a Hub id says it all.
+
+    `texts` holds the licence text found at each parent, by label.
+    """
+    if decision.license != "other":
+        return None
+    texts = texts or {}
+    parts = [
+        "This model is a merge. " + decision.reason,
+        "It is derived from the models below; their terms apply to it together.",
+        "\n".join(f"- {notice}" for notice in decision.notices),
+    ]
+    parts += [f"{'=' * 72}\n{label}\n{'=' * 72}\n{text.strip()}" for label, text in texts.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _valid_statement(stated: str | None) -> str | None:
+    if stated is None:
+        return None
+    license_id = stated.strip().lower()
+    if license_id in NAMED_LICENSES or license_class(license_id) not in (OTHER, NONE):
+        return license_id
+    near = suggest_license(license_id)
+    hint = f"Did you mean {near!r}?" if near and near != license_id else "Name a Hub licence id."
+    raise UsageError(f"{_one_line(stated)!r} does not say what a licence allows. {hint}")
+
+
+def _state(parent: ParentLicense, stated: str | None) -> ParentLicense:
+    if stated is None or parent.license_class not in (OTHER, NONE):
+        return parent
+    return _stated_license(parent, stated)
+
+
+def _stated_license(parent: ParentLicense, stated: str | None) -> ParentLicense:
+    if stated in NAMED_LICENSES:
+        link = NAMED_LICENSES[stated][2]
+        return replace(parent, license="other", name=stated, link=link, stated_by_user=True)
+    return replace(parent, license=stated, name=None, link=None, stated_by_user=True)
+
+
+def _normalised(parent: ParentLicense) -> ParentLicense:
+    license_id = parent.license.strip().lower() if parent.license else None
+    if license_id == "other" and parent.name in NAMED_LICENSES:
+        return replace(parent, license=license_id, link=NAMED_LICENSES[parent.name][2])
+    return replace(parent, license=license_id or None)
+
+
+def _identity(parent: ParentLicense) -> tuple[str, ...]:
+    """What makes two parents' licences the same one.
+
+    An `other` is the same only with the same name and the same web address: two files called
+    LICENSE in two repositories are two texts.
+    """
+    if parent.license_class == NONE:
+        return (NONE,)
+    if parent.license_class != OTHER:
+        return (parent.license or "", (parent.name or "") if parent.license == "other" else "")
+    if parent.name and (parent.link or "").startswith(("https://", "http://")):
+        return (parent.license or "", parent.name, parent.link or "")
+    return (OTHER, parent.label)
+
+
+def _classes(parent: ParentLicense) -> tuple[str, ...]:
+    kind = parent.license_class
+    named = parent.name or parent.license or ""
+    also = any(fnmatchcase(named, pattern) for pattern in ALSO_SHARE_ALIKE)
+    return (kind, SHARE_ALIKE) if also and kind == NON_COMMERCIAL else (kind,)
+
+
+def _strictest_rule(parents: Sequence[ParentLicense]) -> Rule:
+    distinct = list({_identity(parent): parent for parent in parents}.values())
+    if len(distinct) == 1:
+        kind = distinct[0].license_class
+        unread = kind == OTHER and (len(parents) == 1 or _identity(distinct[0])[0] == OTHER)
+        return _RULE["unknown-terms" if unread else ALONE.get(kind, "same-license")]
+    met = {
+        PAIRS.get((one, two)) or PAIRS[two, one]
+        for first, second in combinations(distinct, 2)
+        for one, two in product(_classes(first), _classes(second))
+    }
+    return _RULE[min(met, key=_STRICTNESS.__getitem__)]
+
+
+def _result(rule: Rule, parents: Sequence[ParentLicense]) -> ParentLicense | None:
+    """The licence that `rule` gives to the merge, as a parent's would be written."""
+    anchor = parents[0]
+    if rule.result == "none":
+        return None
+    if rule.result == "same":
+        return _with_text(anchor)
+    if rule.result == "restricting":
+        return _with_text(next(p for p in parents if p.license_class != PERMISSIVE))
+    if rule.result == "permissive":
+        apache = next((p for p in parents if p.license == "apache-2.0"), None)
+        return _with_text(apache or anchor)
+    names = sorted({_slug(p) for p in parents if p.license_class != PERMISSIVE})
+    return ParentLicense("", "other", name="-and-".join(names)[:96], link="LICENSE", has_text=True)
+
+
+def _with_text(parent: ParentLicense) -> ParentLicense:
+    """`other` always has a name and a link, as the Hub asks for; other ids need neither."""
+    if parent.license in LICENSES and parent.license != "other":
+        return replace(parent, name=None, link=None)
+    return replace(parent, license="other", name=_slug(parent), link=parent.link or "LICENSE")
+
+
+def _slug(parent: ParentLicense) -> str:
+    """A licence name in the letters the Hub takes for `license_name`."""
+    text = parent.name or (parent.license if parent.license != "other" else None) or "unnamed"
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in text.lower())
+    return "-".join(filter(None, kept.split("-")))[:96] or "unnamed"
+
+
+def _reason(
+    rule: Rule,
+    parents: Sequence[ParentLicense],
+    carried: ParentLicense | None,
+    stated: str | None,
+) -> str:
+    parts = [rule.reason]
+    if len(parents) == 1 and rule.id == "same-license":
+        parts = ["The only parent's licence."]
+    if rule.publish == "private":
+        parts.append("Private use only.")
+    of_user = [_one_line(parent.label) for parent in parents if parent.stated_by_user]
+    if of_user:
+        parts.append(f"Stated by the user for {', '.join(of_user)}, not declared there.")
+    elif stated is not None and carried is not None and stated in (carried.license, carried.name):
+        parts.append(f"{stated} is stated by the user.")
+    return " ".join(parts)
+
+
+def _notices(parents: Sequence[ParentLicense]) -> tuple[str, ...]:
+    """One line for each parent: whose, which licence, where it is written."""
+    lines = []
+    for parent in parents:
+        where = f", {_one_line(parent.link)}" if parent.link else ""
+        who = " (stated by the user)" if parent.stated_by_user else ""
+        known = f" ({parent.license})" if parent.license else ""
+        lines.append(f"{_one_line(parent.label)}: {_one_line(parent.title)}{known}{where}{who}")
+    return tuple(dict.fromkeys(lines))
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

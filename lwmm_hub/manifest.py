@@ -1,0 +1,167 @@
+"""`lwmm_manifest.json`: what a merge was made of and what came out; the card is drawn from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lwmm_hub.card import card_files, check_card
+from lwmm_hub.checkpoint import Checkpoint
+from lwmm_hub.errors import OutputError
+from lwmm_hub.licenses import LicenseDecision, decide, known_license
+from lwmm_hub.planning import MergePlan
+from lwmm_hub.recipe import recipe_of, write_recipe
+from lwmm_hub.writing import MANIFEST, WrittenFile, stored_dtype, write_text
+
+MANIFEST_VERSION = 1
+
+
+def decide_license(plan: MergePlan, stated: str | None = None) -> LicenseDecision:
+    """The licence that a merge of these parents must carry.
+
+    Args:
+        plan: the merge.
+        stated: what the user says where the parents say nothing that counts.
+    """
+    parents = [
+        known_license(
+            model.reference.partition("@")[0].partition(":")[0] if not model.local else "",
+            model.license,
+            label=model.label,
+            name=model.license_name,
+            link=model.license_link,
+            gated=model.gated,
+            has_text=model.license_text,
+        )
+        for model in plan.models
+    ]
+    return decide(parents, stated)
+
+
+def make_manifest(
+    plan: MergePlan,
+    anchor: Checkpoint,
+    name: str,
+    written: Sequence[WrittenFile],
+    decision: LicenseDecision,
+    seconds: float,
+    tags: Sequence[str] = (),
+) -> dict[str, Any]:
+    """`lwmm_manifest.json`: the plan as run, what came out, and nothing local."""
+    import numpy
+
+    from lwmm_hub import __version__
+
+    public = public_plan(plan)
+    config = anchor.config or {}
+    labels = config.get("id2label")
+    return {
+        "version": MANIFEST_VERSION,
+        "lwmm_hub": __version__,
+        "plan": public,
+        "output": {
+            "name": name,
+            "files": {f.name: {"sha256": f.sha256, "bytes": f.bytes} for f in written},
+            "format": plan.options.output_format,
+            "dtype": stored_dtype(anchor, plan),
+            "parameters": anchor.parameters,
+            "architecture": anchor.architecture,
+            "model_type": _text(config.get("model_type")),
+            "labels": [str(v) for v in labels.values()] if isinstance(labels, dict) else None,
+            "pipeline_tag": _pipeline_tag(plan, anchor),
+            "library_name": "transformers" if anchor.architecture else None,
+            "repository": None,
+        },
+        "relatedness": public["relatedness"],
+        "license": decision.to_dict(),
+        "run": {
+            "seconds": round(seconds, 2),
+            "hardware": f"{os.cpu_count()} CPU cores",
+        },
+        "recipe": write_recipe(recipe_of(plan, public=True), f"lwmm-hub {__version__}"),
+        "versions": {
+            "lwmm_hub": __version__,
+            "numpy": numpy.__version__,
+            "python": platform.python_version(),
+        },
+        "scores": None,
+        "tags": list(tags),
+    }
+
+
+def public_plan(plan: MergePlan) -> dict[str, Any]:
+    """The plan as plain data in which local models are called by their label, never by a path."""
+    data = plan.to_dict()
+    for model in data["models"]:
+        if model["local"]:
+            model["reference"] = model["label"]
+    return data
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+_PIPELINES = {
+    "ForImageClassification": "image-classification",
+    "ForObjectDetection": "object-detection",
+    "ForDepthEstimation": "depth-estimation",
+}
+
+
+def _pipeline_tag(plan: MergePlan, anchor: Checkpoint) -> str:
+    stated = plan.models[0].pipeline_tag
+    if stated:
+        return stated
+    name = anchor.architecture or ""
+    return next(
+        (tag for end, tag in _PIPELINES.items() if name.endswith(end)), "image-segmentation"
+    )
+
+
+def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Render the card and its figure from the manifest into `folder`.
+
+    Raises:
+        CardError: the card would break a rule of the Hub.
+    """
+    for name, text in card_files(manifest).items():
+        if name == "README.md":
+            check_card(text, files=[path.name for path in folder.iterdir()])
+        write_text(folder / name, text)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a merged folder.
+
+    Raises:
+        OutputError: there is none, or it is not one of ours.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{folder} has no {MANIFEST}: it was not written by lwmm-hub. Name a merged folder."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read ({error}). Merge again.") from error
+    if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
+        raise OutputError(f"{path} is not a manifest of version {MANIFEST_VERSION}. Merge again.")
+    return manifest
+
+
+def render_card(folder: str | Path) -> Path:
+    """Render README.md and its figure again from a merged folder's manifest; returns its path.
+
+    Raises:
+        OutputError: the folder was not written by lwmm-hub.
+        CardError: the card would break a rule of the Hub.
+    """
+    folder = Path(folder)
+    write_card(folder, read_manifest(folder))
+    return folder / "README.md"

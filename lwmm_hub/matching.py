@@ -1,0 +1,79 @@
+"""Checkpoints -> `KeyMap`: match opened models, with the best depth order there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lwmm_hub.checkpoint import Checkpoint
+from lwmm_hub.errors import LayerOrderError
+from lwmm_hub.key_map import (
+    DepthOrder,
+    KeyMap,
+    match_keys,
+    natural_order,
+    registration_order,
+    require_shared_backbone,
+)
+
+
+def match(anchor: Checkpoint, *donors: Checkpoint) -> KeyMap:
+    """Match the parameters of donors with the anchor's; reads no weights.
+
+    Raises:
+        UnrelatedModelsError: a donor shares no backbone parameter of at least two dimensions.
+    """
+    models = [anchor, *donors]
+    entries = [model.entries for model in models]
+    labels = [model.label for model in models]
+    key_map = match_keys(entries, labels, depth_order_of(anchor))
+    require_shared_backbone(key_map, entries, labels)
+    return key_map
+
+
+def depth_order_of(anchor: Checkpoint) -> Callable[[], DepthOrder]:
+    """How to order an architecture without a table: its traced class, its file, or its names.
+
+    The forward pass of the transformers class that config.json names is traced on meta tensors
+    (this alone imports torch and transformers). Where that cannot be, a `.pth` file's order of
+    registration is taken, else numbers in the names; the reason is part of the order's `source`.
+    """
+
+    def find() -> DepthOrder:
+        keys = list(anchor.entries)
+        fallback = registration_order if anchor.format == "pytorch" else natural_order
+        if anchor.architecture is None or anchor.config is None:
+            return fallback(keys)
+        from lwmm_hub.tracing import trace_architecture
+
+        try:
+            traced = trace_architecture(anchor.config, keys)
+        except LayerOrderError as error:
+            order = fallback(keys)
+            return DepthOrder(f"{order.source} ({error})", order.ranks)
+        source = f"the forward pass of {traced.class_name}, {traced.how}"
+        return DepthOrder(source, traced.ranks, traced.backbone or None, traced.backbone_name)
+
+    return find
+
+
+def same_model_warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A warning for every model that is named twice."""
+    seen: dict[object, int] = {}
+    warnings = []
+    for i, checkpoint in enumerate(checkpoints):
+        reference = checkpoint.reference
+        identity: object = (reference.location, checkpoint.commit, checkpoint.files)
+        if not reference.on_hub:
+            identity = tuple(
+                str(path.resolve())
+                for reader in checkpoint.readers.values()
+                if (path := getattr(reader, "path", None)) is not None
+            )
+        identity = (identity, reference.weights)
+        if identity in seen and identity != ((), reference.weights):
+            warnings.append(
+                f"{checkpoint.label} is named twice (models {seen[identity] + 1} and {i + 1}): "
+                "merging a model with itself gives it back."
+            )
+        seen.setdefault(identity, i)
+    return warnings

@@ -1,0 +1,379 @@
+"""The whole line for one call: references in, a merged folder out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lwmm_hub.checkpoint import Checkpoint
+from lwmm_hub.errors import RecipeError, UsageError
+from lwmm_hub.key_map import KeyMap
+from lwmm_hub.licenses import LicenseDecision, license_file
+from lwmm_hub.manifest import decide_license, make_manifest, write_card
+from lwmm_hub.matching import match, same_model_warnings
+from lwmm_hub.merging import Progress
+from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
+from lwmm_hub.recipe import Recipe, RecipeModel, read_recipe, recipe_of, write_recipe
+from lwmm_hub.reference import ModelReference
+from lwmm_hub.relatedness import measure_relatedness, require_related
+from lwmm_hub.resolving import resolve
+from lwmm_hub.writing import (
+    MANIFEST,
+    RECIPE,
+    check_output,
+    copy_side_files,
+    publish_folder,
+    start_sync,
+    temporary_folder,
+    write_json,
+    write_text,
+    write_weights,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Reference = str | os.PathLike[str] | ModelReference
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """A merged folder.
+
+    Attributes:
+        folder: where it is.
+        plan: the plan as it ran.
+        files: weight file -> sha256.
+        seconds: wall time of the whole merge.
+        bytes_written: of weights.
+        license: the licence it must carry.
+        commit_url: of the push, if it was pushed.
+    """
+
+    folder: Path
+    plan: MergePlan
+    files: Mapping[str, str]
+    seconds: float
+    bytes_written: int
+    license: LicenseDecision
+    commit_url: str | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know."""
+        return self.plan.warnings
+
+    def load(self, **options: Any) -> PreTrainedModel:
+        """The merged model, loaded by the transformers class that its config names.
+
+        Args:
+            **options: passed to `from_pretrained`.
+
+        Raises:
+            OutputError: the folder has no config, or keys are missing or left over.
+        """
+        from lwmm_hub.loading import load_model
+
+        return load_model(self.folder, **options)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        create_pr: bool = False,
+        accept_license: bool = False,
+        license: str | None = None,
+        token: str | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Push the folder in one commit; returns the URL of the commit (or pull request).
+
+        Raises:
+            LicenseRefusedError: a licence rule refuses a public target.
+            PublishError: the Hub did not take it.
+        """
+        from lwmm_hub.publishing import publish
+
+        return publish(
+            self.folder,
+            repo,
+            private=private,
+            create_pr=create_pr,
+            accept_license=accept_license,
+            license=license,
+            token=token,
+            message=message,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `lwmm-hub merge --json` prints."""
+        return {
+            "output": str(self.folder),
+            "merged": len(self.plan.merged),
+            "kept": len(self.plan.kept),
+            "seconds": round(self.seconds, 3),
+            "bytes_written": self.bytes_written,
+            "sha256": dict(self.files),
+            "commit_url": self.commit_url,
+            "warnings": list(self.plan.warnings),
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.folder}: {len(self.plan.merged)} parameters merged, "
+            f"{len(self.plan.kept)} kept from the anchor, {self.seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """Models that were resolved and matched, before their weights are read."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    key_map: KeyMap
+    options: MergeOptions
+    kept_parts: tuple[tuple[str, ...], ...] | None = None
+
+
+def plan(
+    anchor: Reference, *donors: Reference, check_weights: bool = False, **options: Any
+) -> MergePlan:
+    """Plan a merge from configs and headers; nothing is downloaded whole or written.
+
+    Args:
+        anchor: the model whose task, head and format the result keeps.
+        *donors: the models merged into it.
+        check_weights: also read the sample that decides about relatedness and scope.
+        **options: fields of `MergeOptions`.
+
+    Raises:
+        LwmmError: see the tree in `lwmm_hub.errors`.
+    """
+    opened = _open(_references(anchor, donors), _options(options), download=False)
+    if check_weights:
+        return _decide(opened)
+    return plan_merge(
+        opened.key_map, opened.checkpoints, opened.options, warnings=_warnings(opened)
+    )
+
+
+def merge(
+    anchor: Reference | MergePlan,
+    *donors: Reference,
+    output: str | os.PathLike[str] = "merged",
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    tags: Sequence[str] = (),
+    **options: Any,
+) -> MergeResult:
+    """Merge models, layer by layer, into a folder that loads like the anchor's.
+
+    Args:
+        anchor: the model whose task, head and format the result keeps; or a plan, which is run.
+        *donors: the models merged into it.
+        output: the folder; it appears whole or not at all.
+        overwrite: replace an earlier merge of that name.
+        threads: workers; the result does not depend on it.
+        progress: called with the bytes made since the last call.
+        tags: more tags for the card.
+        **options: fields of `MergeOptions`.
+
+    Raises:
+        LwmmError: see the tree in `lwmm_hub.errors`.
+    """
+    started = time.monotonic()
+    folder = Path(output).expanduser()
+    if isinstance(anchor, MergePlan):
+        if donors or options:
+            raise UsageError("a plan holds its models and options: pass the plan alone.")
+        models, merge_options, kept = _models_of(anchor), anchor.options, None
+        if anchor.scope_decided:
+            kept = tuple(model.kept_parts for model in anchor.models)
+    else:
+        models, merge_options, kept = _references(anchor, donors), _options(options), None
+    return _merge(models, merge_options, kept, folder, overwrite, threads, progress, tags, started)
+
+
+def merge_recipe(
+    recipe: str | os.PathLike[str] | Recipe,
+    *,
+    output: str | os.PathLike[str] = "merged",
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    parents: Mapping[str, str] | None = None,
+) -> MergeResult:
+    """Run a recipe again.
+
+    Args:
+        recipe: the file or its content.
+        output: the folder.
+        overwrite: replace an earlier merge of that name.
+        threads: workers; the result does not depend on it.
+        progress: called with the bytes made since the last call.
+        parents: label -> path of parents that the recipe names by label only.
+
+    Raises:
+        RecipeError: the recipe is wrong, with the line; or a local parent is not given.
+    """
+    started = time.monotonic()
+    if not isinstance(recipe, Recipe):
+        recipe = read_recipe(Path(recipe))
+    models = [_parent(model, parents or {}) for model in recipe.models]
+    kept = tuple(model.kept_parts for model in recipe.models)
+    folder = Path(output).expanduser()
+    return _merge(models, recipe.options, kept, folder, overwrite, threads, progress, (), started)
+
+
+def _parent(model: RecipeModel, parents: Mapping[str, str]) -> ModelReference:
+    if model.reference is not None:
+        return ModelReference.parse(model.reference)
+    label = model.local or ""
+    if label not in parents:
+        raise RecipeError(
+            f"the recipe names the local model {label!r} without a path. Say where it is: "
+            f"--parent {label}=PATH."
+        )
+    return ModelReference.parse(parents[label])
+
+
+def _references(anchor: Reference, donors: Sequence[Reference]) -> list[ModelReference]:
+    if not donors:
+        raise UsageError("a merge needs an anchor and at least one donor: name two models.")
+    return [
+        model if isinstance(model, ModelReference) else ModelReference.parse(os.fspath(model))
+        for model in (anchor, *donors)
+    ]
+
+
+def _models_of(plan: MergePlan) -> list[ModelReference]:
+    """The plan's models, pinned to the commits that it was made from."""
+    references = []
+    for model in plan.models:
+        text = model.reference if model.local else f"hf://{model.reference}"
+        reference = ModelReference.parse(text)
+        if model.commit is not None:
+            reference = replace(reference, revision=model.commit)
+        references.append(reference)
+    return references
+
+
+def _options(options: Mapping[str, Any]) -> MergeOptions:
+    known = [f.name for f in fields(MergeOptions)]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"unknown option {name!r}. Known: {', '.join(known)}.")
+    return MergeOptions(**options)
+
+
+def _open(
+    models: Sequence[ModelReference],
+    options: MergeOptions,
+    download: bool,
+    kept_parts: tuple[tuple[str, ...], ...] | None = None,
+) -> _Opened:
+    options.check(len(models))
+    checkpoints = tuple(resolve(model, download=download) for model in models)
+    return _Opened(checkpoints, match(*checkpoints), options, kept_parts)
+
+
+def _warnings(opened: _Opened) -> tuple[str, ...]:
+    own = [warning for c in opened.checkpoints for warning in c.warnings]
+    return (*own, *same_model_warnings(opened.checkpoints))
+
+
+def _decide(opened: _Opened) -> MergePlan:
+    """Read the sample of weights, judge, and plan with the verdict."""
+    results = measure_relatedness(opened.key_map, opened.checkpoints)
+    labels = [c.label for c in opened.checkpoints]
+    related = require_related(results, labels, opened.options.allow_unrelated)
+    return plan_merge(
+        opened.key_map,
+        opened.checkpoints,
+        opened.options,
+        results,
+        (*_warnings(opened), *related),
+        opened.kept_parts,
+    )
+
+
+def _merge(
+    models: Sequence[ModelReference],
+    options: MergeOptions,
+    kept_parts: tuple[tuple[str, ...], ...] | None,
+    output: Path,
+    overwrite: bool,
+    threads: int | None,
+    progress: Progress | None,
+    tags: Sequence[str],
+    started: float,
+) -> MergeResult:
+    opened = _open(models, options, download=False)
+    inputs = [Path(m.location) for m in models if not m.on_hub]
+    draft = plan_merge(opened.key_map, opened.checkpoints, options)
+    check_output(output, overwrite, inputs, draft.cost.write_bytes)
+    if any(m.on_hub for m in models):  # what headers and disk space can refuse, they have by now
+        pinned = [
+            replace(c.reference, revision=c.commit or c.reference.revision)
+            for c in opened.checkpoints
+        ]
+        full = [resolve(p, download=True) for p in pinned]
+        same = [
+            replace(c, reference=first.reference)
+            for c, first in zip(full, opened.checkpoints, strict=True)
+        ]
+        opened = replace(opened, checkpoints=tuple(same), key_map=match(*same))
+    plan = _decide(replace(opened, kept_parts=kept_parts))
+    anchor = opened.checkpoints[0]
+    with temporary_folder(output) as folder:
+        written = write_weights(folder, plan, opened.checkpoints, threads, progress)
+        synced = start_sync([folder / file.name for file in written])
+        copy_side_files(folder, anchor, plan)
+        decision = decide_license(plan)
+        _write_licenses(folder, opened.checkpoints, decision)
+        recipe = recipe_of(plan, public=False, folder=output.absolute())
+        write_text(folder / RECIPE, write_recipe(recipe, _made_by()))
+        seconds = time.monotonic() - started
+        manifest = make_manifest(plan, anchor, output.name, written, decision, seconds, tags)
+        write_json(folder / MANIFEST, manifest)
+        write_card(folder, manifest)
+        synced()
+        publish_folder(folder, output)
+    return MergeResult(
+        output,
+        plan,
+        {file.name: file.sha256 for file in written},
+        time.monotonic() - started,
+        sum(file.bytes for file in written),
+        decision,
+    )
+
+
+def _made_by() -> str:
+    from lwmm_hub import __version__
+
+    return f"lwmm-hub {__version__}"
+
+
+def _write_licenses(
+    folder: Path, checkpoints: Sequence[Checkpoint], decision: LicenseDecision
+) -> None:
+    """The parents' licence texts, and a notice of who is owed one."""
+    texts: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        source = checkpoint.folder
+        if source is None:
+            continue
+        for name in checkpoint.facts.license_files:
+            path = source / name
+            if path.is_file() and path.stat().st_size < 1 << 20:
+                texts[f"{checkpoint.label} ({name})"] = path.read_text("utf-8", "replace")
+    text = license_file(decision, texts)
+    if text is not None:
+        write_text(folder / "LICENSE", text)

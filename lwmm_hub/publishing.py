@@ -1,0 +1,301 @@
+"""A merged folder -> one commit on the Hub, with its licence checked and nothing local in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lwmm_hub.card import assert_publishable, card_files, check_card
+from lwmm_hub.errors import CardError, OutputError, PublishError, RecipeError, UsageError
+from lwmm_hub.licenses import LicenseDecision, ParentLicense, check_publication, decide
+from lwmm_hub.manifest import read_manifest
+from lwmm_hub.recipe import Recipe, RecipeModel, parse_recipe, read_recipe, write_recipe
+from lwmm_hub.reference import ModelReference, is_repository_id
+from lwmm_hub.resolving import resolve
+from lwmm_hub.writing import MANIFEST, RECIPE
+
+LIBRARY = "lwmm-hub"
+# weight files of an earlier push that a new one replaces
+_STALE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+_SKIPPED = re.compile(r"\..*|.*\.tmp")
+
+
+def publish(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool | None = None,
+    create_pr: bool = False,
+    accept_license: bool = False,
+    license: str | None = None,
+    token: str | None = None,
+    message: str | None = None,
+) -> str:
+    """Push a merged folder in one commit.
+
+    Args:
+        folder: written by `merge`.
+        repo: `owner/name`; made if it is not there, private unless `private=False`.
+        private: visibility of a new repository; None is private.
+        create_pr: open a pull request instead.
+        accept_license: confirm the terms where the licence rules ask for it.
+        license: the licence as you know it, recorded as stated by you.
+        token: of the Hub; default is the one you are logged in with.
+        message: of the commit.
+
+    Returns:
+        The URL of the commit, or of the pull request.
+
+    Raises:
+        LicenseRefusedError: a rule refuses a public target.
+        PublishError: the Hub did not take it; the folder stays as it is.
+    """
+    folder = Path(folder)
+    if not is_repository_id(repo):
+        raise UsageError(f"{repo!r} is not a repository id: write owner/name.")
+    manifest = read_manifest(folder)
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    token = token or huggingface_hub.get_token()
+    if token is None:
+        _fail(folder, "pushing needs a token: log in with 'hf auth login' or set HF_TOKEN")
+    if constants.HF_HUB_OFFLINE:
+        _fail(folder, "HF_HUB_OFFLINE is set: unset it to push")
+    api = huggingface_hub.HfApi(token=token, library_name=LIBRARY)
+    with _push_errors(folder, repo):
+        info = _existing(api, repo)
+        if info is not None and info.id != repo:
+            _fail(folder, f"{repo} is called {info.id} by now: push to that name")
+        decision = _decision(manifest, license)
+        public = private is False if info is None else not info.private
+        check_publication(decision, public=public, accept_license=accept_license)
+        files = _public_files(folder, manifest, decision, repo, token)
+        if info is None and create_pr:
+            _fail(folder, f"{repo} does not exist, so it cannot take a pull request")
+        parent = info.sha if info is not None else None
+        if info is None:
+            api.create_repo(repo, private=private is not False, exist_ok=True)
+        return _commit(api, folder, repo, files, info, parent, create_pr, message)
+
+
+def check_push(repo: str) -> None:
+    """What can be refused before a merge that is to be pushed: the name, and no token.
+
+    Raises:
+        UsageError: not a repository id.
+        PublishError: there is no token, or HF_HUB_OFFLINE is set.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if not is_repository_id(repo):
+        raise UsageError(f"{repo!r} is not a repository id: write owner/name.")
+    if constants.HF_HUB_OFFLINE:
+        raise PublishError("HF_HUB_OFFLINE is set: unset it to push.")
+    if huggingface_hub.get_token() is None:
+        raise PublishError(
+            "pushing needs a token: log in with 'hf auth login' or set HF_TOKEN, then merge."
+        )
+
+
+def _existing(api: Any, repo: str) -> Any:
+    """What the Hub says of the repository, None where there is none that the token can see."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return api.model_info(repo)
+    except RepositoryNotFoundError:
+        return None
+
+
+def _decision(manifest: dict[str, Any], stated: str | None) -> LicenseDecision:
+    """The licence decision of the manifest, made again where the user states a licence."""
+    decision = LicenseDecision.from_dict(manifest["license"])
+    if stated is None:
+        return decision
+    parents = [
+        ParentLicense(
+            row.label, row.license, row.name, row.link, row.gated, row.has_text, row.stated_by_user
+        )
+        for row in decision.rows
+    ]
+    return decide(parents, stated)
+
+
+def _public_files(
+    folder: Path,
+    manifest: dict[str, Any],
+    decision: LicenseDecision,
+    repo: str,
+    token: str,
+) -> dict[str, bytes | Path]:
+    """What the commit holds: weights as they are; card, recipe and manifest without local paths."""
+    recipe = _public_recipe(folder, manifest)
+    made_by = f"lwmm-hub {manifest['lwmm_hub']}"
+    for model, parent in zip(manifest["plan"]["models"], recipe.models, strict=True):
+        model["sha256"] = {**model["sha256"], **parent.sha256}
+    manifest = {
+        **manifest,
+        "recipe": write_recipe(recipe, made_by),
+        "license": decision.to_dict(),
+        "output": {**manifest["output"], "repository": repo},
+    }
+    files: dict[str, bytes | Path] = {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not _SKIPPED.fullmatch(path.name)
+    }
+    texts = {name: text.encode() for name, text in card_files(manifest).items()}
+    texts[RECIPE] = manifest["recipe"].encode()
+    texts[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+    if "config.json" in files:
+        texts["config.json"] = _public_config(folder / "config.json")
+    check_card(texts["README.md"].decode(), files=list(files))
+    for name, data in texts.items():
+        try:
+            assert_publishable(data.decode(), token=token)
+        except CardError as error:
+            raise CardError(f"{name} is not fit to publish: {error}") from error
+    return {**files, **texts}
+
+
+def _public_config(path: Path) -> bytes:
+    """config.json without the path that older transformers left in `_name_or_path`."""
+    data = path.read_bytes()
+    config = json.loads(data)
+    name = config.get("_name_or_path")
+    if not isinstance(name, str) or is_repository_id(name):
+        return data
+    del config["_name_or_path"]
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _public_recipe(folder: Path, manifest: dict[str, Any]) -> Recipe:
+    """The recipe with local parents by label and checksum.
+
+    A local parent that is gone leaves its checksum out: the label is all that is known of it.
+    """
+    public = parse_recipe(manifest["recipe"], RECIPE)
+    try:
+        local = read_recipe(folder / RECIPE)
+    except RecipeError:
+        return public
+    if len(local.models) != len(public.models):
+        return public
+    models = [
+        replace(theirs, sha256=_checksums(ours) or theirs.sha256) if theirs.local else theirs
+        for ours, theirs in zip(local.models, public.models, strict=True)
+    ]
+    return replace(public, models=tuple(models))
+
+
+def _checksums(model: RecipeModel) -> dict[str, str]:
+    """sha256 of a local parent's weight files, empty where it is gone."""
+    if model.reference is None:
+        return dict(model.sha256)
+    try:
+        checkpoint = resolve(ModelReference.parse(model.reference))
+    except Exception:  # noqa: BLE001  gone, moved or changed: then there is nothing to state
+        return {}
+    paths = {name: getattr(reader, "path", None) for name, reader in checkpoint.readers.items()}
+    base = Path(ModelReference.parse(model.reference).location)
+    found = {}
+    for name, path in paths.items():
+        file = path or (base if base.is_file() else None)
+        if file is not None:
+            found[name] = sha256_of(file)
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, as the Hub computes it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _commit(
+    api: Any,
+    folder: Path,
+    repo: str,
+    files: dict[str, bytes | Path],
+    info: Any,
+    parent: str | None,
+    create_pr: bool,
+    message: str | None,
+) -> str:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    there = {s.rfilename for s in info.siblings or ()} if info is not None else set()
+    operations: list[Any] = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+        for name, content in files.items()
+    ]
+    operations += [
+        CommitOperationDelete(path_in_repo=name)
+        for name in sorted(there)
+        if _STALE.fullmatch(name) and name not in files
+    ]
+    commit = api.create_commit(
+        repo,
+        operations,
+        commit_message=message or "Layer-wise merge by lwmm-hub",
+        create_pr=create_pr,
+        parent_commit=None if create_pr else parent,
+    )
+    if create_pr:
+        if not commit.pr_url:
+            _fail(folder, f"{repo} holds this very merge already: there is nothing to propose")
+        return str(commit.pr_url)
+    return str(commit.commit_url)
+
+
+def _fail(folder: Path, why: str) -> NoReturn:
+    raise PublishError(f"{why}. The merged folder is kept: {folder}")
+
+
+@contextmanager
+def _push_errors(folder: Path, repo: str) -> Iterator[None]:
+    """The client's errors in one line of ours; the merged folder is named.
+
+    Raises:
+        PublishError: always instead of the client's own.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # not re-exported
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        _fail(folder, _why(repo, status))
+    except HFValidationError:
+        _fail(folder, f"{repo!r} is not a valid name of the Hub")
+    except (httpx.HTTPError, OSError, RuntimeError) as error:
+        if isinstance(error, OutputError):
+            raise
+        _fail(folder, f"the Hub cannot be reached or broke off ({type(error).__name__}); try again")
+
+
+def _why(repo: str, status: int | None) -> str:
+    owner = repo.split("/")[0]
+    reasons = {
+        401: "the Hub does not accept your token: run 'hf auth login', or unset HF_TOKEN",
+        403: f"your token may not write to {repo}: use one with write access to {owner}, or pass "
+        "--create-pr",
+        404: f"{repo} is not there, or your token cannot see it",
+        409: f"{repo} changed while it was pushed to: push again",
+        412: f"{repo} changed while it was pushed to: push again",
+        413: f"{repo} does not take files of this size: pass a smaller --max-shard-size",
+        429: "the Hub asks to slow down (429): wait a minute and push again",
+    }
+    return reasons.get(status or 0, f"the Hub answered {status} for {repo}: try again later")

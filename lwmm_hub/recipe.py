@@ -1,0 +1,292 @@
+"""`lwmm_recipe.yaml`: what it takes to run a merge again bit for bit, and a strict reader for it.
+
+A recipe names pinned parents, the options, and the decisions that the weights made. Everything in
+it is checked, and whatever is wrong is reported with its line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
+
+from lwmm_hub.errors import ModelReferenceError, RecipeError, UsageError
+from lwmm_hub.planning import MergeOptions, MergePlan
+from lwmm_hub.reference import ModelReference
+
+if TYPE_CHECKING:
+    import yaml
+
+VERSION = 1
+_MAX_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class RecipeModel:
+    """One parent of a recipe: a pinned reference, or a local label with its checksums."""
+
+    reference: str | None = None
+    local: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    kept_parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The parents in order (the anchor first) and the options of a merge."""
+
+    models: tuple[RecipeModel, ...]
+    options: MergeOptions
+    decided: bool = True
+
+
+def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Recipe:
+    """The recipe that runs `plan` again.
+
+    Args:
+        plan: a decided plan.
+        public: name local parents by label and checksum only, never by path.
+        folder: where the recipe will lie; local paths are written relative to it.
+    """
+    models = []
+    for model in plan.models:
+        sha256 = {name: value for name, value in model.sha256.items() if value}
+        if not model.local:
+            reference = ModelReference.parse(f"hf://{model.reference}")
+            pinned = str(replace(reference, revision=model.commit))
+            models.append(RecipeModel(pinned, None, sha256, model.kept_parts))
+        elif public:
+            models.append(RecipeModel(None, model.label, sha256, model.kept_parts))
+        else:
+            text = _relative(model.reference, folder)
+            models.append(RecipeModel(text, None, sha256, model.kept_parts))
+    return Recipe(tuple(models), plan.options, plan.scope_decided)
+
+
+def _relative(reference: str, folder: Path | None) -> str:
+    """A local reference as seen from `folder`, where that is possible."""
+    path, _, query = reference.partition("?")
+    absolute = Path(path).expanduser().absolute()
+    try:
+        text = os.path.relpath(absolute, folder or Path.cwd())
+    except ValueError:  # another drive
+        text = str(absolute)
+    text = Path(text).as_posix()
+    text = text if text.startswith((".", "/")) else f"./{text}"
+    return f"{text}?{query}" if query else text
+
+
+def write_recipe(recipe: Recipe, made_by: str) -> str:
+    """The recipe as YAML."""
+    import yaml
+
+    models = []
+    for model in recipe.models:
+        row: dict[str, Any] = {}
+        row |= {"reference": model.reference} if model.reference else {"local": model.local}
+        row |= {"sha256": dict(model.sha256)} if model.sha256 else {}
+        row |= {"kept_parts": list(model.kept_parts)} if model.kept_parts else {}
+        models.append(row)
+    data = {"version": VERSION, "models": models, "options": asdict(recipe.options)}
+    body = yaml.dump(
+        data,
+        Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
+        sort_keys=False,
+        allow_unicode=True,
+        width=1000,
+    )
+    return (
+        f"# Written by {made_by}. The first model is the anchor. Run it again with\n"
+        f"#   lwmm-hub merge --recipe lwmm_recipe.yaml -o DIR\n{body}"
+    )
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe file; local paths in it are relative to its folder.
+
+    Raises:
+        RecipeError: what is wrong, and in which line.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise RecipeError(f"{path.name} has over {_MAX_BYTES >> 20} MiB: that is no recipe.")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise RecipeError(f"cannot read the recipe {path}: {what}. Give its path.") from error
+    recipe = parse_recipe(text, path.name)
+    models = tuple(_from_folder(model, path.parent) for model in recipe.models)
+    return replace(recipe, models=models)
+
+
+def _from_folder(model: RecipeModel, folder: Path) -> RecipeModel:
+    text = model.reference
+    if text is None or not text.startswith((".", "/")):
+        return model
+    path, _, query = text.partition("?")
+    moved = str(folder / path)
+    if not moved.startswith((".", "/")) and not Path(moved).is_absolute():
+        moved = f"./{moved}"
+    return replace(model, reference=f"{moved}?{query}" if query else moved)
+
+
+def parse_recipe(text: str, name: str) -> Recipe:
+    """The recipe in `text`; `name` is what messages call the file.
+
+    Raises:
+        RecipeError: what is wrong, and in which line.
+    """
+    return _Reader(name).recipe(text)
+
+
+class _Reader:
+    """Walks the YAML nodes, which know their lines; builds nothing that was not asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def fail(self, node: yaml.Node | None, why: str) -> NoReturn:
+        line = node.start_mark.line + 1 if node is not None else 1
+        raise RecipeError(f"{self.name}, line {line}: {why}")
+
+    def recipe(self, text: str) -> Recipe:
+        import yaml
+
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = mark.line + 1 if mark is not None else 1
+            problem = getattr(error, "problem", None) or "it is not YAML"
+            raise RecipeError(f"{self.name}, line {line}: {problem}. Mend the YAML.") from error
+        except RecursionError as error:
+            raise RecipeError(f"{self.name} is nested too deeply for a recipe.") from error
+        top = self.mapping(node, "a recipe", {"version", "models", "options"})
+        for required in ("version", "models"):
+            if required not in top:
+                self.fail(node, f"the field {required!r} is missing.")
+        version = self.scalar(top["version"], "version", int)
+        if version != VERSION:
+            self.fail(top["version"], f"version {version} is unknown: this tool reads {VERSION}.")
+        models = self.models(top["models"])
+        options = self.options(top["options"], len(models)) if "options" in top else MergeOptions()
+        return Recipe(models, options)
+
+    def mapping(self, node: Any, what: str, known: set[str]) -> dict[str, Any]:
+        import yaml
+
+        if not isinstance(node, yaml.MappingNode):
+            self.fail(node, f"{what} is a table of fields: {', '.join(sorted(known))}.")
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else "?"
+            if name not in known:
+                self.fail(
+                    key,
+                    f"unknown field {name[:80]!r} in {what}. Known: {', '.join(sorted(known))}.",
+                )
+            if name in found:
+                self.fail(key, f"the field {name!r} stands in {what} twice.")
+            found[name] = value
+        return found
+
+    def items(self, node: Any, what: str) -> list[Any]:
+        import yaml
+
+        if not isinstance(node, yaml.SequenceNode):
+            self.fail(node, f"{what} is a list.")
+        return list(node.value)
+
+    def scalar(self, node: Any, what: str, *types: type) -> Any:
+        import yaml
+
+        if not isinstance(node, yaml.ScalarNode):
+            self.fail(node, f"{what} must be {_english(types)}.")
+        try:
+            value = yaml.SafeLoader("").construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            self.fail(node, f"{what}: {error}.")
+        if type(value) is int and float in types:
+            value = float(value)
+        if type(value) not in types:
+            self.fail(node, f"{what} must be {_english(types)}, not {str(node.value)[:80]!r}.")
+        return value
+
+    def models(self, node: Any) -> tuple[RecipeModel, ...]:
+        models = []
+        for item in self.items(node, "models"):
+            row = self.mapping(item, "a model", {"reference", "local", "sha256", "kept_parts"})
+            if ("reference" in row) == ("local" in row):
+                self.fail(item, "a model has either 'reference' or 'local'.")
+            reference = local = None
+            if "reference" in row:
+                reference = self.reference(row["reference"])
+            else:
+                local = self.scalar(row["local"], "local", str)
+            models.append(RecipeModel(reference, local, self.hashes(row), self.parts(row)))
+        if len(models) < 2:
+            self.fail(node, "a merge has at least two models: the anchor and a donor.")
+        return tuple(models)
+
+    def reference(self, node: Any) -> str:
+        text = str(self.scalar(node, "reference", str))
+        if not text.startswith((".", "/")):
+            try:
+                reference = ModelReference.parse(text if "://" in text else f"hf://{text}")
+            except ModelReferenceError as error:
+                self.fail(node, str(error))
+            text = f"hf://{reference}"
+        return text
+
+    def hashes(self, row: Mapping[str, Any]) -> dict[str, str]:
+        import yaml
+
+        if "sha256" not in row:
+            return {}
+        node = row["sha256"]
+        if not isinstance(node, yaml.MappingNode):
+            self.fail(node, "sha256 is a table of file names and checksums.")
+        found = {}
+        for key, value in node.value:
+            digest = self.scalar(value, "a checksum", str)
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                self.fail(value, "a sha256 has 64 hexadecimal digits.")
+            found[str(self.scalar(key, "a file name", str))] = digest
+        return found
+
+    def parts(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        if "kept_parts" not in row:
+            return ()
+        items = self.items(row["kept_parts"], "kept_parts")
+        return tuple(str(self.scalar(item, "a part", str)) for item in items)
+
+    def options(self, node: Any, models: int) -> MergeOptions:
+        known = {f.name for f in fields(MergeOptions)}
+        hints = get_type_hints(MergeOptions)
+        options = MergeOptions()
+        last = node
+        rows = self.mapping(node, "options", known)
+        for name, value in rows.items():
+            types = getattr(hints[name], "__args__", (hints[name],))
+            options = replace(options, **{name: self.scalar(value, name, *types)})
+        for name, value in rows.items():  # a value that is wrong alone is named by its own line
+            alone = replace(MergeOptions(), **{name: getattr(options, name)})
+            try:
+                alone.check(models)
+            except UsageError as error:
+                self.fail(value, str(error))
+            last = value
+        try:
+            options.check(models)
+        except UsageError as error:
+            culprit = next((rows[n] for n in ("start", "schedule") if n in rows), last)
+            self.fail(culprit, str(error))
+        return options
+
+
+def _english(types: tuple[type, ...]) -> str:
+    words = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+    return " or ".join(words.get(t, "null") for t in types)

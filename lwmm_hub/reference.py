@@ -1,0 +1,147 @@
+"""Text <-> `ModelReference`: how a user names a model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote
+
+from lwmm_hub.errors import ModelReferenceError
+
+WEIGHTS = ("student", "ema", "imagenet")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_HUB = re.compile(
+    rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^\s:?@]+))?(?::(?P<file>[^\s?][^?]*))?"
+)
+_HUB_URL = re.compile(
+    rf"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>{_NAME}/{_NAME})"
+    r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/\s?]+)(?:/(?P<file>[^\s?]+))?)?/?"
+)
+_HOW = (
+    "Write 'org/name', 'org/name@revision', 'org/name:file.pth', or the path of an existing "
+    "folder or file."
+)
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """Where a model lives: a Hub repository at a revision, or a local folder or file.
+
+    Attributes:
+        location: repository id (`org/name`) or local path.
+        on_hub: whether `location` is a repository id.
+        revision: branch, tag, pull request (`refs/pr/1`) or commit; None is the default branch.
+        file: path of one weight file inside the repository; None lets the tool choose.
+        weights: which copy of a file with several: `student`, `ema` or `imagenet`.
+    """
+
+    location: str
+    on_hub: bool = False
+    revision: str | None = None
+    file: str | None = None
+    weights: str = "student"
+
+    @classmethod
+    def parse(cls, text: str) -> ModelReference:
+        """Read a model's name as a user writes it. An existing local path wins; `hf://` never does.
+
+        >>> ModelReference.parse("nvidia/mit-b0@main").revision
+        'main'
+        >>> str(ModelReference.parse("hf://org/name@refs/pr/1:run/latest.pth?weights=ema"))
+        'org/name@refs/pr/1:run/latest.pth?weights=ema'
+
+        Raises:
+            ModelReferenceError: `text` names neither.
+        """
+        body, _, query = text.strip().partition("?")
+        weights = _weights(text, query)
+        if not body:
+            raise ModelReferenceError(f"{text!r} names no model. {_HOW}")
+        if body.startswith("hf://"):
+            return replace(_parse_hub(text, _hf_url(body)), weights=weights)
+        if found := _HUB_URL.fullmatch(body):
+            revision = found["revision"] and unquote(found["revision"])
+            return cls(found["repo"], True, revision, found["file"], weights)
+        path = Path(body).expanduser()
+        if path.exists():
+            return cls(str(path), weights=weights)
+        if _looks_local(body):
+            raise ModelReferenceError(f"There is no file or folder {body!r}. {_HOW}")
+        return replace(_parse_hub(text, body), weights=weights)
+
+    @property
+    def label(self) -> str:
+        """What to call the model in public: never more of a local path than its last part."""
+        if self.on_hub:
+            return self.location
+        path = Path(self.location)
+        if path.name in {"", ".", ".."}:
+            path = path.resolve()
+        return path.stem if path.suffix in WEIGHT_SUFFIXES else path.name or "model"
+
+    def __str__(self) -> str:
+        """The text that `parse` reads back."""
+        text = self.location
+        if self.on_hub:
+            text += f"@{self.revision}" if self.revision else ""
+            text += f":{self.file}" if self.file else ""
+        elif "/" not in text and "\\" not in text:
+            text = f"./{text}"
+        return text + (f"?weights={self.weights}" if self.weights != "student" else "")
+
+
+def is_repository_id(text: str) -> bool:
+    """Whether the Hub would take `text` as the id of a repository.
+
+    >>> is_repository_id("org/name"), is_repository_id("org/na--me"), is_repository_id("name")
+    (True, False, False)
+    """
+    plain = re.fullmatch(rf"{_NAME}/{_NAME}", text) is not None
+    return plain and "--" not in text and ".." not in text and not text.endswith(".git")
+
+
+def _weights(text: str, query: str) -> str:
+    """The value of `?weights=`, checked."""
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    weights = options.pop("weights", "student")
+    if options:
+        raise ModelReferenceError(
+            f"{text!r}: unknown option {next(iter(options))!r}. Only '?weights=' can follow."
+        )
+    if weights not in WEIGHTS:
+        raise ModelReferenceError(
+            f"{text!r}: unknown weights {weights!r}. Choose one of {', '.join(WEIGHTS)}."
+        )
+    return weights
+
+
+def _hf_url(body: str) -> str:
+    """`hf://org/name@revision/path`, as the Hub's file system spells it, in our spelling."""
+    rest = body.removeprefix("hf://").removeprefix("models/")
+    found = re.fullmatch(rf"({_NAME}/{_NAME}(?:@(?:refs/pr/\d+|[^/:]+))?)/([^:]+)", rest)
+    return (
+        f"{found[1]}:{found[2]}"
+        if found and not re.fullmatch(rf"{_NAME}/{_NAME}@refs/pr/\d+", rest)
+        else rest.rstrip("/")
+    )
+
+
+def _parse_hub(text: str, body: str) -> ModelReference:
+    found = _HUB.fullmatch(body)
+    if found is None:
+        raise ModelReferenceError(f"{text!r} is neither a local path nor a Hub repository. {_HOW}")
+    repo, file = found["repo"], found["file"]
+    if not is_repository_id(repo):
+        raise ModelReferenceError(f"{repo!r} is not a valid repository id of the Hub. {_HOW}")
+    if file is not None and (file.startswith("/") or ".." in file.split("/")):
+        raise ModelReferenceError(f"{text!r}: {file!r} is not a path inside a repository. {_HOW}")
+    return ModelReference(repo, True, found["revision"], file)
+
+
+def _looks_local(body: str) -> bool:
+    """Whether a text that is no existing path was surely meant as one."""
+    if body.startswith(("./", "../", "/", "~", ".\\", "\\")) or re.match(r"[A-Za-z]:[\\/]", body):
+        return True
+    return body.endswith(WEIGHT_SUFFIXES) and ":" not in body

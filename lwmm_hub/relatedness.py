@@ -1,0 +1,197 @@
+"""Are the models related? Cosine similarity of a sample of weights, before anything is merged.
+
+Two networks trained from different starts have weights that are orthogonal; their average is
+neither. So a donor whose backbone has (uncentred) cosine near 0 with the anchor's is refused, and a
+head with such a cosine counts as absent. Measured on real nets: one lineage 0.95; one pre-training,
+other data sets 0.63 to 0.70; unrelated -0.004.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lwmm_hub.checkpoint import Checkpoint
+from lwmm_hub.errors import UnrelatedModelsError
+from lwmm_hub.floats import Float, sum_dtype, view, widen
+from lwmm_hub.key_map import KeyMap, SharedParameter
+
+UNRELATED, WEAK = 0.1, 0.5
+SAMPLE = 32
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Relatedness:
+    """How one part of one donor relates to the anchor's.
+
+    Attributes:
+        model: index of the donor.
+        part: name of the part.
+        backbone: whether it is (part of) the backbone.
+        cosine: mean uncentred cosine over the sample; None if there is nothing to judge by.
+        tensors: size of the sample.
+        verdict: `related`, `weak` or `unrelated`.
+        weak_layers: layers of the sample under 0.1, with their cosine.
+        identical: whether the whole sample is equal bit for bit.
+    """
+
+    model: int
+    part: str
+    backbone: bool
+    cosine: float | None
+    tensors: int
+    verdict: str
+    weak_layers: tuple[tuple[str, float], ...] = ()
+    identical: bool = False
+
+
+def measure_relatedness(
+    key_map: KeyMap, checkpoints: Sequence[Checkpoint]
+) -> tuple[Relatedness, ...]:
+    """Judge every part of every donor by at most 32 tensors at equal steps of depth.
+
+    Only float tensors of at least two dimensions count; tensors of norm zero are skipped. The
+    backbone's parts are judged together, other parts each on its own; a part without such a tensor
+    follows the part before it.
+    """
+    found = []
+    for model in range(1, len(checkpoints)):
+        backbone = [part.name for part in key_map.parts if part.backbone]
+        groups = [(tuple(backbone), True)] if backbone else []
+        groups += [((part.name,), False) for part in key_map.parts if not part.backbone]
+        before: Relatedness | None = None
+        for names, is_backbone in groups:
+            result = _judge(key_map, checkpoints, model, names, is_backbone)
+            if result is None:
+                continue
+            if result.cosine is None and not is_backbone and before and not before.backbone:
+                result = _like(result, before)
+            before = result
+            found.append(result)
+    return tuple(found)
+
+
+def require_related(
+    results: Sequence[Relatedness], labels: Sequence[str], allow_unrelated: bool
+) -> tuple[str, ...]:
+    """Warnings about weak relations; stops at an unrelated backbone.
+
+    Raises:
+        UnrelatedModelsError: a donor's backbone is unrelated, and `allow_unrelated` is not given.
+    """
+    warnings = []
+    for result in results:
+        label = labels[result.model]
+        if result.backbone and result.verdict == "unrelated":
+            if result.cosine is None:
+                why = "they share no backbone weight that could be compared"
+            else:
+                why = (
+                    f"their {result.part} weights have a mean cosine of {result.cosine:.3f} over "
+                    f"{result.tensors} tensors, under {UNRELATED}"
+                )
+            if not allow_unrelated:
+                raise UnrelatedModelsError(
+                    f"{labels[0]} and {label} are unrelated: {why}, so they share no "
+                    "pre-training and their average would be neither. Choose models with a common "
+                    "pre-training, or pass --allow-unrelated to merge them all the same."
+                )
+            warnings.append(f"{label} is unrelated to the anchor ({why}); merged as asked.")
+        elif result.verdict == "weak" and result.cosine is not None:
+            layers = ", ".join(f"{name} {cosine:.2f}" for name, cosine in result.weak_layers[:5])
+            more = len(result.weak_layers) - 5
+            layers += f" and {more} more" if more > 0 else ""
+            warnings.append(
+                f"the {result.part} of {label} is only weakly related to the anchor's (mean cosine "
+                f"{result.cosine:.2f})" + (f"; lowest in {layers}." if layers else ".")
+            )
+        if result.backbone and result.identical:
+            warnings.append(f"{label} has the same backbone weights as the anchor, bit for bit.")
+    return tuple(warnings)
+
+
+def _like(result: Relatedness, before: Relatedness) -> Relatedness:
+    return Relatedness(result.model, result.part, result.backbone, before.cosine, 0, before.verdict)
+
+
+def _judge(
+    key_map: KeyMap,
+    checkpoints: Sequence[Checkpoint],
+    model: int,
+    parts: tuple[str, ...],
+    backbone: bool,
+) -> Relatedness | None:
+    shared = [p for p in key_map.shared if p.part in parts and p.sources[model] is not None]
+    if not shared:
+        return None
+    name = " and ".join(parts)
+    cosines, identical = [], True
+    for parameter in sample([p for p in shared if len(p.shape) >= 2]):
+        cosine, same = _cosine(parameter, checkpoints, model)
+        if cosine is not None:
+            cosines.append((parameter.layer, cosine))
+            identical &= same
+    if not cosines:
+        return Relatedness(model, name, backbone, None, 0, "unrelated")
+    mean = sum(cosine for _, cosine in cosines) / len(cosines)
+    weak = tuple(sorted((c for c in cosines if c[1] < UNRELATED), key=lambda c: c[1]))
+    verdict = "unrelated" if mean < UNRELATED else "weak" if mean < WEAK or weak else "related"
+    return Relatedness(model, name, backbone, mean, len(cosines), verdict, weak, identical)
+
+
+def sample(parameters: Sequence[SharedParameter]) -> list[SharedParameter]:
+    """All of them, or 32 at equal steps of depth, first and last included."""
+    if len(parameters) <= SAMPLE:
+        return list(parameters)
+    step = (len(parameters) - 1) / (SAMPLE - 1)
+    return [parameters[round(i * step)] for i in range(SAMPLE)]
+
+
+def _cosine(
+    parameter: SharedParameter, checkpoints: Sequence[Checkpoint], model: int
+) -> tuple[float | None, bool]:
+    """Uncentred cosine of one parameter, None where a norm is zero; and whether bits are equal.
+
+    Sums of float32 products are made per MiB and added in double precision. The constant part of
+    normalisation layers cannot blur it, since only tensors of at least two dimensions are asked.
+    """
+    elements = math.prod(parameter.shape)
+    products = [0.0, 0.0, 0.0]
+    same = True
+    for start in range(0, elements, _CHUNK):
+        count = min(_CHUNK, elements - start)
+        a = parameter_values(parameter, checkpoints, 0, start, count)
+        b = parameter_values(parameter, checkpoints, model, start, count)
+        same = same and bool(np.array_equal(a, b))
+        for i, (x, y) in enumerate(((a, b), (a, a), (b, b))):
+            products[i] += float(np.dot(x, y))
+    norm = math.sqrt(products[1]) * math.sqrt(products[2])
+    if not norm:
+        return None, same
+    cosine = products[0] / norm
+    return (cosine if math.isfinite(cosine) else None), same
+
+
+def parameter_values(
+    parameter: SharedParameter,
+    checkpoints: Sequence[Checkpoint],
+    model: int,
+    start: int,
+    count: int,
+) -> Float:
+    """`count` elements of one model's parameter from element `start`, as stored in row-major order.
+
+    float32, or float64 where they are stored so.
+    """
+    source = parameter.sources[model]
+    assert source is not None
+    checkpoint = checkpoints[model]
+    entry = checkpoint.entries[source.key]
+    width = entry.size // max(entry.elements, 1)
+    skip = entry.size // source.parts * source.part + start * width
+    raw = view(checkpoint.read(entry, skip, count * width), entry.dtype, count)
+    return widen(raw, entry.dtype, np.empty(count, sum_dtype({entry.dtype})))

@@ -1,0 +1,124 @@
+"""Which files of a folder or repository hold the weights, and what cannot be merged at all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from lwmm_hub.errors import CheckpointError, ResolveError
+from lwmm_hub.reference import WEIGHT_SUFFIXES
+
+# the first that is there is taken
+NAMES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+# files that training leaves beside weights
+NO_WEIGHTS = (
+    "optimizer",
+    "scheduler",
+    "rng_state",
+    "training_args",
+    "random_states",
+    "scaler",
+    "adapter_model",
+)
+ADAPTER = "adapter_config.json"
+
+
+def choose_weights(names: Collection[str], label: str) -> str:
+    """The one weight file (or shard index) among a folder's files.
+
+    >>> choose_weights(["config.json", "model.safetensors", "pytorch_model.bin"], "a/b")
+    'model.safetensors'
+
+    Raises:
+        CheckpointError: it holds a LoRA adapter.
+        ResolveError: there is none, or several and no rule decides.
+    """
+    for name in NAMES:
+        if name in names:
+            return name
+    found = sorted(
+        name
+        for name in names
+        if name.endswith(WEIGHT_SUFFIXES) and not name.rpartition("/")[2].startswith(NO_WEIGHTS)
+    )
+    for suffix in (".safetensors", *WEIGHT_SUFFIXES[1:]):
+        top = [name for name in found if name.endswith(suffix) and "/" not in name]
+        if len(top) == 1:
+            return top[0]
+        if top:
+            break
+    if ADAPTER in names:
+        raise CheckpointError(
+            f"{label} is a LoRA adapter, not a model: merge it into its base model first "
+            "(peft: model.merge_and_unload().save_pretrained(...)) and name the result."
+        )
+    if not found:
+        raise ResolveError(
+            f"{label} has no weights (no {', '.join(WEIGHT_SUFFIXES)} file). Name a model with "
+            "weights, or one file of it as 'org/name:path/to/file.pth'."
+        )
+    shown = ", ".join(repr(name) for name in found[:6]) + (", ..." if len(found) > 6 else "")
+    raise ResolveError(
+        f"{label} has several weight files: {shown}. Name one: '{label}:{found[0]}' for a "
+        "repository, or the path of the file."
+    )
+
+
+def shard_names(index: Any, label: str, file: str, names: Collection[str]) -> list[str]:
+    """The files that a shard index names, each checked to be there.
+
+    Raises:
+        CheckpointError: the index is not one, or a shard is missing.
+    """
+    where = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(where, dict) or not where:
+        raise CheckpointError(f"{label}: {file} is not a shard index. Download it again.")
+    folder = file.rpartition("/")[0]
+    shards: dict[str, None] = {}
+    for name in where.values():
+        if not isinstance(name, str) or name.startswith("/") or ".." in name or "\\" in name:
+            raise CheckpointError(f"{label}: {file} names the file {name!r}, outside the model.")
+        shards[f"{folder}/{name}" if folder else name] = None
+    for name in shards:
+        if name not in names:
+            raise CheckpointError(
+                f"{label}: {file} names {name!r}, which is missing. Download the model again."
+            )
+    return list(shards)
+
+
+def check_shards(index: Mapping[str, Any], found: Mapping[str, str], label: str, file: str) -> None:
+    """Compare an index with the tensors that its shards hold (`found`: key -> file).
+
+    Raises:
+        CheckpointError: a tensor is missing.
+    """
+    for key in index["weight_map"]:
+        if key not in found:
+            raise CheckpointError(
+                f"{label}: {file} lists {str(key)[:120]!r}, which is in none of its files. "
+                "Download the model again."
+            )
+
+
+def refuse_quantised(config: Mapping[str, Any] | None, keys: Sequence[str], label: str) -> None:
+    """Refuse weights that are codes, not numbers that can be averaged.
+
+    Raises:
+        CheckpointError: the model is quantised.
+    """
+    quantised = (config or {}).get("quantization_config")
+    method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else None
+    ends = (".qweight", ".qzeros", ".SCB", ".weight_scale", ".absmax", ".quant_map")
+    if method is None and any(key.endswith(ends) or ".quant_state." in key for key in keys):
+        method = "of an unnamed method"
+    if method is not None:
+        raise CheckpointError(
+            f"{label} is quantised ({str(method)[:40]}): its weights are codes that cannot be "
+            "averaged. Name the model it was made from."
+        )

@@ -1,0 +1,315 @@
+"""Models on the Hub: pinned to a commit, read by ranges, downloaded through the ordinary cache."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, not re-exported
+    build_hf_headers,
+    hf_raise_for_status,
+    http_stream_backoff,
+    httpx,
+)
+
+from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, ModelFacts
+from lwmm_hub.errors import CheckpointError, ResolveError
+from lwmm_hub.reference import ModelReference
+from lwmm_hub.resolving.choosing import choose_weights, refuse_quantised, shard_names
+from lwmm_hub.resolving.local import (
+    facts_from,
+    facts_of_card,
+    is_license_file,
+    open_folder,
+)
+from lwmm_hub.resolving.opening import NeedsDownload, open_files, parse_config
+
+HEAD = 1 << 16  # bytes of one range request, at least
+KEEP = 1 << 22  # longest range that is kept in memory
+LIBRARY = "lwmm-hub"
+
+
+class HubFile:
+    """A file on the Hub, read by ranges; what was read once is not asked for again."""
+
+    def __init__(self, url: str, name: str, size: int) -> None:
+        self.name, self.size = name, size
+        self._url = url
+        self._kept: list[tuple[int, bytes]] = []
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`.
+
+        Raises:
+            CheckpointError: the file ends before.
+        """
+        if offset < 0 or offset + length > self.size:
+            raise CheckpointError(
+                f"{self.name} ends at byte {self.size}, but bytes {offset} to {offset + length} "
+                "are asked for: the file is damaged. Ask its author for a sound copy."
+            )
+        for start, data in self._kept:
+            if start <= offset and offset + length <= start + len(data):
+                return data[offset - start : offset - start + length]
+        data = self._fetch(offset, min(self.size, offset + max(length, HEAD)))
+        if len(data) <= KEEP:
+            self._kept.append((offset, data))
+        return data[:length]
+
+    def _fetch(self, start: int, stop: int) -> bytes:
+        headers = build_hf_headers(library_name=LIBRARY) | {"Range": f"bytes={start}-{stop - 1}"}
+        headers["Accept-Encoding"] = "identity"
+        with http_stream_backoff(
+            "GET",
+            self._url,
+            headers=headers,
+            follow_redirects=True,
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        ) as response:
+            hf_raise_for_status(response)
+            if response.status_code != 206:
+                raise ResolveError(
+                    f"the server sent all of {self.name} instead of a part. Merge without planning "
+                    "first, or ask the server's operator for range requests."
+                )
+            data = bytearray()
+            for block in response.iter_bytes():
+                data += block
+                if len(data) >= stop - start:
+                    break
+        if len(data) < stop - start:
+            raise ResolveError(f"the connection broke while reading {self.name}. Try again.")
+        return bytes(data[: stop - start])
+
+
+def resolve_on_hub(reference: ModelReference, download: bool) -> Checkpoint:
+    """Open a model of the Hub.
+
+    Raises:
+        ResolveError: it cannot be found or reached, with the next step.
+        CheckpointError: the weights cannot be read.
+    """
+    with hub_errors(reference):
+        if constants.HF_HUB_OFFLINE:
+            return _from_cache(reference)
+        api = huggingface_hub.HfApi(library_name=LIBRARY)
+        info = api.model_info(reference.location, revision=reference.revision, files_metadata=True)
+        return _resolve(reference, info, download)
+
+
+def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint:
+    label = reference.label
+    sizes = {s.rfilename: int(s.size or 0) for s in info.siblings or ()}
+    commit = str(info.sha)
+    chosen = reference.file or choose_weights(sizes, label)
+    if chosen not in sizes:
+        _no_such_file(reference, chosen, sizes)
+    pinned = replace(reference, location=info.id)
+
+    def fetch(name: str) -> Path:
+        return Path(
+            huggingface_hub.hf_hub_download(info.id, name, revision=commit, library_name=LIBRARY)
+        )
+
+    config_name = _beside(chosen, "config.json")
+    config = None
+    if config_name in sizes:
+        config = parse_config(fetch(config_name).read_bytes(), f"{label}: {config_name}")
+    refuse_quantised(config, (), label)
+    index, files = None, [chosen]
+    if chosen.endswith(".json"):
+        index = parse_config(fetch(chosen).read_bytes(), chosen)
+        files = shard_names(index, label, chosen, sizes)
+    facts = _facts(info, files, sizes)
+    warnings: tuple[str, ...] = ()
+    if info.id != reference.location:
+        warnings = (f"{reference.location} is called {info.id} by now: use that name.",)
+    if not download:
+        readers = [
+            HubFile(huggingface_hub.hf_hub_url(info.id, f, revision=commit), f, sizes[f])
+            for f in files
+        ]
+        try:
+            opened = open_files(readers, label, reference.weights, index, chosen)
+        except NeedsDownload:
+            download = True
+        else:
+            refuse_quantised(None, list(opened.entries), label)
+            return Checkpoint(
+                pinned, commit, opened.format, opened.entries, opened.readers, config, None,
+                opened.path, opened.prefix, opened.ignored or {}, facts, warnings,
+            )  # fmt: skip
+    for name in (*SIDE_FILES, "README.md", *facts.license_files):
+        if name in sizes and name != config_name:
+            fetch(name)
+    folder = None
+    for name in files:
+        folder = Path(str(fetch(name))[: -len(name)])
+    assert folder is not None
+    found = open_folder(folder, pinned, chosen, commit, facts)
+    return replace(found, config=config, warnings=(*found.warnings, *warnings))
+
+
+def _beside(file: str, name: str) -> str:
+    """`name` in the folder of `file`."""
+    folder = file.rpartition("/")[0]
+    return f"{folder}/{name}" if folder else name
+
+
+def _facts(info: Any, files: Sequence[str], sizes: dict[str, int]) -> ModelFacts:
+    declared = info.card_data.to_dict() if info.card_data is not None else {}
+    checksums = {
+        s.rfilename: s.lfs.sha256 for s in info.siblings or () if s.lfs and s.rfilename in files
+    }
+    cached = {
+        name
+        for name in files
+        if isinstance(huggingface_hub.try_to_load_from_cache(info.id, name, revision=info.sha), str)
+    }
+    return facts_from(
+        declared,
+        license_files=tuple(sorted(n for n in sizes if "/" not in n and is_license_file(n))),
+        gated=bool(info.gated),
+        private=bool(info.private),
+        sha256=checksums,
+        sizes={name: sizes[name] for name in files},
+        download_bytes=sum(sizes[name] for name in files if name not in cached),
+        pipeline_tag=info.pipeline_tag,
+    )
+
+
+def _from_cache(reference: ModelReference) -> Checkpoint:
+    """Open what the cache holds, without any request."""
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                reference.location, revision=reference.revision, local_files_only=True
+            )
+        )
+    except (LocalEntryNotFoundError, FileNotFoundError) as error:
+        raise ResolveError(
+            f"{reference} is not in the cache, and HF_HUB_OFFLINE is set. Run once without "
+            "HF_HUB_OFFLINE, or name a local folder."
+        ) from error
+    try:
+        return open_folder(folder, reference, reference.file, folder.name, facts_of_card(folder))
+    except ResolveError as error:
+        raise ResolveError(
+            f"the cache holds {reference} without its weights, and HF_HUB_OFFLINE is set. Run once "
+            "without HF_HUB_OFFLINE."
+        ) from error
+
+
+def _no_such_file(reference: ModelReference, file: str, sizes: dict[str, int]) -> NoReturn:
+    near = difflib.get_close_matches(file, sizes, n=3, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ResolveError(f"{reference.location} has no file {file!r}.{hint}")
+
+
+@contextmanager
+def hub_errors(reference: ModelReference) -> Iterator[None]:
+    """The client's errors in one line of ours, with the next step.
+
+    Raises:
+        ResolveError: always instead of the client's own.
+    """
+    name = reference.location
+    try:
+        yield
+    except GatedRepoError as error:
+        step = (
+            "your account has no access yet"
+            if huggingface_hub.get_token()
+            else "log in with 'hf auth login' or set HF_TOKEN"
+        )
+        raise ResolveError(
+            f"{name} is gated: accept its conditions at {constants.ENDPOINT}/{name}, and {step}."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ResolveError(_not_found(reference)) from error
+    except RevisionNotFoundError as error:
+        raise ResolveError(_no_revision(reference)) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise ResolveError(
+            f"{name} cannot be fetched: {_offline_reason()} Name a local folder, or try again."
+        ) from error
+    except EntryNotFoundError as error:
+        raise ResolveError(f"{reference} has no such file. Check its name.") from error
+    except HFValidationError as error:
+        raise ResolveError(f"{reference} is not a valid name of the Hub. Check it.") from error
+    except HfHubHTTPError as error:
+        raise ResolveError(_http_error(reference, error)) from error
+    except (httpx.HTTPError, OSError) as error:
+        raise ResolveError(
+            f"cannot reach the Hub at {constants.ENDPOINT} for {name} "
+            f"({type(error).__name__}). Check the connection, or set HF_HUB_OFFLINE=1 to use "
+            "the cache."
+        ) from error
+
+
+def _offline_reason() -> str:
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set and it is not in the cache."
+    return f"the Hub at {constants.ENDPOINT} cannot be reached and it is not in the cache."
+
+
+def _not_found(reference: ModelReference) -> str:
+    name = reference.location
+    if huggingface_hub.get_token():
+        hidden = "or it is private and your token cannot see it"
+    else:
+        hidden = "or it is private: log in with 'hf auth login' or set HF_TOKEN"
+    near = _similar_names(name)
+    hint = f" Did you mean {' or '.join(near)}?" if near else " Check the spelling."
+    return f"there is no model {name!r} on the Hub, {hidden}.{hint}"
+
+
+def _similar_names(name: str) -> list[str]:
+    """Names of the same owner that look alike; none where the Hub does not answer."""
+    owner = name.split("/")[0]
+    try:
+        models = huggingface_hub.HfApi(library_name=LIBRARY).list_models(author=owner, limit=500)
+        return difflib.get_close_matches(name, [m.id for m in models], n=2, cutoff=0.7)
+    except (HfHubHTTPError, httpx.HTTPError, OSError):
+        return []
+
+
+def _no_revision(reference: ModelReference) -> str:
+    try:
+        refs = huggingface_hub.HfApi(library_name=LIBRARY).list_repo_refs(reference.location)
+        known = [ref.name for ref in (*refs.branches, *refs.tags)]
+    except (HfHubHTTPError, httpx.HTTPError, OSError):
+        known = []
+    shown = f" It has {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}." if known else ""
+    return (
+        f"{reference.location} has no revision {reference.revision!r}.{shown} Name a branch, a tag "
+        "or a commit."
+    )
+
+
+def _http_error(reference: ModelReference, error: HfHubHTTPError) -> str:
+    status = error.response.status_code if error.response is not None else None
+    name = reference.location
+    if status == 401:
+        return "the Hub does not accept your token. Run 'hf auth login', or unset HF_TOKEN."
+    if status == 403:
+        return f"your token may not read {name}. Use one with read access to it."
+    if status == 429:
+        return "the Hub asks to slow down (429). Wait a minute, or log in for higher limits."
+    return f"the Hub answered {status} for {name}. Try again later."

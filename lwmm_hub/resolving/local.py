@@ -1,0 +1,137 @@
+"""Models in folders and files on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lwmm_hub.checkpoint import Checkpoint, LocalFile, ModelFacts
+from lwmm_hub.errors import ResolveError
+from lwmm_hub.reference import ModelReference
+from lwmm_hub.resolving.choosing import choose_weights, refuse_quantised, shard_names
+from lwmm_hub.resolving.opening import open_files, parse_config
+
+
+def resolve_local(reference: ModelReference) -> Checkpoint:
+    """Open a folder or file.
+
+    Raises:
+        ResolveError: it is not there, or it is not clear which file holds the weights.
+        CheckpointError: the weights cannot be read.
+    """
+    path = Path(reference.location)
+    if path.is_dir():
+        return open_folder(path, reference)
+    if not path.is_file():
+        raise ResolveError(f"There is no file or folder {str(path)!r}. Check the path.")
+    return open_folder(path.parent, reference, path.name)
+
+
+def open_folder(
+    folder: Path,
+    reference: ModelReference,
+    file: str | None = None,
+    commit: str | None = None,
+    facts: ModelFacts | None = None,
+) -> Checkpoint:
+    """Open the weights in a folder; `file` names them where it is not to be found out.
+
+    Raises:
+        ResolveError: it is not clear which file holds the weights.
+        CheckpointError: the weights cannot be read.
+    """
+    names = {p.relative_to(folder).as_posix() for p in folder.iterdir() if p.is_file()}
+    label = reference.label
+    config = _read_config(folder, label)
+    refuse_quantised(config, (), label)
+    chosen = file or choose_weights(names, label)
+    index = None
+    files = [chosen]
+    if chosen.endswith(".json"):
+        index = parse_config(_read(folder / chosen), chosen)
+        there = names | {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+        files = shard_names(index, label, chosen, there)
+    readers = [LocalFile(folder / name, name) for name in files]
+    opened = open_files(readers, label, reference.weights, index, chosen)
+    refuse_quantised(None, list(opened.entries), label)
+    return Checkpoint(
+        reference,
+        commit,
+        opened.format,
+        opened.entries,
+        opened.readers,
+        config,
+        folder,
+        opened.path,
+        opened.prefix,
+        opened.ignored or {},
+        facts or facts_of_card(folder),
+        opened.warnings,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ResolveError(f"cannot read {path.name}: {error.strerror}.") from error
+
+
+def _read_config(folder: Path, label: str) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    return parse_config(_read(path), f"{label}: config.json") if path.is_file() else None
+
+
+def facts_of_card(folder: Path) -> ModelFacts:
+    """What the front matter of a folder's README.md declares; nothing is guessed."""
+    path = folder / "README.md"
+    declared = front_matter(path.read_text("utf-8", "replace")) if path.is_file() else {}
+    names = tuple(sorted(p.name for p in folder.iterdir() if is_license_file(p.name)))
+    return facts_from(declared, license_files=names)
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """The YAML at the head of a card, empty where there is none or it is broken."""
+    if not text.startswith("---"):
+        return {}
+    head, found, _ = text[3:].partition("\n---")
+    if not found or len(head) > 1 << 20:
+        return {}
+    import yaml
+
+    try:
+        declared = yaml.load(head, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return {}
+    return declared if isinstance(declared, dict) else {}
+
+
+def is_license_file(name: str) -> bool:
+    """Whether a file of a repository is a licence text."""
+    return name.upper().split(".")[0] in {"LICENSE", "LICENCE", "COPYING", "NOTICE"}
+
+
+def facts_from(declared: Mapping[str, Any], **known: Any) -> ModelFacts:
+    """Facts from the metadata of a card; whatever has another type than it should is left out."""
+
+    def text(name: str) -> str | None:
+        value = declared.get(name)
+        if isinstance(value, list) and value:
+            value = value[0]
+        return value if isinstance(value, str) and value.strip() else None
+
+    def texts(name: str) -> tuple[str, ...]:
+        value = declared.get(name)
+        items = value if isinstance(value, list) else [value]
+        return tuple(item for item in items if isinstance(item, str))
+
+    return ModelFacts(
+        license=text("license"),
+        license_name=text("license_name"),
+        license_link=text("license_link"),
+        datasets=texts("datasets"),
+        tags=texts("tags"),
+        pipeline_tag=known.pop("pipeline_tag", None) or text("pipeline_tag"),
+        **known,
+    )

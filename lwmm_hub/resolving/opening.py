@@ -1,0 +1,163 @@
+"""Weight files -> tensors: the same for files on disk and files read by ranges on the Hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lwmm_hub.checkpoint import ByteReader, LocalFile, TensorEntry
+from lwmm_hub.checkpoint.safetensors import read_safetensors
+from lwmm_hub.errors import CheckpointError
+from lwmm_hub.resolving.choosing import check_shards
+
+# copies of one network in a training checkpoint (DAFormer, HRDA, MIC, EDAPS): prefix of the keys
+COPIES = {"student": "model.", "ema": "ema_model.", "imagenet": "imnet_model."}
+MAX_CONFIG = 10 << 20
+
+
+@dataclass(frozen=True)
+class OpenedFiles:
+    """What the weight files of one model hold."""
+
+    format: str
+    entries: Mapping[str, TensorEntry]
+    readers: Mapping[str, ByteReader]
+    path: tuple[str, ...] = ()
+    prefix: str = ""
+    ignored: Mapping[str, str] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def open_files(
+    readers: Sequence[ByteReader],
+    label: str,
+    weights: str,
+    index: Mapping[str, Any] | None = None,
+    index_name: str = "",
+) -> OpenedFiles:
+    """Read the headers of a model's files and pick the wanted copy of its weights.
+
+    Raises:
+        CheckpointError: a file is damaged, a tensor stands in two files or in none, or there is no
+            such copy.
+    """
+    opened = [_open(reader) for reader in readers]
+    if len(opened) == 1:
+        merged = opened[0]
+    else:
+        entries: dict[str, TensorEntry] = {}
+        for part in opened:
+            if twice := entries.keys() & part.entries.keys():
+                raise CheckpointError(
+                    f"{label}: {min(twice)[:120]!r} stands in two of its files. Download it again."
+                )
+            entries |= part.entries
+        together = {name: reader for part in opened for name, reader in part.readers.items()}
+        merged = replace(opened[0], entries=entries, readers=together)
+    if index is not None:
+        found = {merged.prefix + key: entry.file for key, entry in merged.entries.items()}
+        check_shards(index, found, label, index_name)
+    if not merged.entries:
+        raise CheckpointError(f"{label} holds no tensors. Name a file with weights.")
+    return _choose_copy(merged, label, weights)
+
+
+def _open(reader: ByteReader) -> OpenedFiles:
+    if reader.name.endswith(".safetensors"):
+        if reader.size and reader.size < 512:
+            _refuse_pointer(reader)
+        entries, _ = read_safetensors(reader)
+        return OpenedFiles("safetensors", entries, {reader.name: reader})
+    from lwmm_hub.checkpoint import pytorch
+
+    kind = pytorch.sniff(reader)
+    if kind == "safetensors":
+        entries, _ = read_safetensors(reader)
+        return OpenedFiles("safetensors", entries, {reader.name: reader})
+    if kind == "zip" or not isinstance(reader, LocalFile):
+        if kind != "zip":
+            raise _NeedsDownload(reader.name)
+        pickled = pytorch.read_pytorch_zip(reader, locate=isinstance(reader, LocalFile))
+        source: ByteReader = reader
+    else:
+        pickled, source = pytorch.read_pytorch(reader)
+    state = pytorch.find_state_dicts(pickled.tree, reader.name)
+    readers: dict[str, ByteReader] = {reader.name: source}
+    found = {key: replace(entry, file=reader.name) for key, entry in state.entries.items()}
+    if isinstance(reader, LocalFile):
+        found, gathered = pytorch.contiguous(found, source)
+        if gathered is not None:
+            readers[gathered.name] = gathered
+    return OpenedFiles(
+        "pytorch",
+        found,
+        readers,
+        state.path,
+        state.prefix,
+        dict.fromkeys(state.unused, "not part of the state dict"),
+    )
+
+
+class _NeedsDownload(Exception):
+    """A legacy pickle on the Hub: it has no index, so it is downloaded whole."""
+
+
+NeedsDownload = _NeedsDownload
+
+
+def _refuse_pointer(reader: ByteReader) -> None:
+    """A Git LFS pointer gets its own message."""
+    from lwmm_hub.checkpoint.pytorch import sniff
+
+    sniff(reader)
+
+
+def _choose_copy(opened: OpenedFiles, label: str, weights: str) -> OpenedFiles:
+    """Keep the wanted copy where a file holds several; strip its prefix, list the others."""
+    others = {name: prefix for name, prefix in COPIES.items() if name != "student"}
+    there = {
+        name: any(key.startswith(prefix) for key in opened.entries)
+        for name, prefix in COPIES.items()
+    }
+    if not any(there[name] for name in others):
+        if weights != "student":
+            raise CheckpointError(
+                f"{label} holds one copy of its weights, no {weights!r}. Leave '?weights=' out."
+            )
+        return opened
+    if not there[weights]:
+        have = ", ".join(name for name, found in there.items() if found)
+        raise CheckpointError(f"{label} has no {weights!r} weights. It has: {have}.")
+    wanted = COPIES[weights]
+    entries, ignored = {}, dict(opened.ignored or {})
+    for key, entry in opened.entries.items():
+        if key.startswith(wanted):
+            short = key[len(wanted) :]
+            entries[short] = replace(entry, key=short)
+        else:
+            other = next((n for n, prefix in COPIES.items() if key.startswith(prefix)), None)
+            ignored[key] = (
+                f"another copy of the weights (?weights={other})"
+                if other
+                else "outside the chosen copy of the weights"
+            )
+    return replace(opened, entries=entries, prefix=opened.prefix + wanted, ignored=ignored)
+
+
+def parse_config(data: bytes, name: str) -> dict[str, Any]:
+    """The content of a JSON file that is a table.
+
+    Raises:
+        CheckpointError: it is not one, or absurdly long.
+    """
+    if len(data) > MAX_CONFIG:
+        raise CheckpointError(f"{name} has {len(data)} bytes: that is no configuration.")
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name} is not JSON. Download it again.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{name} is not a table of settings. Download it again.")
+    return config

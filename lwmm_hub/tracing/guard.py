@@ -1,0 +1,138 @@
+"""Run transformers quietly, offline and for a limited time; its errors become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lwmm_hub.errors import LayerOrderError
+
+MAX_SECONDS = 90.0
+
+
+class OutOfTime(BaseException):
+    """The model did not come to an end; no `except Exception` on the way may swallow this."""
+
+
+class _NoHub:
+    """Stands in for the Hub's client while a config is parsed: nothing exists there."""
+
+    def repo_exists(self, *_: Any, **__: Any) -> bool:
+        return False
+
+
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextlib.contextmanager
+def guarded(config: Mapping[str, Any]) -> Iterator[None]:
+    """Run transformers quietly, offline, for a limited time; its errors become ours."""
+    architectures = config.get("architectures")
+    what = str(architectures[0])[:80] if isinstance(architectures, list) and architectures else "?"
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        import transformers
+
+        log = transformers.utils.logging
+        verbosity = log.get_verbosity()
+        log.set_verbosity(logging.CRITICAL)
+        try:
+            with torch.random.fork_rng(devices=[]), _no_hub(), _time_limit(MAX_SECONDS):
+                yield
+        except LayerOrderError:
+            raise
+        except OutOfTime:
+            raise LayerOrderError(
+                f"{what} as this config describes it does not run within {MAX_SECONDS:g} s or "
+                "within sane bounds. Check that the config belongs to these weights."
+            ) from None
+        except ImportError as error:
+            named = re.search(r"requires the (\w+) library", str(error))
+            package = named.group(1) if named else error.name or "a package"
+            raise LayerOrderError(
+                f"{what} as this config describes it needs {package}, which is not installed. "
+                f"Run `pip install {package}`, or use a model built from transformers' own parts."
+            ) from error
+        except Exception as error:  # whatever a class makes of a foreign config
+            raise LayerOrderError(
+                f"{what} of transformers {transformers.__version__} cannot be built and run from "
+                f"this config: {type(error).__name__}: {_one_line(error)} Correct config.json, or "
+                "use a model whose family has a table here."
+            ) from error
+        finally:
+            log.set_verbosity(verbosity)
+
+
+def _one_line(error: Exception, width: int = 240) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+@contextlib.contextmanager
+def _no_hub() -> Iterator[None]:
+    """Keep transformers from asking the Hub whether a backbone's name is a repository."""
+    try:
+        from transformers import backbone_utils
+    except ImportError:
+        yield
+        return
+    if not hasattr(backbone_utils, "hf_api"):
+        yield
+        return
+    original = backbone_utils.hf_api
+    backbone_utils.hf_api = lambda *_, **__: _NoHub()
+    try:
+        yield
+    finally:
+        backbone_utils.hf_api = original
+
+
+@contextlib.contextmanager
+def without_scipy(model_class: Any) -> Iterator[None]:
+    """Let Mask2Former and its kin be built without scipy, which only their losses use."""
+    module = sys.modules[model_class.__module__]
+    original = getattr(module, "requires_backends", None)
+    if original is None:
+        yield
+        return
+
+    def requires_all_but_scipy(owner: Any, backends: Any) -> None:
+        if backends not in ("scipy", ["scipy"]):
+            original(owner, backends)
+
+    module.__dict__["requires_backends"] = requires_all_but_scipy
+    try:
+        yield
+    finally:
+        module.__dict__["requires_backends"] = original
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` in this thread when the body runs longer (CPython only)."""
+    thread = ctypes.c_ulong(threading.get_ident())
+    lock, done = threading.Lock(), False
+
+    def stop() -> None:
+        with lock:
+            if not done:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(OutOfTime))
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with lock:
+            done = True
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)  # one that was not delivered yet

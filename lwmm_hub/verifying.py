@@ -1,0 +1,111 @@
+"""Is a merged model what its recipe says? Merge again and compare checksums."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lwmm_hub.errors import OutputError, ResolveError, VerificationError
+from lwmm_hub.manifest import read_manifest
+from lwmm_hub.merging import Progress
+from lwmm_hub.pipeline import merge_recipe
+from lwmm_hub.publishing import sha256_of
+from lwmm_hub.recipe import read_recipe
+from lwmm_hub.reference import ModelReference
+from lwmm_hub.writing import MANIFEST, RECIPE
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A model whose weights are what its recipe gives: file -> sha256."""
+
+    target: str
+    files: Mapping[str, str]
+
+
+def verify(
+    target: str | Path,
+    *,
+    parents: Mapping[str, str] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Verified:
+    """Merge again from the pinned recipe of a folder or repository and compare sha256.
+
+    Three things have to agree: the weight files as they are, the manifest's checksums, and the
+    checksums of a new merge.
+
+    Args:
+        target: a merged folder, or `org/name` on the Hub.
+        parents: label -> path of parents that are not on the Hub.
+        threads: workers.
+        progress: called with the bytes made since the last call.
+
+    Raises:
+        VerificationError: a checksum differs.
+        OutputError: the target was not written by lwmm-hub.
+    """
+    reference = ModelReference.parse(str(target))
+    if reference.on_hub:
+        folder, actual = _fetch(reference)
+    else:
+        folder = Path(reference.location)
+        actual = {}
+    manifest = read_manifest(folder)
+    said = {name: str(file["sha256"]) for name, file in manifest["output"]["files"].items()}
+    if not reference.on_hub:
+        actual = {name: sha256_of(folder / name) for name in said if (folder / name).is_file()}
+    _compare(str(target), "the files in place", actual, said)
+    recipe = read_recipe(folder / RECIPE)
+    with tempfile.TemporaryDirectory(prefix="lwmm-verify-") as scratch:
+        result = merge_recipe(
+            recipe, output=Path(scratch) / "again", threads=threads, progress=progress,
+            parents=parents,
+        )  # fmt: skip
+        _compare(str(target), "a new merge from the recipe", result.files, said)
+    return Verified(str(target), said)
+
+
+def _compare(target: str, what: str, found: Mapping[str, str], said: Mapping[str, str]) -> None:
+    for name, digest in said.items():
+        if found.get(name) != digest:
+            got = found.get(name, "no such file")
+            raise VerificationError(
+                f"{target} is not what its recipe says: {name} has sha256 {got[:16]}... in {what}, "
+                f"the manifest says {digest[:16]}.... Do not trust this copy; merge again."
+            )
+    if extra := sorted(found.keys() - said.keys()):
+        raise VerificationError(f"{target}: {extra[0]} is in {what}, but not in the manifest.")
+
+
+def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]]:
+    """Manifest and recipe of a repository, and the checksums that the Hub has of its files."""
+    import huggingface_hub
+
+    from lwmm_hub.resolving.hub import hub_errors
+
+    with hub_errors(reference):
+        api = huggingface_hub.HfApi(library_name="lwmm-hub")
+        info: Any = api.model_info(
+            reference.location, revision=reference.revision, files_metadata=True
+        )
+        names = {s.rfilename for s in info.siblings or ()}
+        if not {MANIFEST, RECIPE} <= names:
+            raise OutputError(
+                f"{reference} has no {MANIFEST} and {RECIPE}: it was not pushed by lwmm-hub."
+            )
+        paths = [
+            huggingface_hub.hf_hub_download(info.id, name, revision=info.sha)
+            for name in (MANIFEST, RECIPE)
+        ]
+    checksums = {
+        s.rfilename: s.lfs.sha256
+        for s in info.siblings or ()
+        if s.lfs and s.rfilename.endswith(".safetensors")
+    }
+    if not checksums:
+        raise ResolveError(f"{reference} holds no safetensors files to compare.")
+    return Path(paths[0]).parent, checksums

@@ -1,0 +1,81 @@
+"""Checkpoints made from scratch: keys, shapes, values and files of each system's SegFormer.
+
+Nothing here imports `lwmm_hub`: the tests compare the package's tables with this second opinion,
+and this second opinion is compared with the manifests and with transformers itself.
+`nvlabs_forward` imports torch and is therefore not imported here.
+"""
+
+from .dialects import (
+    Entry,
+    fill,
+    glpn,
+    mit_nvlabs,
+    segformer_model_only,
+    segformer_model_only_old,
+    segformer_nvlabs,
+    segformer_smp,
+    segformer_transformers_4,
+    segformer_transformers_new,
+    segformer_transformers_old,
+    spell,
+    spell_glpn,
+    spell_mit_nvlabs,
+    spell_model_only,
+    spell_model_only_old,
+    spell_nvlabs,
+    spell_smp,
+    spell_transformers_4,
+    spell_transformers_new,
+    spell_transformers_old,
+)
+from .files import (
+    CITYSCAPES_LABELS,
+    cast,
+    labels_for,
+    transformers_config,
+    write_pth,
+    write_safetensors,
+    write_transformers_folder,
+)
+from .neutral import ancestor, finetuned, neutral_shapes, with_classes
+from .size import B0, B1, B5, TINY, SegformerSize
+
+__all__ = [
+    "B0",
+    "B1",
+    "B5",
+    "CITYSCAPES_LABELS",
+    "TINY",
+    "Entry",
+    "SegformerSize",
+    "ancestor",
+    "cast",
+    "fill",
+    "finetuned",
+    "glpn",
+    "labels_for",
+    "mit_nvlabs",
+    "neutral_shapes",
+    "segformer_model_only",
+    "segformer_model_only_old",
+    "segformer_nvlabs",
+    "segformer_smp",
+    "segformer_transformers_4",
+    "segformer_transformers_new",
+    "segformer_transformers_old",
+    "spell",
+    "spell_glpn",
+    "spell_mit_nvlabs",
+    "spell_model_only",
+    "spell_model_only_old",
+    "spell_nvlabs",
+    "spell_smp",
+    "spell_transformers_4",
+    "spell_transformers_new",
+    "spell_transformers_old",
+    "transformers_config",
+    "with_classes",
+    "write_pth",
+    "write_safetensors",
+    "write_transformers_folder",
+]
