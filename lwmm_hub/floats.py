@@ -22,7 +22,8 @@ def storage_dtype(code: str) -> np.dtype[Any]:
     if code == "BF16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     numpy_name = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[code]
     dtype: np.dtype[Any] = np.dtype(numpy_name)
     return dtype

@@ -20,7 +20,6 @@ from lwmm_hub.card import (
     assert_publishable,
     card_files,
     check_card,
-    clean,
     escape_markdown,
     escape_table_cell,
     fence,
@@ -31,6 +30,7 @@ from lwmm_hub.card import (
     render_card,
     valid_repo_id,
 )
+from lwmm_hub.display import one_line
 from lwmm_hub.errors import CardError
 from lwmm_hub.licenses import ParentLicense, decide, known_license
 
@@ -589,7 +589,7 @@ ANY_TEXT = st.one_of(
 @settings(max_examples=400, deadline=None)
 def test_escaped_text_shows_itself_and_nothing_else(text: str) -> None:
     rendered = commonmark().render(escape_markdown(text))
-    assert shown(rendered) == clean(text)
+    assert shown(rendered) == one_line(text)
 
 
 @given(st.lists(ANY_TEXT, min_size=1, max_size=3))
@@ -599,13 +599,13 @@ def test_an_escaped_cell_stays_one_cell(texts: list[str]) -> None:
     cells = " | ".join(escape_table_cell(text) for text in texts)
     rendered = commonmark().render(f"| {rule} |\n| {rule} |\n| {cells} |\n")
     found = re.findall(r"<td>(.*?)</td>", rendered)
-    assert [shown(cell) for cell in found] == [clean(text) or "-" for text in texts]
+    assert [shown(cell) for cell in found] == [one_line(text) or "-" for text in texts]
 
 
 @given(ANY_TEXT)
 def test_cleaned_text_is_one_visible_line(text: str) -> None:
-    cleaned = clean(text)
-    assert clean(cleaned) == cleaned
+    cleaned = one_line(text)
+    assert one_line(cleaned) == cleaned
     assert len(cleaned.splitlines()) <= 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", cleaned)
     cleaned.encode()

@@ -1,6 +1,6 @@
 """Facts -> model card: rendered from the manifest alone, linted offline, never the network."""
 
-from lwmm_hub.card.escaping import clean, escape_markdown, escape_table_cell, fence
+from lwmm_hub.card.escaping import escape_markdown, escape_table_cell, fence
 from lwmm_hub.card.linting import (
     Problem,
     assert_publishable,
@@ -10,15 +10,14 @@ from lwmm_hub.card.linting import (
     valid_repo_id,
 )
 from lwmm_hub.card.metadata import front_matter
-from lwmm_hub.card.ramp import ramp_svg
 from lwmm_hub.card.render import card_files, render_card
+from lwmm_hub.display.ramp import ramp_svg
 
 __all__ = [
     "Problem",
     "assert_publishable",
     "card_files",
     "check_card",
-    "clean",
     "escape_markdown",
     "escape_table_cell",
     "fence",

@@ -9,7 +9,8 @@ from lwmm_hub.card.escaping import NOTHING, Markdown, is_web_address, link, tabl
 from lwmm_hub.card.linting import redact
 from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import last_part, linked_name, name_in_code, text
-from lwmm_hub.card.wording import counted, listed, size, weight
+from lwmm_hub.card.wording import counted, listed, weight
+from lwmm_hub.display.text import size
 from lwmm_hub.licenses import PERMISSIVE, ParentLicense
 
 MANY_LABELS = 40

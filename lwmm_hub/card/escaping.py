@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
+
+from lwmm_hub.display.text import one_line, visible
 
 _PUNCTUATION = {ord(mark): f"\\{mark}" for mark in "\\`*_[](){}!|~$#"}
 _ENTITIES = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("@"): "&#64;"}
@@ -24,17 +25,6 @@ NOTHING = Markdown("-")
 """What a table's cell shows where there is nothing to show."""
 
 
-def clean(text: str) -> str:
-    r"""`text` on one line, without control, bidirectional and other invisible characters.
-
-    >>> clean("a\u202eb\n---\tc\x00")
-    'ab --- c'
-    """
-    if not (text.isascii() and text.isprintable()):
-        text = "".join(_visible(character) for character in text)
-    return " ".join(text.split())
-
-
 def escape_markdown(text: str) -> Markdown:
     r"""`text` so that Markdown (CommonMark, GFM, and the Hub's) shows exactly it, on one line.
 
@@ -43,7 +33,7 @@ def escape_markdown(text: str) -> Markdown:
     >>> escape_markdown("---\nlicense: mit")
     '\\--- license: mit'
     """
-    escaped = clean(text).translate(_IN_MARKDOWN)
+    escaped = one_line(text).translate(_IN_MARKDOWN)
     escaped = _AUTOLINK.sub(lambda found: f"&#{ord(found[0])};", escaped)
     first = _BLOCK_START.match(escaped)
     if first and first[0].isdigit():
@@ -79,7 +69,7 @@ def fence(text: str, language: str = "") -> Markdown:
     a ``` b
     ````
     """
-    lines = "\n".join("".join(_visible(c, keep="\t") for c in line) for line in text.splitlines())
+    lines = "\n".join("".join(visible(c, keep="\t") for c in line) for line in text.splitlines())
     longest = max((len(run) for run in re.findall("`+", lines)), default=0)
     marks = "`" * max(3, longest + 1)
     return Markdown(f"{marks}{language}\n{lines}\n{marks}")
@@ -127,12 +117,3 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown
 def _row(cells: Sequence[object]) -> str:
     shown = (c if isinstance(c, Markdown) else escape_table_cell(str(c)) for c in cells)
     return f"| {' | '.join(shown)} |"
-
-
-def _visible(character: str, keep: str = "") -> str:
-    """The character, a space for a line or paragraph break, nothing for an invisible one."""
-    if character in keep or (character.isprintable() and character.isascii()):
-        return character
-    if character.isspace() or unicodedata.category(character) in ("Zl", "Zp"):
-        return " "
-    return "" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn") else character

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lwmm_hub.card.escaping import clean, is_web_address
+from lwmm_hub.card.escaping import is_web_address
 from lwmm_hub.card.linting import PIPELINE_TAGS, redact, valid_repo_id
 from lwmm_hub.card.naming import hub_id, is_commit, last_part, public_names, reference_id
+from lwmm_hub.display.text import one_line
 from lwmm_hub.licenses import LICENSES
 
 SCORES: tuple[tuple[str, str, str], ...] = (
@@ -161,7 +162,7 @@ def _mapping(entry: Any) -> Mapping[str, Any]:
 
 def _plain(value: object) -> str | None:
     """Text without what a card may not show, or None where nothing is left."""
-    return (redact(clean(value)) or None) if isinstance(value, str) else None
+    return (redact(one_line(value)) or None) if isinstance(value, str) else None
 
 
 def _unique(values: Iterable[object]) -> list[str]:

@@ -6,15 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lwmm_hub.card.escaping import NOTHING, Markdown, clean, code, escape_markdown
+from lwmm_hub.card.escaping import NOTHING, Markdown, code, escape_markdown
 from lwmm_hub.card.linting import redact, valid_repo_id
+from lwmm_hub.display.text import one_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def text(value: object) -> Markdown:
     """Any value from a manifest as Markdown: tokens and local paths removed, all else escaped."""
-    return escape_markdown(redact(clean(str(value))))
+    return escape_markdown(redact(one_line(str(value))))
 
 
 def cell(value: object) -> Markdown:
@@ -24,7 +25,7 @@ def cell(value: object) -> Markdown:
 
 def name_in_code(value: object) -> Markdown:
     """A key, hash or file name as a code span, under the same rules as `text`."""
-    return code(redact(clean(str(value))))
+    return code(redact(one_line(str(value))))
 
 
 def is_commit(value: object) -> bool:
@@ -64,7 +65,7 @@ def public_names(models: Sequence[Mapping[str, Any]]) -> list[str]:
     names = []
     for index, model in enumerate(models):
         role = "anchor" if index == 0 else f"donor {index}"
-        own = hub_id(model) or redact(clean(str(model.get("label") or ""))) or f"local {role}"
+        own = hub_id(model) or redact(one_line(str(model.get("label") or ""))) or f"local {role}"
         names.append(own)
     twice = {name for name in names if names.count(name) > 1}
     for index, (name, model) in enumerate(zip(names, models, strict=True)):

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lwmm_hub.card.escaping import NOTHING, Markdown, table
-from lwmm_hub.card.grouping import LayerGroup, layer_groups
 from lwmm_hub.card.metadata import SCORES, dataset_name, finite, merged_scores, score_names
 from lwmm_hub.card.naming import (
     cell,
@@ -18,7 +17,9 @@ from lwmm_hub.card.naming import (
     public_names,
     text,
 )
-from lwmm_hub.card.wording import counted, listed, size, weight, weight_range
+from lwmm_hub.card.wording import counted, listed, weight, weight_range
+from lwmm_hub.display.grouping import LayerGroup, layer_groups
+from lwmm_hub.display.text import size
 
 MANY_ROWS = 250
 _NOT_RECORDED = Markdown("not recorded")

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lwmm_hub.card.escaping import Markdown, clean, fence
+from lwmm_hub.card.escaping import Markdown, fence
 from lwmm_hub.card.linting import redact, valid_repo_id
 from lwmm_hub.card.naming import last_part
+from lwmm_hub.display.text import one_line
 
 _SEGMENTATION = (
     "labels = processor.post_process_semantic_segmentation"
@@ -72,7 +73,7 @@ def use_note(manifest: Mapping[str, Any]) -> Markdown:
 def reproduce_code(manifest: Mapping[str, Any]) -> Markdown:
     """Commands that merge again from the recipe and compare the hashes."""
     output = manifest.get("output") or {}
-    version = redact(clean(str(manifest.get("lwmm_hub") or "")))
+    version = redact(one_line(str(manifest.get("lwmm_hub") or "")))
     pinned = f"=={version}" if re.fullmatch(r"[\w.+-]+", version, re.ASCII) else ""
     repository = _repository(output)
     where = repository or "merged"
@@ -163,7 +164,7 @@ def _weight_files(output: Mapping[str, Any]) -> list[str]:
 
 
 def _file_name(path: str) -> str:
-    return redact(clean(last_part(path))) or "merged"
+    return redact(one_line(last_part(path))) or "merged"
 
 
 def _literal(value: str) -> str:

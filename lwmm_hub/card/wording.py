@@ -53,15 +53,3 @@ def weight_range(values: Iterable[float]) -> str:
     if low == high:
         return low
     return f"{low} to {high}" if len(low) == len(high) else f"{found[0]:.3f} to {found[-1]:.3f}"
-
-
-def size(number: float) -> str:
-    """A number of bytes.
-
-    >>> size(338930000), size(12), size(5.3e9)
-    ('338.9 MB', '12 bytes', '5.3 GB')
-    """
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= scale:
-            return f"{number / scale:.1f} {unit}"
-    return f"{number:.0f} bytes"

@@ -91,7 +91,7 @@ class Output:
         if not bars:
             yield None
             return
-        from huggingface_hub.utils import tqdm
+        from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # not re-exported
 
         with tqdm(total=total, desc=what, unit="B", unit_scale=True) as bar:  # type: ignore[no-untyped-call]
             yield lambda done: bar.update(done) and None

@@ -8,7 +8,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from lwmm_hub.card.escaping import clean
+from lwmm_hub.display.text import one_line
 
 COLOURS = (
     ("#0b62b0", "#58a9f5"),
@@ -156,10 +156,10 @@ def _series(
     columns = [[float(layer["weights"][model]) for layer in layers] for model in range(len(labels))]
     series: list[tuple[str, list[float]]] = []
     if labels:
-        series.append((f"anchor: {clean(labels[0])}", columns[0]))
+        series.append((f"anchor: {one_line(labels[0])}", columns[0]))
     donors: dict[tuple[float, ...], list[str]] = {}
     for label, weights in zip(labels[1:], columns[1:], strict=True):
-        donors.setdefault(tuple(weights), []).append(clean(label))
+        donors.setdefault(tuple(weights), []).append(one_line(label))
     for weights_seen, names in donors.items():
         each = f"donor: {names[0]}" if len(names) == 1 else f"each of {len(names)} donors: "
         series.append((each if len(names) == 1 else each + ", ".join(names), list(weights_seen)))
@@ -177,7 +177,7 @@ def _stages(layers: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str]]:
 
 
 def _stage(name: str) -> str:
-    parts = (clean(name) or "?").split(".")
+    parts = (one_line(name) or "?").split(".")
     if len(parts) > 1 and parts[1].isdigit() and parts[0] in ("stages", "stage"):
         return f"stage {int(parts[1]) + 1}"
     return parts[0] or "?"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lwmm_hub.card.ramp import HEADS
+from lwmm_hub.display.ramp import HEADS
 
 
 @dataclass

@@ -10,23 +10,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lwmm_hub.card.grouping import group_name
-from lwmm_hub.card.ramp import ramp_svg
+from lwmm_hub.display.grouping import group_name
+from lwmm_hub.display.ramp import ramp_svg
+from lwmm_hub.display.text import one_line, size
 
 _BAR = "▏▎▍▌▋▊▉█"
-
-
-def size(number: float) -> str:
-    """Bytes for people.
-
-    >>> size(338_930_000), size(512)
-    ('339 MB', '512 B')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.5 or unit == "GB":
-            return f"{number:.3g} {unit}" if unit != "B" else f"{number:.0f} B"
-        number /= 1000
-    raise AssertionError("unreachable")
 
 
 def count(number: int) -> str:
@@ -188,16 +176,6 @@ def _relatedness(plan: Mapping[str, Any]) -> list[str]:
         for row in plan["relatedness"]
     ]
     return ["", *_table(("", "part", "mean cosine", "tensors", "verdict"), rows)]
-
-
-def one_line(text: object) -> str:
-    r"""Text from outside on one line, without control characters that a terminal would obey.
-
-    >>> one_line("a\x1b[31m\nb")
-    'a?[31m b'
-    """
-    flat = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else "?" for c in flat)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,0 +1,28 @@
+"""Plans and layer weights for people: terminal tables, notebook HTML, the ramp as SVG.
+
+Everything here works on the plain data of `MergePlan.to_dict()`, so that nothing in it knows how a
+plan is made.
+"""
+
+from __future__ import annotations
+
+from lwmm_hub.display.plans import (
+    headline,
+    plan_html,
+    plan_rows,
+    plan_text,
+    stage_name,
+    tab_row,
+)
+from lwmm_hub.display.text import one_line, size
+
+__all__ = [
+    "headline",
+    "one_line",
+    "plan_html",
+    "plan_rows",
+    "plan_text",
+    "size",
+    "stage_name",
+    "tab_row",
+]

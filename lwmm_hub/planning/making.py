@@ -1,0 +1,244 @@
+"""KeyMap + layer weights -> `MergePlan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
+from lwmm_hub.errors import UnrelatedModelsError
+from lwmm_hub.key_map import KeyMap, SharedParameter
+from lwmm_hub.planning.options import MergeOptions, output_dtype
+from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
+from lwmm_hub.relatedness import Relatedness
+from lwmm_hub.schedule import layer_weights, renormalised
+
+
+def plan_merge(
+    key_map: KeyMap,
+    checkpoints: Sequence[Checkpoint],
+    options: MergeOptions | None = None,
+    relatedness: Sequence[Relatedness] = (),
+    warnings: Sequence[str] = (),
+    kept_parts: Sequence[Sequence[str]] | None = None,
+) -> MergePlan:
+    """Give every shared parameter the weights of its layer.
+
+    Without `relatedness` all shared heads are assumed related, and the plan says that its scope is
+    not decided (unless `scope` decides it). `kept_parts` (per model, from a recipe or an earlier
+    plan) overrules what `relatedness` would decide.
+
+    Raises:
+        UsageError: an option is out of range, or names an unknown layer.
+        UnrelatedModelsError: nothing is left to merge.
+    """
+    options = options or MergeOptions()
+    options.check(len(checkpoints))
+    left_out, reasons = _left_out(key_map, checkpoints, options, relatedness, kept_parts)
+    kept = dict(key_map.kept)
+    present: list[tuple[SharedParameter, tuple[bool, ...]]] = []
+    for parameter in key_map.shared:
+        there = tuple(
+            source is not None and (i, parameter.part) not in left_out
+            for i, source in enumerate(parameter.sources)
+        )
+        why = "" if any(there[1:]) else reasons[parameter.part]
+        if not why and options.batch_norm == "anchor" and _is_statistic(parameter.name):
+            why = "batch-norm statistics stay the anchor's (--batch-norm anchor)"
+        if why:
+            assert parameter.sources[0] is not None
+            kept[parameter.sources[0].key] = why
+        else:
+            present.append((parameter, there))
+    if not present:
+        raise UnrelatedModelsError(
+            f"{checkpoints[0].label} and its donors share nothing that --scope {options.scope} "
+            "merges. Choose another scope or other models."
+        )
+    names = list(dict.fromkeys(p.layer for p, _ in present))
+    part_of = {p.layer: p.part for p, _ in present}
+    weights = layer_weights(options.curve, names, len(checkpoints))
+    number = {name: i for i, name in enumerate(names)}
+    merged = tuple(
+        MergedTensor(
+            p.name,
+            number[p.layer],
+            _key(p),
+            p.shape,
+            dtype_name(checkpoints[0].entries[_key(p)].dtype),
+            tuple(s if ok else None for s, ok in zip(p.sources, there, strict=True)),
+            renormalised(weights[number[p.layer]], there),
+        )
+        for p, there in present
+    )
+    merged_keys = {tensor.key for tensor in merged}
+    anchor = checkpoints[0]
+    return MergePlan(
+        tuple(
+            _planned_model(i, c, key_map, [part for m, part in sorted(left_out) if m == i])
+            for i, c in enumerate(checkpoints)
+        ),
+        options,
+        bool(relatedness) or options.scope != "auto",
+        tuple(
+            Layer(i, name, part_of[name], row)
+            for i, (name, row) in enumerate(zip(names, weights, strict=True))
+        ),
+        merged,
+        {key: kept[key] for key in anchor.entries if key in kept and key not in merged_keys},
+        tuple(
+            _unused_now(i, key_map, merged, reasons, left_out) for i in range(1, len(checkpoints))
+        ),
+        (*warnings, *_dtype_warnings(merged, checkpoints)),
+        _cost(merged, checkpoints, options),
+        key_map.order_source,
+        tuple(
+            (part.name, part.backbone, sum(p.part == part.name for p in key_map.shared))
+            for part in key_map.parts
+        ),
+        tuple(relatedness),
+    )
+
+
+def _left_out(
+    key_map: KeyMap,
+    checkpoints: Sequence[Checkpoint],
+    options: MergeOptions,
+    relatedness: Sequence[Relatedness],
+    kept_parts: Sequence[Sequence[str]] | None,
+) -> tuple[set[tuple[int, str]], dict[str, str]]:
+    """(donor, part) pairs that count as absent, and per part why the anchor keeps it."""
+    heads = [part.name for part in key_map.parts if not part.backbone]
+    models = range(1, len(checkpoints))
+    if options.scope == "all":
+        return set(), {}
+    if options.scope == "backbone":
+        return {(i, part) for i in models for part in heads}, dict.fromkeys(
+            heads, "outside the backbone (--scope backbone)"
+        )
+    left_out: set[tuple[int, str]] = set()
+    why: dict[str, str] = {}
+    recorded = {(i, part) for i, parts in enumerate(kept_parts or ()) for part in parts}
+    judged = {(r.model, r.part): r for r in relatedness if not r.backbone}
+    for i, part in sorted(recorded) if kept_parts is not None else judged:
+        result = judged.get((i, part))
+        if kept_parts is None and result is not None and result.verdict != "unrelated":
+            continue
+        left_out.add((i, part))
+        label = checkpoints[i].label
+        if result is None or result.verdict != "unrelated":
+            text = f"the {part} of {label} is left out, as the recipe says"
+        elif result.cosine is None:
+            text = f"nothing in the {part} of {label} shows that it is related"
+        else:
+            text = f"the {part} of {label} is unrelated (mean cosine {result.cosine:.3f})"
+        why[part] = f"{why[part]}; {text}" if part in why else text
+    return left_out, why
+
+
+def _key(parameter: SharedParameter) -> str:
+    assert parameter.sources[0] is not None
+    return parameter.sources[0].key
+
+
+def _is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in STATISTICS
+
+
+def _planned_model(
+    index: int, checkpoint: Checkpoint, key_map: KeyMap, kept_parts: list[str]
+) -> PlannedModel:
+    facts = checkpoint.facts
+    dialects = list(dict.fromkeys(key_map.dialects[index].values()))
+    return PlannedModel(
+        role="anchor" if index == 0 else "donor",
+        reference=str(checkpoint.reference),
+        label=checkpoint.label,
+        commit=checkpoint.commit,
+        format=checkpoint.format,
+        files=checkpoint.files,
+        family=key_map.families[index],
+        dialect=" and ".join(dialects) or None,
+        parameters=checkpoint.parameters,
+        classes=_classes(checkpoint, key_map.classifiers[index]),
+        license=facts.license,
+        weights=checkpoint.reference.weights,
+        local=not checkpoint.reference.on_hub,
+        dtype=checkpoint.dtype,
+        architecture=checkpoint.architecture,
+        license_name=facts.license_name,
+        license_link=facts.license_link,
+        license_text=bool(facts.license_files),
+        gated=facts.gated,
+        private=facts.private,
+        datasets=facts.datasets,
+        pipeline_tag=facts.pipeline_tag,
+        sha256={file: facts.sha256.get(file) for file in checkpoint.files},
+        kept_parts=tuple(kept_parts),
+        renamed=key_map.prefixes[index - 1] if index else "",
+    )
+
+
+def _classes(checkpoint: Checkpoint, classifier: int | None) -> int | None:
+    """Number of classes: the classifier's, else what config.json says."""
+    if classifier is not None:
+        return classifier
+    labels = (checkpoint.config or {}).get("id2label")
+    number = (checkpoint.config or {}).get("num_labels")
+    if isinstance(labels, dict) and labels:
+        return len(labels)
+    return number if isinstance(number, int) else None
+
+
+def _unused_now(
+    i: int,
+    key_map: KeyMap,
+    merged: Sequence[MergedTensor],
+    reasons: Mapping[str, str],
+    left_out: set[tuple[int, str]],
+) -> dict[str, str]:
+    """Why each of a donor's keys is no source, those of parts that are left out included."""
+    used = {s.key for t in merged if (s := t.sources[i]) is not None}
+    unused = dict(key_map.unused[i - 1])
+    for parameter in key_map.shared:
+        source = parameter.sources[i]
+        if source is not None and source.key not in used:
+            why = "batch-norm statistics stay the anchor's (--batch-norm anchor)"
+            if (i, parameter.part) in left_out:
+                why = reasons[parameter.part]
+            unused.setdefault(source.key, why)
+    return unused
+
+
+def _dtype_warnings(merged: Sequence[MergedTensor], checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """One warning per donor whose floats are stored in another dtype than the anchor's."""
+    warnings = []
+    for i, donor in enumerate(checkpoints[1:], start=1):
+        pairs = {
+            (checkpoints[0].entries[t.key].dtype, donor.entries[s.key].dtype)
+            for t in merged
+            if (s := t.sources[i]) is not None
+        }
+        for mine, theirs in sorted(pair for pair in pairs if pair[0] != pair[1]):
+            warnings.append(
+                f"{donor.label} has {dtype_name(theirs)} tensors where the anchor has "
+                f"{dtype_name(mine)}: they are merged in "
+                f"{'float64' if 'F64' in (mine, theirs) else 'float32'} and stored as the anchor's."
+            )
+    return warnings
+
+
+def _cost(
+    merged: Sequence[MergedTensor], checkpoints: Sequence[Checkpoint], options: MergeOptions
+) -> Cost:
+    anchor = checkpoints[0]
+    read = sum(entry.size for entry in anchor.entries.values())
+    for tensor in merged:
+        for i, source in enumerate(tensor.sources):
+            if i and source is not None and tensor.weights[i]:
+                dtype = checkpoints[i].entries[source.key].dtype
+                read += tensor_bytes(dtype, tensor.shape)
+    write = sum(
+        tensor_bytes(output_dtype(entry.dtype, options.dtype), entry.shape)
+        for entry in anchor.entries.values()
+    )
+    return Cost(read, write, sum(c.facts.download_bytes for c in checkpoints))

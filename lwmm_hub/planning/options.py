@@ -1,0 +1,95 @@
+"""What a user can ask of a merge: every option that decides the numbers of the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lwmm_hub.checkpoint import DTYPE_CODES, MERGEABLE
+from lwmm_hub.errors import UsageError
+from lwmm_hub.schedule import Schedule
+
+BATCH_NORM = ("linear", "moment", "anchor")
+SCOPES = ("auto", "all", "backbone")
+DTYPE_OPTIONS = ("auto", "float32", "float16", "bfloat16")
+OUTPUT_FORMATS = ("safetensors", "pth")
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Everything that decides the numbers of the result, and how they are stored.
+
+    The first six are those of `Schedule`. `batch_norm` says what happens to running statistics:
+    `linear` (as the layer's weights), `moment` (mean and variance of the mixture), `anchor`.
+    `scope`: `all` merges whatever is shared, `backbone` only that, `auto` leaves out heads that
+    turn out unrelated. `dtype` is that of the output's floats, `auto` is the anchor's.
+    """
+
+    schedule: str = "linear"
+    start: float | str = 0.0
+    end: float | str = 1.0
+    gamma: float = 1.0
+    endpoint: float = 1.0
+    anchor_weight: float | None = None
+    batch_norm: str = "linear"
+    scope: str = "auto"
+    allow_unrelated: bool = False
+    allow_nonfinite: bool = False
+    dtype: str = "auto"
+    max_shard_size: str = "5GB"
+    output_format: str = "safetensors"
+
+    @property
+    def curve(self) -> Schedule:
+        """The rule of the layer weights."""
+        return Schedule(
+            self.schedule, self.start, self.end, self.gamma, self.endpoint, self.anchor_weight
+        )
+
+    def check(self, models: int) -> None:
+        """Refuse values that are out of range.
+
+        Raises:
+            UsageError: which option, and what it may be.
+        """
+        self.curve.check(models)
+        for name, value, choices in (
+            ("batch-norm", self.batch_norm, BATCH_NORM),
+            ("scope", self.scope, SCOPES),
+            ("dtype", self.dtype, DTYPE_OPTIONS),
+            ("output-format", self.output_format, OUTPUT_FORMATS),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} {value!r} is unknown: choose {', '.join(choices)}.")
+        parse_size(self.max_shard_size)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size as people write it.
+
+    >>> parse_size("5GB"), parse_size("200 MB"), parse_size("1GiB")
+    (5000000000, 200000000, 1073741824)
+
+    Raises:
+        UsageError: not a size.
+    """
+    units = {"B": 1, "": 1}
+    for power, letter in enumerate("KMGT", start=1):
+        units |= {f"{letter}B": 1000**power, f"{letter}IB": 1024**power, letter: 1000**power}
+    compact = text.replace(" ", "").upper()
+    number = compact.rstrip("BIKMGT")
+    try:
+        size = float(number) * units[compact[len(number) :]]
+    except (KeyError, ValueError):
+        size = 0.0
+    if not 1 <= size < 1 << 60:
+        raise UsageError(f"max-shard-size {text!r} is no size: write e.g. 5GB or 500MB.")
+    return int(size)
+
+
+def output_dtype(code: str, option: str) -> str:
+    """The dtype a float tensor is stored in; others stay as they are.
+
+    >>> output_dtype("F32", "float16"), output_dtype("I64", "float16"), output_dtype("F32", "auto")
+    ('F16', 'I64', 'F32')
+    """
+    return DTYPE_CODES[option] if option != "auto" and code in MERGEABLE else code

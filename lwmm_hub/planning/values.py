@@ -1,0 +1,263 @@
+"""`MergePlan`: a value that says how every tensor of the result is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lwmm_hub.display import plan_html, plan_text
+from lwmm_hub.errors import RecipeError
+from lwmm_hub.key_map import Source
+from lwmm_hub.planning.options import MergeOptions
+from lwmm_hub.relatedness import Relatedness
+
+VERSION = 1
+STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """One parent as the plan, the manifest and the card state it."""
+
+    role: str
+    reference: str
+    label: str
+    commit: str | None
+    format: str
+    files: tuple[str, ...]
+    family: str | None
+    dialect: str | None
+    parameters: int
+    classes: int | None
+    license: str | None
+    weights: str = "student"
+    local: bool = True
+    dtype: str = "float32"
+    architecture: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    license_text: bool = False
+    gated: bool = False
+    private: bool = False
+    datasets: tuple[str, ...] = ()
+    pipeline_tag: str | None = None
+    sha256: Mapping[str, str | None] = field(default_factory=dict)
+    kept_parts: tuple[str, ...] = ()
+    renamed: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One shared module: its place in depth and the weight of each model there."""
+
+    index: int
+    name: str
+    part: str
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class MergedTensor:
+    """How one canonical parameter is made: `weights[i]` times what `sources[i]` names in model i.
+
+    Attributes:
+        name: canonical name.
+        layer: index of its layer.
+        key: the anchor's key.
+        shape: of the parameter (a part of the key's tensor where that is fused).
+        dtype: of the anchor.
+        sources: per model, None where it lacks the parameter or its part is unrelated.
+        weights: per model, in the anchor's order; they sum to 1.
+    """
+
+    name: str
+    layer: int
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+    sources: tuple[Source | None, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def statistic(self) -> str | None:
+        """`running_mean` or `running_var` for batch-norm statistics, else None."""
+        leaf = self.name.rpartition(".")[2]
+        return leaf if leaf in STATISTICS else None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes that the merge reads, writes and downloads."""
+
+    read_bytes: int = 0
+    write_bytes: int = 0
+    download_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """How every tensor of the result is made, and why some are the anchor's alone.
+
+    A plan is a value: it can be printed, saved, loaded and run again bit for bit.
+
+    Attributes:
+        models: the parents, the anchor first.
+        options: what was asked for.
+        scope_decided: whether the weights were read and the scope is final.
+        layers: the shared layers in depth order.
+        merged: one entry per canonical parameter, in depth order.
+        kept: key of the anchor -> why it is copied unchanged, in file order.
+        unused: per donor, key -> why it is left out.
+        warnings: what the user should know.
+        cost: bytes to move.
+        order_source: where the depth order comes from.
+        parts: (name, whether backbone, number of shared parameters).
+        relatedness: what the weights said; empty before they are read.
+    """
+
+    models: tuple[PlannedModel, ...]
+    options: MergeOptions
+    scope_decided: bool
+    layers: tuple[Layer, ...]
+    merged: tuple[MergedTensor, ...]
+    kept: Mapping[str, str]
+    unused: tuple[Mapping[str, str], ...]
+    warnings: tuple[str, ...]
+    cost: Cost
+    order_source: str
+    parts: tuple[tuple[str, bool, int], ...] = ()
+    relatedness: tuple[Relatedness, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data, ready for JSON (`lwmm-hub plan --json`)."""
+        return {
+            "version": VERSION,
+            "models": [_plain(asdict(model)) for model in self.models],
+            "scope_decided": self.scope_decided,
+            "options": asdict(self.options),
+            "layers": [_plain(asdict(layer)) for layer in self.layers],
+            "merged": [_merged_dict(tensor) for tensor in self.merged],
+            "kept": [{"key": key, "reason": why} for key, why in self.kept.items()],
+            "unused": [
+                {"model": i, "key": key, "reason": why}
+                for i, keys in enumerate(self.unused, start=1)
+                for key, why in keys.items()
+            ],
+            "warnings": list(self.warnings),
+            "cost": asdict(self.cost),
+            "order_source": self.order_source,
+            "parts": [
+                {"name": name, "backbone": backbone, "tensors": n}
+                for name, backbone, n in self.parts
+            ],
+            "relatedness": [_plain(asdict(result)) for result in self.relatedness],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MergePlan:
+        """The plan that `to_dict` gave.
+
+        Raises:
+            RecipeError: a field is missing, unknown or of the wrong type.
+        """
+        try:
+            return _plan_from_dict(data)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise RecipeError(
+                f"this is not a merge plan of version {VERSION} ({type(error).__name__}: {error}). "
+                "Make it again with 'lwmm-hub plan --json'."
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> MergePlan:
+        """Read a plan that `save` wrote.
+
+        Raises:
+            RecipeError: not a plan.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{Path(path).name} is not a saved plan: {error}.") from error
+        return cls.from_dict(data)
+
+    def __str__(self) -> str:
+        return plan_text(self.to_dict())
+
+    def _repr_html_(self) -> str:
+        return plan_html(self.to_dict())
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that a plan equals its JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _merged_dict(tensor: MergedTensor) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "name": tensor.name,
+        "layer": tensor.layer,
+        "key": tensor.key,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "sources": [source and source.key for source in tensor.sources],
+        "weights": list(tensor.weights),
+    }
+    if any(source and source.parts > 1 for source in tensor.sources):
+        data["parts"] = [source and [source.part, source.parts] for source in tensor.sources]
+    return data
+
+
+def _plan_from_dict(data: Mapping[str, Any]) -> MergePlan:
+    if data["version"] != VERSION:
+        raise ValueError(f"version {data['version']!r} is unknown")
+    unused: list[dict[str, str]] = [{} for _ in data["models"][1:]]
+    for row in data["unused"]:
+        unused[row["model"] - 1][row["key"]] = row["reason"]
+    return MergePlan(
+        tuple(_from_fields(PlannedModel, row) for row in data["models"]),
+        _from_fields(MergeOptions, data["options"]),
+        bool(data["scope_decided"]),
+        tuple(_from_fields(Layer, row) for row in data["layers"]),
+        tuple(_merged_from_dict(row) for row in data["merged"]),
+        {row["key"]: row["reason"] for row in data["kept"]},
+        tuple(unused),
+        tuple(data["warnings"]),
+        _from_fields(Cost, data["cost"]),
+        data["order_source"],
+        tuple((row["name"], row["backbone"], row["tensors"]) for row in data["parts"]),
+        tuple(_from_fields(Relatedness, row) for row in data["relatedness"]),
+    )
+
+
+def _merged_from_dict(row: Mapping[str, Any]) -> MergedTensor:
+    parts = row.get("parts") or [None] * len(row["sources"])
+    sources = tuple(
+        None if key is None else Source(key, *(part or (0, 1)))
+        for key, part in zip(row["sources"], parts, strict=True)
+    )
+    weights = tuple(float(w) for w in row["weights"])
+    return MergedTensor(
+        row["name"], row["layer"], row["key"], tuple(row["shape"]), row["dtype"], sources, weights
+    )
+
+
+def _from_fields(cls: type[Any], row: Mapping[str, Any]) -> Any:
+    """A dataclass from plain data: no unknown field, lists as tuples."""
+    known = {f.name for f in fields(cls)}
+    if unknown := set(row) - known:
+        raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
+    return cls(**{name: _tuples(value) for name, value in row.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
