@@ -27,6 +27,23 @@ HEADS = (
     "up",
 )
 
+_NORM = "a part of weight norm or spectral norm is never averaged by itself"
+_IMAGES = "constants of the anchor's image processing are never averaged"
+# last name of a float tensor that has no mean -> why; integers and booleans never have one
+NEVER_AVERAGED = {
+    "attn_mask_probs": "the state of a training schedule is never averaged",  # EoMT
+    "empty_weight": "class weights of a loss are never averaged",  # Mask2Former and its kin
+    "num_batches_tracked": "a counter is never averaged",  # where a whole file was cast to floats
+    "original0": _NORM,
+    "original1": _NORM,
+    "pixel_mean": _IMAGES,
+    "pixel_std": _IMAGES,
+    "relative_position_index": "an index is never averaged",
+    "weight_g": _NORM,
+    "weight_u": _NORM,
+    "weight_v": _NORM,
+}
+
 T = TypeVar("T")
 
 
@@ -175,9 +192,10 @@ def registration_order(keys: Sequence[str]) -> DepthOrder:
 
 def natural_order(keys: Sequence[str]) -> DepthOrder:
     """Numbers count, backbone first, head last: a guess for files that keep no order."""
+    wrapper = _wrapper(keys)
 
     def place(module: str) -> tuple[int, tuple[tuple[int, int, str], ...]]:
-        top = module.split(".")[0]
+        top = module[len(wrapper) :].split(".")[0]
         return (0 if top in BACKBONES else 2 if top in HEADS else 1, natural(module))
 
     modules = sorted({_module(key) for key in keys}, key=place)
@@ -462,18 +480,41 @@ def _parts(
 
         return [Part(what, True), Part("head", False)], by_class
     ordered = sorted(named.sources.values(), key=lambda s: depth.ranks.get(s.key, 0))
-    tops = list(dict.fromkeys(_top(s.key) for s in ordered))
-    known = {top for top in tops if top in BACKBONES}
-    backbones = known or {top for top in tops if top not in HEADS} or set(tops)
+    wrapper = _wrapper([s.key for s in ordered])
+
+    def top(key: str) -> str:
+        return wrapper + _top(key[len(wrapper) :])
+
+    tops = list(dict.fromkeys(top(s.key) for s in ordered))
+    plain = {name: name[len(wrapper) :] for name in tops}
+    known = {name for name in tops if plain[name] in BACKBONES}
+    backbones = known or {name for name in tops if plain[name] not in HEADS} or set(tops)
 
     def by_top(_name: str, key: str) -> str:
-        return _top(key)
+        return top(key)
 
-    return [Part(top, top in backbones) for top in tops], by_top
+    return [Part(name, name in backbones) for name in tops], by_top
 
 
 def _top(key: str) -> str:
     return key.split(".")[0] if "." in key else "(top level)"
+
+
+def _wrapper(keys: Sequence[str]) -> str:
+    """What all keys begin with and says nothing of the model's parts, up to a dot.
+
+    >>> _wrapper(["net.encoder.0.weight", "net.head.bias"]), _wrapper(["encoder.0.weight"])
+    ('net.', '')
+    """
+    wrapper = ""
+    while True:
+        rests = [key[len(wrapper) :] for key in keys]
+        top = rests[0].partition(".")[0] if rests else ""
+        shared = all(rest.startswith(f"{top}.") for rest in rests)
+        nested = any(rest.count(".") > 1 for rest in rests)
+        if top in (*BACKBONES, *HEADS, "") or not shared or not nested:
+            return wrapper
+        wrapper += f"{top}."
 
 
 def _find(
@@ -487,6 +528,8 @@ def _find(
     entry = models[0][source.key]
     if entry.dtype not in MERGEABLE:
         return (), f"{dtype_name(entry.dtype)} is never averaged"
+    if why := NEVER_AVERAGED.get(name.rpartition(".")[2]):
+        return (), why
     shape = source.shape(models[0])
     sources: list[Source | None] = [source]
     reasons = []
@@ -532,6 +575,8 @@ def _unused(
         elif entry.dtype not in MERGEABLE or (dtype := models[0][mine.key].dtype) not in MERGEABLE:
             other = entry.dtype if entry.dtype not in MERGEABLE else dtype
             why = f"{dtype_name(other)} is never averaged"
+        elif name.rpartition(".")[2] in NEVER_AVERAGED:
+            why = NEVER_AVERAGED[name.rpartition(".")[2]]
         else:
             why = f"shape differs: {mine.shape(models[0])} vs {source.shape(models[i])}"
         unused.setdefault(source.key, why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import LayerOrderError
@@ -50,10 +51,29 @@ def depth_order_of(anchor: Checkpoint) -> Callable[[], DepthOrder]:
         except LayerOrderError as error:
             order = fallback(keys)
             return DepthOrder(f"{order.source} ({error})", order.ranks)
-        source = f"the forward pass of {traced.class_name}, {traced.how}"
+        how = traced.how.removeprefix("forward pass ")
+        source = f"the forward pass of {traced.class_name}, {how}"
         return DepthOrder(source, traced.ranks, traced.backbone or None, traced.backbone_name)
 
     return find
+
+
+def with_distinct_labels(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """The same models, local ones called `latest`, `latest-2`, ... where they are called alike.
+
+    Recipes and `--parent LABEL=PATH` name local models by label, so each has its own.
+    """
+    taken: set[str] = set()
+    distinct = []
+    for checkpoint in checkpoints:
+        label, number = checkpoint.label, 1
+        while not checkpoint.reference.on_hub and label in taken:
+            number += 1
+            label = f"{checkpoint.label}-{number}"
+        taken.add(label)
+        same = label == checkpoint.label
+        distinct.append(checkpoint if same else replace(checkpoint, name=label))
+    return tuple(distinct)
 
 
 def same_model_warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:

@@ -14,7 +14,7 @@ from lwmm_hub.errors import RecipeError, UsageError
 from lwmm_hub.key_map import KeyMap
 from lwmm_hub.licenses import LicenseDecision, license_file
 from lwmm_hub.manifest import decide_license, make_manifest, write_card
-from lwmm_hub.matching import match, same_model_warnings
+from lwmm_hub.matching import match, same_model_warnings, with_distinct_labels
 from lwmm_hub.merging import Progress
 from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
 from lwmm_hub.recipe import Recipe, RecipeModel, read_recipe, recipe_of, write_recipe
@@ -279,7 +279,7 @@ def _open(
     kept_parts: tuple[tuple[str, ...], ...] | None = None,
 ) -> _Opened:
     options.check(len(models))
-    checkpoints = tuple(resolve(model, download=download) for model in models)
+    checkpoints = with_distinct_labels([resolve(m, download=download) for m in models])
     return _Opened(checkpoints, match(*checkpoints), options, kept_parts)
 
 
@@ -325,7 +325,12 @@ def _merge(
         ]
         full = [resolve(p, download=True) for p in pinned]
         same = [
-            replace(c, reference=first.reference)
+            replace(
+                c,
+                reference=first.reference,
+                name=first.name,
+                warnings=tuple(dict.fromkeys((*first.warnings, *c.warnings))),
+            )
             for c, first in zip(full, opened.checkpoints, strict=True)
         ]
         opened = replace(opened, checkpoints=tuple(same), key_map=match(*same))
@@ -344,7 +349,7 @@ def _merge(
         write_json(folder / MANIFEST, manifest)
         write_card(folder, manifest)
         synced()
-        publish_folder(folder, output)
+        publish_folder(folder, output, overwrite)
     return MergeResult(
         output,
         plan,
@@ -373,7 +378,7 @@ def _write_licenses(
         for name in checkpoint.facts.license_files:
             path = source / name
             if path.is_file() and path.stat().st_size < 1 << 20:
-                texts[f"{checkpoint.label} ({name})"] = path.read_text("utf-8", "replace")
+                texts[f"{checkpoint.label} ({path.name})"] = path.read_text("utf-8", "replace")
     text = license_file(decision, texts)
     if text is not None:
         write_text(folder / "LICENSE", text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -18,11 +17,11 @@ from lwmm_hub.manifest import read_manifest
 from lwmm_hub.recipe import Recipe, RecipeModel, parse_recipe, read_recipe, write_recipe
 from lwmm_hub.reference import ModelReference, is_repository_id
 from lwmm_hub.resolving import resolve
-from lwmm_hub.writing import MANIFEST, RECIPE
+from lwmm_hub.writing import MANIFEST, RECIPE, sha256_of
 
 LIBRARY = "lwmm-hub"
 # weight files of an earlier push that a new one replaces
-_STALE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+_STALE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|model\.pth")
 _SKIPPED = re.compile(r"\..*|.*\.tmp")
 
 
@@ -212,15 +211,6 @@ def _checksums(model: RecipeModel) -> dict[str, str]:
         if file is not None:
             found[name] = sha256_of(file)
     return found
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, as the Hub computes it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _commit(

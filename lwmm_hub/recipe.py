@@ -163,14 +163,16 @@ class _Reader:
             problem = getattr(error, "problem", None) or "it is not YAML"
             raise RecipeError(f"{self.name}, line {line}: {problem}. Mend the YAML.") from error
         except RecursionError as error:
-            raise RecipeError(f"{self.name} is nested too deeply for a recipe.") from error
+            raise RecipeError(
+                f"{self.name} is nested too deeply for a recipe. Give the lwmm_recipe.yaml of a merge."
+            ) from error
         top = self.mapping(node, "a recipe", {"version", "models", "options"})
         for required in ("version", "models"):
             if required not in top:
                 self.fail(node, f"the field {required!r} is missing.")
         version = self.scalar(top["version"], "version", int)
         if version != VERSION:
-            self.fail(top["version"], f"version {version} is unknown: this tool reads {VERSION}.")
+            self.fail(top["version"], f"version {version} is unknown, {VERSION} is read. Update.")
         models = self.models(top["models"])
         options = self.options(top["options"], len(models)) if "options" in top else MergeOptions()
         return Recipe(models, options)
@@ -220,7 +222,7 @@ class _Reader:
         for item in self.items(node, "models"):
             row = self.mapping(item, "a model", {"reference", "local", "sha256", "kept_parts"})
             if ("reference" in row) == ("local" in row):
-                self.fail(item, "a model has either 'reference' or 'local'.")
+                self.fail(item, "a model has either 'reference' or 'local': write one of them.")
             reference = local = None
             if "reference" in row:
                 reference = self.reference(row["reference"])
@@ -237,7 +239,8 @@ class _Reader:
             try:
                 reference = ModelReference.parse(text if "://" in text else f"hf://{text}")
             except ModelReferenceError as error:
-                self.fail(node, str(error))
+                why = str(error).replace(f"hf://{text}", text)
+                self.fail(node, f"{why} In a recipe a local path begins with './', '../' or '/'.")
             text = f"hf://{reference}"
         return text
 

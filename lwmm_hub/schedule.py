@@ -100,7 +100,7 @@ def layer_weights(
     if schedule.kind == "harmonic":
         donors = [1 / (j + models) for j in range(len(layers))]
     else:
-        share = (1 - _anchor_weight(schedule, models)) / (models - 1)
+        share = _donor_share(schedule, models)
         donors = [share * (1 - fade) for fade in _fades(schedule, layers)]
     return [(_anchor(donor, models), *[donor] * (models - 1)) for donor in donors]
 
@@ -110,8 +110,11 @@ def _anchor(donor: float, models: int) -> float:
     return donor if donor == 1 / models else 1 - donor * (models - 1)
 
 
-def _anchor_weight(schedule: Schedule, models: int) -> float:
-    return 1 / models if schedule.anchor_weight is None else schedule.anchor_weight
+def _donor_share(schedule: Schedule, models: int) -> float:
+    """A donor's weight before the ramp: (1 - anchor_weight) / (M - 1), exactly 1/M by default."""
+    if schedule.anchor_weight is None or schedule.anchor_weight <= 1 / models:
+        return 1 / models
+    return (1 - schedule.anchor_weight) / (models - 1)
 
 
 def _fades(schedule: Schedule, layers: Sequence[str]) -> list[float]:

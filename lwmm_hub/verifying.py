@@ -12,10 +12,9 @@ from lwmm_hub.errors import OutputError, ResolveError, VerificationError
 from lwmm_hub.manifest import read_manifest
 from lwmm_hub.merging import Progress
 from lwmm_hub.pipeline import merge_recipe
-from lwmm_hub.publishing import sha256_of
 from lwmm_hub.recipe import read_recipe
 from lwmm_hub.reference import ModelReference
-from lwmm_hub.writing import MANIFEST, RECIPE
+from lwmm_hub.writing import MANIFEST, RECIPE, sha256_of
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]]:
     checksums = {
         s.rfilename: s.lfs.sha256
         for s in info.siblings or ()
-        if s.lfs and s.rfilename.endswith(".safetensors")
+        if s.lfs and s.rfilename.endswith((".safetensors", ".pth"))
     }
     if not checksums:
         raise ResolveError(f"{reference} holds no safetensors files to compare.")

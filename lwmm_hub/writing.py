@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -26,8 +27,10 @@ from lwmm_hub.checkpoint.safetensors import write_header
 from lwmm_hub.errors import OutputError
 from lwmm_hub.merging import OutputTensor, TargetFile, merge_files, output_tensors
 from lwmm_hub.planning import MergePlan, parse_size
+from lwmm_hub.torch_files import write_pth
 
 WEIGHTS = "model.safetensors"
+PTH = "model.pth"
 INDEX = "model.safetensors.index.json"
 MANIFEST = "lwmm_manifest.json"
 RECIPE = "lwmm_recipe.yaml"
@@ -58,7 +61,9 @@ def check_output(output: Path, overwrite: bool, inputs: Sequence[Path], need: in
     for path in inputs:
         if target in (path.resolve(), *path.resolve().parents):
             raise OutputError(f"{output} holds one of the models: choose another folder with -o.")
-    if output.exists() or output.is_symlink():
+    if output.is_symlink():
+        raise OutputError(f"{output} is a link: name the folder that it points to with -o.")
+    if output.exists():
         if not output.is_dir():
             raise OutputError(f"{output} is a file: choose another folder with -o.")
         ours = (output / MANIFEST).exists()
@@ -128,7 +133,8 @@ def write_weights(
         MergeError: the weights cannot be merged as asked.
     """
     tensors = output_tensors(plan, checkpoints[0])
-    shards = shard(tensors, plan.options.max_shard_size)
+    as_pth = plan.options.output_format == "pth"
+    shards = [(WEIGHTS, tensors)] if as_pth else shard(tensors, plan.options.max_shard_size)
     try:
         with ExitStack() as stack:
             targets = []
@@ -139,6 +145,8 @@ def write_weights(
                 stack.callback(os.close, descriptor)
                 targets.append(TargetFile(members, starts, head, descriptor))
             hashes = merge_files(plan, checkpoints, targets, threads, progress=progress)
+        if as_pth:
+            return [_as_pth(folder, checkpoints[0])]
     except OSError as error:
         raise _disk_error(error, folder) from error
     written = [
@@ -151,6 +159,23 @@ def write_weights(
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
         write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
     return written
+
+
+def _as_pth(folder: Path, anchor: Checkpoint) -> WrittenFile:
+    """Turn the merged safetensors file into a `.pth` file."""
+    path = folder / PTH
+    write_pth(path, folder / WEIGHTS, anchor)
+    (folder / WEIGHTS).unlink()
+    return WrittenFile(PTH, sha256_of(path), path.stat().st_size)
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, as the Hub computes it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _disk_error(error: OSError, folder: Path) -> OutputError:
@@ -208,8 +233,8 @@ def _with_dtype(text: bytes, anchor: Checkpoint, plan: MergePlan) -> bytes:
     """config.json as it is where its dtype is true, else with the true one."""
     config = json.loads(text)
     dtype = stored_dtype(anchor, plan)
-    said = {config[name] for name in ("dtype", "torch_dtype") if name in config}
-    if said == {dtype} or (not said and dtype == dtype_name("F32")):
+    said = [config[name] for name in ("dtype", "torch_dtype") if name in config]
+    if all(name == dtype for name in said) and (said or dtype == dtype_name("F32")):
         return text
     if "torch_dtype" in config:
         config["torch_dtype"] = dtype
@@ -233,23 +258,41 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 @contextmanager
 def temporary_folder(output: Path) -> Iterator[Path]:
     """A folder beside `output` that is gone when the block fails, and locked while it lives."""
+    parents = [path for path in output.absolute().parents if not path.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        folder = output.parent / f".{output.name}.lwmm-{secrets.token_hex(6)}.tmp"
-        folder.mkdir(mode=0o755)
+        folder, lock = _make_locked(output)
     except OSError as error:
         raise OutputError(
             f"cannot write to {output.parent}: {error.strerror}. Choose another folder with -o."
         ) from error
-    lock = _lock(folder)
     try:
         yield folder
     except OSError as error:
         raise _disk_error(error, folder) from error
     finally:
-        _unlock(lock)
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
+        _unlock(lock)
+        if not output.exists():
+            for path in parents:  # that were made for the output
+                with suppress(OSError):
+                    path.rmdir()
+
+
+def _make_locked(output: Path) -> tuple[Path, int | None]:
+    """A new folder beside `output`, and its lock.
+
+    Another run that clears leftovers may find the folder before it is locked: then there is
+    another one. Where there are no locks, it stays unlocked.
+    """
+    for _ in range(3):
+        folder = output.parent / f".{output.name}.lwmm-{secrets.token_hex(6)}.tmp"
+        folder.mkdir(mode=0o755)
+        lock = _lock(folder)
+        if lock is not None and folder.exists():
+            break
+    return folder, lock
 
 
 def start_sync(paths: Sequence[Path]) -> Callable[[], None]:
@@ -265,18 +308,26 @@ def start_sync(paths: Sequence[Path]) -> Callable[[], None]:
     return wait
 
 
-def publish_folder(folder: Path, output: Path) -> None:
+def publish_folder(folder: Path, output: Path, overwrite: bool) -> None:
     """Sync `folder` and give it the name `output`, replacing what is there in one step.
 
     Raises:
-        OutputError: the folder cannot be moved.
+        OutputError: without `overwrite`, another run has written `output` meanwhile.
     """
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix != ".safetensors":
             _sync(path)
     _sync(folder)
-    if not output.exists():
-        os.rename(folder, output)  # noqa: PTH104  replaces an empty folder, too
+    if not overwrite or not output.exists():
+        try:
+            os.rename(folder, output)  # noqa: PTH104  replaces an empty folder, too
+        except OSError as error:
+            if not output.exists():
+                raise
+            raise OutputError(
+                f"{output} was written by another run meanwhile, and is left as it is. Choose "
+                "another folder with -o, or pass --overwrite."
+            ) from error
     elif _exchange(folder, output):
         shutil.rmtree(folder, ignore_errors=True)  # holds the old content now
     else:
@@ -300,8 +351,8 @@ def recover(output: Path) -> None:
     for left in parent.glob(f".{_glob(output.name)}.lwmm-*.tmp"):
         lock = _lock(left)
         if lock is not None:  # nobody works in it
-            _unlock(lock)
             shutil.rmtree(left, ignore_errors=True)
+            _unlock(lock)
 
 
 def _glob(name: str) -> str:

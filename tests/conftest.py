@@ -15,6 +15,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from hub.fixtures import hub as hub
+from stories import lwmm as lwmm
+from stories import tiny as tiny
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

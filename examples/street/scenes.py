@@ -154,10 +154,10 @@ NIGHT = Appearance(
     lit=0.55,
     glow=1.0,
     shadow=0.0,
-    haze=0.012,
+    haze=0.009,
     haze_colour=np.array((64, 54, 74), float),
     wet=0.5,
-    grain=8.0,
+    grain=6.0,
     blur=0.7,
     texture=0.8,
 )

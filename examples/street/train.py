@@ -99,7 +99,7 @@ def train(course: Course, ancestor: Weights | None = None) -> SegformerForSemant
         inherit(model, ancestor)
     images, things = scenes(DOMAINS[course.domain], course.scenes, course.seed)
     truth = torch.from_numpy(course.labels.lookup(THINGS)[things]).long()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=course.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(_groups(model, course.learning_rate), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: _rate(k, course.steps))
     model.train()
     for step in range(course.steps):
@@ -120,6 +120,13 @@ def train(course: Course, ancestor: Weights | None = None) -> SegformerForSemant
             done = f"{course.name:9}step {step + 1:5}/{course.steps}"
             print(f"{done}  loss {loss.item():.3f}", flush=True)
     return model.eval()
+
+
+def _groups(model: SegformerForSemanticSegmentation, rate: float) -> list[dict[str, object]]:
+    """A new classifier learns faster, so that the rest need not come to meet it."""
+    new = list(model.decode_head.classifier.parameters())
+    old = [p for name, p in model.named_parameters() if "classifier" not in name]
+    return [{"params": old, "lr": rate}, {"params": new, "lr": max(rate, 1e-2)}]
 
 
 def _rate(step: int, steps: int) -> float:

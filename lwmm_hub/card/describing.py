@@ -8,7 +8,7 @@ from typing import Any
 from lwmm_hub.card.escaping import NOTHING, Markdown, is_web_address, link, table
 from lwmm_hub.card.linting import redact
 from lwmm_hub.card.metadata import finite
-from lwmm_hub.card.naming import last_part, linked_name, name_in_code, text
+from lwmm_hub.card.naming import hub_id, last_part, linked_name, name_in_code, text
 from lwmm_hub.card.wording import counted, listed, weight
 from lwmm_hub.display.text import size
 from lwmm_hub.licenses import PERMISSIVE, ParentLicense
@@ -64,7 +64,10 @@ def summary(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Mark
     """Anchor, donors and rule in a paragraph, and what became of the heads."""
     plan = manifest.get("plan") or {}
     models = plan.get("models") or []
-    linked = [linked_name(model, name) for model, name in zip(models, names, strict=True)]
+    linked = [
+        linked_name(model, name) if hub_id(model) else name_in_code(name)
+        for model, name in zip(models, names, strict=True)
+    ]
     anchor = linked[0] if linked else Markdown("an unnamed anchor")
     donors = listed(linked[1:]) or "nothing"
     merged, kept = len(plan.get("merged") or []), len(plan.get("kept") or [])

@@ -93,7 +93,7 @@ def evaluation(manifest: Mapping[str, Any]) -> dict[str, Markdown]:
     scores = manifest.get("scores") or {}
     entries = scores.get("models") or []
     if not entries:
-        words = "This model was not evaluated. `lwmm-hub evaluate` compares it with its parents."
+        words = "This model was not evaluated."
         return {"evaluation": Markdown(words), "class_scores": Markdown("")}
     names = score_names(manifest)
     columns = [(field, name) for field, _, name in SCORES if _any_finite(entries, field)]

@@ -62,9 +62,11 @@ class Checkpoint:
         folder: where config and processor files lie, None where nothing was downloaded.
         path: keys that lead to the state dict inside a `.pth` file, e.g. `("state_dict",)`.
         prefix: what was taken off every key, e.g. `module.`.
+        parts: names of the state dicts that the file keeps apart (keys are `part/key`).
         ignored: keys of the file that are not this model's -> why.
         facts: licence and the like.
         warnings: what the user should know of this file.
+        name: what to call it where its own label would not tell it from another model.
     """
 
     reference: ModelReference
@@ -76,13 +78,17 @@ class Checkpoint:
     folder: Path | None = None
     path: tuple[str, ...] = ()
     prefix: str = ""
+    parts: tuple[str, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
     facts: ModelFacts = field(default_factory=ModelFacts)
     warnings: tuple[str, ...] = ()
+    name: str | None = None
 
     @property
     def label(self) -> str:
         """What to call the model in messages and in public."""
+        if self.name is not None:
+            return self.name
         label = self.reference.label
         return f"{label}@{self.reference.revision}" if self.reference.revision else label
 

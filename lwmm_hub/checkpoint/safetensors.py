@@ -48,8 +48,9 @@ def read_safetensors(reader: ByteReader) -> tuple[dict[str, TensorEntry], dict[s
         entries[key] = TensorEntry(key, dtype, shape, name, 8 + length + start)
         end = stop
     if 8 + length + end != size:
+        what = "it is truncated" if 8 + length + end > size else "bytes follow its tensors"
         raise CheckpointError(
-            f"{_damaged(name)}: its tensors end at byte {8 + length + end}, the file at {size}. "
+            f"{_damaged(name)}: {what}, which end at byte {8 + length + end}, the file at {size}. "
             f"{_AGAIN}"
         )
     return entries, metadata
@@ -131,7 +132,9 @@ def _check_entry(name: str, key: str, value: Any) -> tuple[str, tuple[int, ...],
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise refuse(f"has the impossible offsets {_short(offsets)}")
     if offsets[1] - offsets[0] != tensor_bytes(dtype, tuple(shape)):
-        raise refuse(f"has {offsets[1] - offsets[0]} bytes, which its shape and dtype do not need")
+        raise refuse(
+            f"has {offsets[1] - offsets[0]} bytes, which are not what {dtype} {_short(shape)} takes"
+        )
     return dtype, tuple(shape), offsets[0], offsets[1]
 
 

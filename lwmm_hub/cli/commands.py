@@ -139,8 +139,11 @@ def merge(
         "accept_license": accept_license,
         "license": license_id,
     }
-    if push is None and any(pushing.values()):
-        raise UsageError("--private, --public, --create-pr and --accept-license go with --push.")
+    if push is None and any(map(_given, (*pushing, "license_id"))):
+        raise UsageError(
+            "--private, --public, --create-pr, --accept-license and --license go with --push: name "
+            "a repository with it."
+        )
     if recipe is not None:
         given = [name for name in options if _given(name)]
         if models or given:
@@ -231,7 +234,8 @@ def _given(name: str) -> bool:
 
 def _two(models: tuple[str, ...]) -> tuple[str, ...]:
     if len(models) < 2:
-        raise UsageError("name an anchor and at least one donor: lwmm-hub merge ANCHOR DONOR")
+        command = click.get_current_context().command_path
+        raise UsageError(f"name an anchor and at least one donor: {command} ANCHOR DONOR")
     return models
 
 

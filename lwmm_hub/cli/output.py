@@ -38,13 +38,14 @@ class Output:
     def choose(cls, wanted: str, as_json: bool, quiet: bool) -> Output:
         """`--json` and `-q` win over `--format`; auto is human unless an agent calls."""
         if as_json:
-            return cls("json")
-        if quiet:
-            return cls("quiet")
-        if wanted != "auto":
-            return cls(wanted)
-        agent = any(os.environ.get(name) for name in AGENT_VARIABLES)
-        return cls("agent" if agent else "human")
+            wanted = "json"
+        elif quiet:
+            wanted = "quiet"
+        elif wanted == "auto":
+            agent = any(os.environ.get(name) for name in AGENT_VARIABLES)
+            wanted = "agent" if agent else "human"
+        _quiet_client(bars=wanted == "human" and sys.stderr.isatty())
+        return cls(wanted)
 
     @property
     def color(self) -> bool:
@@ -87,7 +88,6 @@ class Output:
     def progress(self, total: int, what: str) -> Iterator[Callable[[int], None] | None]:
         """A bar on stderr while bytes are made; only for people at a terminal, and long work."""
         bars = self.format == "human" and sys.stderr.isatty() and total > 200_000_000
-        self._hub_bars(self.format == "human" and sys.stderr.isatty())
         if not bars:
             yield None
             return
@@ -96,8 +96,12 @@ class Output:
         with tqdm(total=total, desc=what, unit="B", unit_scale=True) as bar:  # type: ignore[no-untyped-call]
             yield lambda done: bar.update(done) and None
 
-    @staticmethod
-    def _hub_bars(wanted: bool) -> None:
-        """Let the Hub's client show download bars only to people; it reads this when imported."""
-        if not wanted and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
-            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+def _quiet_client(bars: bool) -> None:
+    """Keep the Hub's client from logging retries and, but for people, from drawing bars.
+
+    It reads both variables when it is imported.
+    """
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if not bars:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -30,7 +30,8 @@ def plan_text(plan: Mapping[str, Any], color: bool = False) -> str:
     """The plan as a few readable tables."""
     lines = [headline(plan), ""]
     lines += _table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
-    lines += ["", f"Layers: {len(plan['layers'])}, in the order of {plan['order_source']}", ""]
+    lines += ["", *_parts(plan), *_renamed(plan)]
+    lines += [f"Layers: {len(plan['layers'])}, in the order of {plan['order_source']}", ""]
     lines += _layer_table(plan, color)
     lines += _kept(plan) + _unused(plan) + _relatedness(plan)
     if not plan["scope_decided"]:
@@ -89,6 +90,28 @@ def _model_row(index: int, model: Mapping[str, Any]) -> tuple[str, ...]:
         model["dtype"],
         one_line(model["license_name"] or model["license"] or "none declared"),
     )
+
+
+def _parts(plan: Mapping[str, Any]) -> list[str]:
+    """What counts as backbone and what is judged on its own, with their shared parameters."""
+    lines = []
+    for title, backbone in (("Backbone", True), ("Head", False)):
+        parts = [part for part in plan["parts"] if part["backbone"] is backbone]
+        if parts:
+            shown = ", ".join(f"{one_line(part['name'])} ({part['tensors']})" for part in parts)
+            lines.append(f"{title}: {shown}")
+    return lines
+
+
+def _renamed(plan: Mapping[str, Any]) -> list[str]:
+    """The prefix under which a donor's keys match, where there is one."""
+    return [
+        f"Matched with {one_line(model['renamed'][1:])!r} "
+        f"{'put before' if model['renamed'][0] == '+' else 'taken off'} the keys of "
+        f"{one_line(model['label'])}"
+        for model in plan["models"]
+        if model["renamed"]
+    ]
 
 
 def _layer_table(plan: Mapping[str, Any], color: bool) -> list[str]:

@@ -63,8 +63,9 @@ def choose_weights(names: Collection[str], label: str) -> str:
             "weights, or one file of it as 'org/name:path/to/file.pth'."
         )
     shown = ", ".join(repr(name) for name in found[:6]) + (", ..." if len(found) > 6 else "")
+    several = "several weight files" if len(found) > 1 else "its weights in a folder"
     raise ResolveError(
-        f"{label} has several weight files: {shown}. Name one: '{label}:{found[0]}' for a "
+        f"{label} has {several}: {shown}. Name one: 'org/name:{found[0]}' in a "
         "repository, or the path of the file."
     )
 
@@ -82,7 +83,10 @@ def shard_names(index: Any, label: str, file: str, names: Collection[str]) -> li
     shards: dict[str, None] = {}
     for name in where.values():
         if not isinstance(name, str) or name.startswith("/") or ".." in name or "\\" in name:
-            raise CheckpointError(f"{label}: {file} names the file {name!r}, outside the model.")
+            raise CheckpointError(
+                f"{label}: {file} names the file {name!r}, outside the model: nothing was read. "
+                "Take the model from a source that you trust."
+            )
         shards[f"{folder}/{name}" if folder else name] = None
     for name in shards:
         if name not in names:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+import secrets
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,9 +30,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
     httpx,
 )
 
-from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, ModelFacts
+from lwmm_hub.checkpoint import SIDE_FILES, ByteReader, Checkpoint, LocalFile, ModelFacts
 from lwmm_hub.errors import CheckpointError, ResolveError
-from lwmm_hub.reference import ModelReference
+from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference
 from lwmm_hub.resolving.choosing import choose_weights, refuse_quantised, shard_names
 from lwmm_hub.resolving.local import (
     facts_from,
@@ -41,6 +43,7 @@ from lwmm_hub.resolving.local import (
 from lwmm_hub.resolving.opening import NeedsDownload, open_files, parse_config
 
 HEAD = 1 << 16  # bytes of one range request, at least
+TRIES = 3  # of a range whose connection breaks
 KEEP = 1 << 22  # longest range that is kept in memory
 LIBRARY = "lwmm-hub"
 
@@ -48,9 +51,10 @@ LIBRARY = "lwmm-hub"
 class HubFile:
     """A file on the Hub, read by ranges; what was read once is not asked for again."""
 
-    def __init__(self, url: str, name: str, size: int) -> None:
+    def __init__(self, reference: ModelReference, commit: str, name: str, size: int) -> None:
         self.name, self.size = name, size
-        self._url = url
+        self._reference = reference
+        self._url = huggingface_hub.hf_hub_url(reference.location, name, revision=commit)
         self._kept: list[tuple[int, bytes]] = []
 
     def read(self, offset: int, length: int) -> bytes:
@@ -58,6 +62,7 @@ class HubFile:
 
         Raises:
             CheckpointError: the file ends before.
+            ResolveError: the Hub did not send them.
         """
         if offset < 0 or offset + length > self.size:
             raise CheckpointError(
@@ -73,8 +78,22 @@ class HubFile:
         return data[:length]
 
     def _fetch(self, start: int, stop: int) -> bytes:
-        headers = build_hf_headers(library_name=LIBRARY) | {"Range": f"bytes={start}-{stop - 1}"}
-        headers["Accept-Encoding"] = "identity"
+        """Bytes `start` to `stop`; a broken connection goes on where it broke."""
+        data = bytearray()
+        with hub_errors(self._reference):
+            for _ in range(TRIES):
+                self._receive(start, stop, data)
+                if len(data) >= stop - start:
+                    return bytes(data[: stop - start])
+        raise ResolveError(
+            f"the connection broke {TRIES} times while reading {self.name} of "
+            f"{self._reference.location}. Try again later."
+        )
+
+    def _receive(self, start: int, stop: int, data: bytearray) -> None:
+        """Append what arrives of `start` to `stop` behind the `data` that is there already."""
+        headers = build_hf_headers(library_name=LIBRARY)
+        headers |= {"Range": f"bytes={start + len(data)}-{stop - 1}", "Accept-Encoding": "identity"}
         with http_stream_backoff(
             "GET",
             self._url,
@@ -85,17 +104,17 @@ class HubFile:
             hf_raise_for_status(response)
             if response.status_code != 206:
                 raise ResolveError(
-                    f"the server sent all of {self.name} instead of a part. Merge without planning "
-                    "first, or ask the server's operator for range requests."
+                    f"the server sends all of {self.name} where a part was asked for. Download the "
+                    f"model ('hf download {self._reference.location} --local-dir DIR') and name "
+                    "that folder."
                 )
-            data = bytearray()
-            for block in response.iter_bytes():
-                data += block
-                if len(data) >= stop - start:
-                    break
-        if len(data) < stop - start:
-            raise ResolveError(f"the connection broke while reading {self.name}. Try again.")
-        return bytes(data[: stop - start])
+            try:  # here: the client would send an error of the body through its own loop
+                for block in response.iter_bytes():
+                    data += block
+                    if len(data) >= stop - start:
+                        break
+            except httpx.TransportError:
+                return
 
 
 def resolve_on_hub(reference: ModelReference, download: bool) -> Checkpoint:
@@ -121,29 +140,28 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
     if chosen not in sizes:
         _no_such_file(reference, chosen, sizes)
     pinned = replace(reference, location=info.id)
-
-    def fetch(name: str) -> Path:
-        return Path(
-            huggingface_hub.hf_hub_download(info.id, name, revision=commit, library_name=LIBRARY)
-        )
-
+    _remember(pinned, commit)
     config_name = _beside(chosen, "config.json")
     config = None
     if config_name in sizes:
-        config = parse_config(fetch(config_name).read_bytes(), f"{label}: {config_name}")
+        content = _fetch(pinned, commit, config_name).read_bytes()
+        config = parse_config(content, f"{label}: {config_name}")
     refuse_quantised(config, (), label)
     index, files = None, [chosen]
     if chosen.endswith(".json"):
-        index = parse_config(fetch(chosen).read_bytes(), chosen)
+        index = parse_config(_fetch(pinned, commit, chosen).read_bytes(), chosen)
         files = shard_names(index, label, chosen, sizes)
-    facts = _facts(info, files, sizes)
+    cached = {name: path for name in files if (path := _in_cache(pinned, commit, name))}
+    facts = _facts(info, files, sizes, cached)
     warnings: tuple[str, ...] = ()
     if info.id != reference.location:
         warnings = (f"{reference.location} is called {info.id} by now: use that name.",)
     if not download:
-        readers = [
-            HubFile(huggingface_hub.hf_hub_url(info.id, f, revision=commit), f, sizes[f])
-            for f in files
+        readers: list[ByteReader] = [
+            LocalFile(cached[name], name)
+            if name in cached
+            else HubFile(pinned, commit, name, sizes[name])
+            for name in files
         ]
         try:
             opened = open_files(readers, label, reference.weights, index, chosen)
@@ -152,18 +170,73 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
         else:
             refuse_quantised(None, list(opened.entries), label)
             return Checkpoint(
-                pinned, commit, opened.format, opened.entries, opened.readers, config, None,
-                opened.path, opened.prefix, opened.ignored or {}, facts, warnings,
-            )  # fmt: skip
-    for name in (*SIDE_FILES, "README.md", *facts.license_files):
-        if name in sizes and name != config_name:
-            fetch(name)
+                pinned,
+                commit,
+                opened.format,
+                opened.entries,
+                opened.readers,
+                config,
+                path=opened.path,
+                prefix=opened.prefix,
+                parts=opened.parts,
+                ignored=opened.ignored or {},
+                facts=facts,
+                warnings=(*opened.warnings, *warnings),
+            )
+    beside = [_beside(chosen, name) for name in SIDE_FILES]
+    for name in (*beside, "README.md", *facts.license_files):
+        if name in sizes:
+            _fetch(pinned, commit, name)
     folder = None
     for name in files:
-        folder = Path(str(fetch(name))[: -len(name)])
+        folder = Path(str(_fetch(pinned, commit, name))[: -len(name)])
     assert folder is not None
     found = open_folder(folder, pinned, chosen, commit, facts)
-    return replace(found, config=config, warnings=(*found.warnings, *warnings))
+    above = "../" * chosen.count("/")  # licences lie at the top, whatever file was chosen
+    facts = replace(facts, license_files=tuple(above + name for name in facts.license_files))
+    return replace(found, facts=facts, warnings=(*found.warnings, *warnings))
+
+
+def _fetch(reference: ModelReference, commit: str, name: str) -> Path:
+    """A file in the cache, downloaded if it is not there yet."""
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                reference.location, name, revision=commit, library_name=LIBRARY
+            )
+        )
+    except RuntimeError as error:  # hf_xet's
+        raise ResolveError(
+            f"the download of {name} of {reference.location} broke off. Try again; it goes on "
+            "where it broke."
+        ) from error
+
+
+def _in_cache(reference: ModelReference, commit: str, name: str) -> Path | None:
+    found = huggingface_hub.try_to_load_from_cache(reference.location, name, revision=commit)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _cache_of(repo: str) -> Path:
+    """The folder of a repository in the Hub's cache, whose layout is documented."""
+    return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+
+
+def _remember(reference: ModelReference, commit: str) -> None:
+    """Note which commit a revision is, as the client does, so that it works offline, too.
+
+    The client notes it only for downloads by branch; ours are all pinned.
+    """
+    revision = reference.revision or constants.DEFAULT_REVISION
+    if revision == commit:
+        return
+    note = _cache_of(reference.location) / "refs" / revision
+    with suppress(OSError):  # a cache that is read-only is a cache
+        if not note.is_file() or note.read_text() != commit:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            fresh = note.with_name(f"{note.name}.{secrets.token_hex(4)}.tmp")
+            fresh.write_text(commit)
+            fresh.replace(note)
 
 
 def _beside(file: str, name: str) -> str:
@@ -172,15 +245,12 @@ def _beside(file: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _facts(info: Any, files: Sequence[str], sizes: dict[str, int]) -> ModelFacts:
+def _facts(
+    info: Any, files: Sequence[str], sizes: Mapping[str, int], cached: Collection[str]
+) -> ModelFacts:
     declared = info.card_data.to_dict() if info.card_data is not None else {}
     checksums = {
         s.rfilename: s.lfs.sha256 for s in info.siblings or () if s.lfs and s.rfilename in files
-    }
-    cached = {
-        name
-        for name in files
-        if isinstance(huggingface_hub.try_to_load_from_cache(info.id, name, revision=info.sha), str)
     }
     return facts_from(
         declared,
@@ -196,24 +266,30 @@ def _facts(info: Any, files: Sequence[str], sizes: dict[str, int]) -> ModelFacts
 
 def _from_cache(reference: ModelReference) -> Checkpoint:
     """Open what the cache holds, without any request."""
-    try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                reference.location, revision=reference.revision, local_files_only=True
-            )
-        )
-    except (LocalEntryNotFoundError, FileNotFoundError) as error:
+    repo, revision = reference.location, reference.revision or constants.DEFAULT_REVISION
+    note = _cache_of(repo) / "refs" / revision
+    commit = note.read_text().strip() if note.is_file() else revision
+    folder = _cache_of(repo) / "snapshots" / commit
+    if not re.fullmatch(r"[0-9a-f]{40}", commit) or not folder.is_dir():
         raise ResolveError(
             f"{reference} is not in the cache, and HF_HUB_OFFLINE is set. Run once without "
             "HF_HUB_OFFLINE, or name a local folder."
-        ) from error
-    try:
-        return open_folder(folder, reference, reference.file, folder.name, facts_of_card(folder))
-    except ResolveError as error:
+        )
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
+    if not weights or (reference.file is not None and reference.file not in names):
         raise ResolveError(
             f"the cache holds {reference} without its weights, and HF_HUB_OFFLINE is set. Run once "
             "without HF_HUB_OFFLINE."
-        ) from error
+        )
+    blobs = {name: (folder / name).resolve().name for name in weights}
+    facts = replace(
+        facts_of_card(folder),
+        sha256={name: blob for name, blob in blobs.items() if re.fullmatch(r"[0-9a-f]{64}", blob)},
+    )
+    found = open_folder(folder, reference, reference.file, commit, facts)
+    own = {name: digest for name, digest in facts.sha256.items() if name in found.files}
+    return replace(found, facts=replace(facts, sha256=own))
 
 
 def _no_such_file(reference: ModelReference, file: str, sizes: dict[str, int]) -> NoReturn:
@@ -246,6 +322,8 @@ def hub_errors(reference: ModelReference) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise ResolveError(_no_revision(reference)) from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise ResolveError(_http_error(reference, error.__cause__)) from error
         raise ResolveError(
             f"{name} cannot be fetched: {_offline_reason()} Name a local folder, or try again."
         ) from error
@@ -255,11 +333,16 @@ def hub_errors(reference: ModelReference) -> Iterator[None]:
         raise ResolveError(f"{reference} is not a valid name of the Hub. Check it.") from error
     except HfHubHTTPError as error:
         raise ResolveError(_http_error(reference, error)) from error
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
         raise ResolveError(
             f"cannot reach the Hub at {constants.ENDPOINT} for {name} "
             f"({type(error).__name__}). Check the connection, or set HF_HUB_OFFLINE=1 to use "
             "the cache."
+        ) from error
+    except OSError as error:
+        raise ResolveError(
+            f"cannot keep {name} in the cache ({error.strerror or type(error).__name__}). Make "
+            "room, or set HF_HOME to another folder."
         ) from error
 
 
@@ -281,13 +364,19 @@ def _not_found(reference: ModelReference) -> str:
 
 
 def _similar_names(name: str) -> list[str]:
-    """Names of the same owner that look alike; none where the Hub does not answer."""
-    owner = name.split("/")[0]
+    """Names that look alike, of this owner or another; none where the Hub does not answer."""
+    owner, _, own = name.partition("/")
+    api = huggingface_hub.HfApi(library_name=LIBRARY)
     try:
-        models = huggingface_hub.HfApi(library_name=LIBRARY).list_models(author=owner, limit=500)
-        return difflib.get_close_matches(name, [m.id for m in models], n=2, cutoff=0.7)
+        for models in (
+            api.list_models(author=owner, limit=500),
+            api.list_models(search=own, limit=50),
+        ):
+            if near := difflib.get_close_matches(name, [m.id for m in models], n=2, cutoff=0.7):
+                return near
     except (HfHubHTTPError, httpx.HTTPError, OSError):
-        return []
+        pass
+    return []
 
 
 def _no_revision(reference: ModelReference) -> str:

@@ -43,13 +43,14 @@ def open_folder(
     """
     names = {p.relative_to(folder).as_posix() for p in folder.iterdir() if p.is_file()}
     label = reference.label
-    config = _read_config(folder, label)
+    home = (folder / file).parent if file else folder  # the config lies beside the weights
+    config = _read_config(home, label)
     refuse_quantised(config, (), label)
     chosen = file or choose_weights(names, label)
     index = None
     files = [chosen]
     if chosen.endswith(".json"):
-        index = parse_config(_read(folder / chosen), chosen)
+        index = parse_config(_read(folder / chosen), f"{label}: {chosen}")
         there = names | {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
         files = shard_names(index, label, chosen, there)
     readers = [LocalFile(folder / name, name) for name in files]
@@ -62,12 +63,13 @@ def open_folder(
         opened.entries,
         opened.readers,
         config,
-        folder,
-        opened.path,
-        opened.prefix,
-        opened.ignored or {},
-        facts or facts_of_card(folder),
-        opened.warnings,
+        home,
+        path=opened.path,
+        prefix=opened.prefix,
+        parts=opened.parts,
+        ignored=opened.ignored or {},
+        facts=facts or facts_of_card(folder),
+        warnings=opened.warnings,
     )
 
 

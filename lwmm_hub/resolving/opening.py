@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from lwmm_hub.checkpoint import ByteReader, LocalFile, TensorEntry
@@ -26,6 +27,7 @@ class OpenedFiles:
     readers: Mapping[str, ByteReader]
     path: tuple[str, ...] = ()
     prefix: str = ""
+    parts: tuple[str, ...] = ()
     ignored: Mapping[str, str] | None = None
     warnings: tuple[str, ...] = ()
 
@@ -43,7 +45,7 @@ def open_files(
         CheckpointError: a file is damaged, a tensor stands in two files or in none, or there is no
             such copy.
     """
-    opened = [_open(reader) for reader in readers]
+    opened = [_open_of(label, reader) for reader in readers]
     if len(opened) == 1:
         merged = opened[0]
     else:
@@ -62,6 +64,16 @@ def open_files(
     if not merged.entries:
         raise CheckpointError(f"{label} holds no tensors. Name a file with weights.")
     return _choose_copy(merged, label, weights)
+
+
+def _open_of(label: str, reader: ByteReader) -> OpenedFiles:
+    """One file; a message about it names the model too, since many files have the same name."""
+    try:
+        return _open(reader)
+    except CheckpointError as error:
+        if label == PurePosixPath(reader.name).stem:
+            raise
+        raise type(error)(f"{label}: {error}") from error
 
 
 def _open(reader: ByteReader) -> OpenedFiles:
@@ -96,6 +108,7 @@ def _open(reader: ByteReader) -> OpenedFiles:
         readers,
         state.path,
         state.prefix,
+        state.parts,
         dict.fromkeys(state.unused, "not part of the state dict"),
     )
 

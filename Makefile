@@ -1,0 +1,42 @@
+# `make demo` and `make test` need Python 3.10 or newer and the package index, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench cards clean
+
+demo: .venv/ready-demo
+	$(BIN)/python examples/street/demo.py --output demo
+
+test: .venv/ready-test lint
+	$(BIN)/python -m pytest -n 2 -q
+
+lint: .venv/ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Measures whole processes against a ten-line script; takes minutes and several GB of /tmp.
+bench: .venv/ready-test
+	$(BIN)/python tests/bench/run.py
+
+# Renders the cards of the examples again; the tests compare them.
+cards: .venv/ready-test
+	$(BIN)/python tests/render_cards.py
+
+clean:
+	rm -rf .venv demo merged .mypy_cache .ruff_cache .hypothesis build dist
+
+# torch first and pinned: the index's newest one is a CUDA build of several GB.
+.venv/torch: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "lwmm-hub needs Python 3.10 or newer; pass PYTHON=python3.12 or so")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	touch $@
+
+.venv/ready-demo: .venv/torch pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/ready-test: .venv/ready-demo
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@

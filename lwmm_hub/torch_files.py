@@ -1,0 +1,36 @@
+"""Write merged weights as a `.pth` file, in the nesting and under the prefixes of the anchor's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lwmm_hub.checkpoint import Checkpoint
+
+
+def write_pth(path: Path, weights: Path, anchor: Checkpoint) -> None:
+    """Save the tensors of the safetensors file `weights` as the anchor's file had them.
+
+    A plain state dict comes back plain; `{"state_dict": {"module.conv.weight": ...}}` gets its
+    wrapper and prefix back. Whatever else the anchor's file held (optimizer, other copies of the
+    weights) is not the merged model's and is left out. Imports torch.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(weights)
+    torch.save(nested({key: tensors[key] for key in anchor.entries}, anchor), path)
+
+
+def nested(tensors: dict[str, Any], anchor: Checkpoint) -> dict[str, Any]:
+    """The tensors under the anchor's original keys and wrappers."""
+    inner: dict[str, Any] = {}
+    for key, tensor in tensors.items():
+        part = next((p for p in anchor.parts if key.startswith(f"{p}/")), None)
+        if part is None:
+            inner[anchor.prefix + key] = tensor
+        else:
+            inner.setdefault(part, {})[anchor.prefix + key[len(part) + 1 :]] = tensor
+    for name in reversed(anchor.path):
+        inner = {name: inner}
+    return inner

@@ -1,0 +1,875 @@
+"""What bad input gets: one line on stderr that says what, which and what to do now; nothing else.
+
+Every row of the tables has three pieces of its message: what is wrong, which file or option, and
+what to do now.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pickle_builder as by_hand
+import pytest
+import yaml
+from enumerators import (
+    B0,
+    B1,
+    SegformerSize,
+    cast,
+    segformer_transformers_old,
+    transformers_config,
+    write_safetensors,
+)
+from safetensors.numpy import load_file
+from stories import PROGRAM, Command, Finished, Models, everything_below, quiet_environment
+
+Words = tuple[str, ...]
+
+
+def assert_refused(found: Finished, code: int, *words: str) -> None:
+    """One line on stderr with these words; no traceback, and nothing on stdout."""
+    assert found.code == code, found.err
+    assert found.out == ""
+    assert found.err.startswith("lwmm-hub: ")
+    assert found.err.count("\n") == 1
+    assert found.err.endswith("\n")
+    assert "Traceback" not in found.err
+    assert "internal error" not in found.err
+    for word in words:
+        assert word in found.err
+
+
+def refused_everywhere(
+    lwmm: Command, here: Path, code: int, words: Words, *arguments: str | Path
+) -> None:
+    """`merge` refuses in every format, and leaves the folder as it was."""
+    before = everything_below(here)
+    for more in ((), ("--json",), ("--format", "agent"), ("-q",)):
+        assert_refused(lwmm("merge", *arguments, *more), code, *words)
+    assert everything_below(here) == before
+
+
+# ---------------------------------------------------------------------- models that cannot be read
+
+
+def whole(header: Mapping[str, Any] | bytes, data: bytes = b"", length: int | None = None) -> bytes:
+    """A safetensors file, byte by byte."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def described(start: int, stop: int, dtype: str = "F32", shape: Any = None) -> dict[str, Any]:
+    shape = [(stop - start) // 4] if shape is None else shape
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+class Payload:
+    """A pickle that would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def pickled_payload(folder: Path) -> bytes:
+    return pickle.dumps({"a.weight": Payload(folder / "executed")}, protocol=2)
+
+
+def an_index(names: Mapping[str, Any]) -> bytes:
+    return json.dumps({"metadata": {}, "weight_map": dict(names)}).encode()
+
+
+TWO = {"a": described(0, 8), "b": described(8, 16)}
+CONFIG = b'{"model_type": "segformer"}'
+SHARD = whole({"a": described(0, 8)}, bytes(8))
+AGAIN = "Download it again"
+Files = Mapping[str, bytes] | Callable[[Path], Mapping[str, bytes]]
+
+# name -> files of the model's folder, and words of the message
+UNREADABLE: dict[str, tuple[Files, Words]] = {
+    "nothing at all": ({}, ("bad has no weights", "Name a model with weights")),
+    "only a config": (
+        {"config.json": CONFIG},
+        ("bad has no weights", ".safetensors", "Name a model with weights"),
+    ),
+    "LoRA adapter": (
+        {"adapter_config.json": b"{}", "adapter_model.safetensors": SHARD},
+        ("bad is a LoRA adapter", "merge it into its base model first"),
+    ),
+    "LoRA adapter in a pickle": (
+        {"adapter_config.json": b"{}", "adapter_model.bin": b"PK"},
+        ("bad is a LoRA adapter", "merge it into its base model first"),
+    ),
+    "quantised, as its config says": (
+        {
+            "config.json": b'{"quantization_config": {"quant_method": "bitsandbytes"}}',
+            "model.safetensors": SHARD,
+        },
+        ("bad is quantised (bitsandbytes)", "Name the model it was made from"),
+    ),
+    "quantised, as its keys say": (
+        {"model.safetensors": whole({"layer.qweight": described(0, 8)}, bytes(8))},
+        ("bad is quantised", "Name the model it was made from"),
+    ),
+    "several weight files": (
+        {"one.pth": b"1", "two.pth": b"2"},
+        ("bad has several weight files", "'one.pth'", "'two.pth'", "Name one"),
+    ),
+    "empty safetensors": (
+        {"model.safetensors": b""},
+        ("model.safetensors", "0 bytes", AGAIN),
+    ),
+    "random safetensors": (
+        {"model.safetensors": np.random.default_rng(1).bytes(4096)},
+        ("model.safetensors", "header claims", AGAIN),
+    ),
+    "truncated safetensors": (
+        {"model.safetensors": whole(TWO, bytes(12))},
+        ("model.safetensors", "truncated", AGAIN),
+    ),
+    "bytes after the last tensor": (
+        {"model.safetensors": whole(TWO, bytes(20))},
+        ("model.safetensors", "its tensors end at byte", AGAIN),
+    ),
+    "header longer than the file": (
+        {"model.safetensors": whole(TWO, bytes(16), length=5000)},
+        ("model.safetensors", "header claims 5000 bytes", AGAIN),
+    ),
+    "header of 100 GB": (
+        {"model.safetensors": whole(TWO, bytes(16), length=100_000_000_000)},
+        ("model.safetensors", "header claims 100000000000 bytes", AGAIN),
+    ),
+    "header of 2^64 bytes": (
+        {"model.safetensors": whole(TWO, bytes(16), length=2**64 - 1)},
+        ("model.safetensors", "header claims", AGAIN),
+    ),
+    "header that is not JSON": (
+        {"model.safetensors": whole(b'{"a": ', bytes(8))},
+        ("model.safetensors", "header is not JSON", AGAIN),
+    ),
+    "header that is a list": (
+        {"model.safetensors": whole(b"[1]")},
+        ("model.safetensors", "header is not a table", AGAIN),
+    ),
+    "header nested a million deep": (
+        {"model.safetensors": whole(b"[" * 1_000_000)},
+        ("model.safetensors", "header is not JSON", AGAIN),
+    ),
+    "overlapping offsets": (
+        {"model.safetensors": whole({"a": described(0, 8), "b": described(4, 12)}, bytes(12))},
+        ("model.safetensors", "'b' overlaps", AGAIN),
+    ),
+    "a gap between offsets": (
+        {"model.safetensors": whole({"a": described(0, 8), "b": described(12, 20)}, bytes(20))},
+        ("model.safetensors", "'b' leaves a gap", AGAIN),
+    ),
+    "offsets the wrong way round": (
+        {"model.safetensors": whole({"a": described(8, 0, shape=[2])}, bytes(8))},
+        ("model.safetensors", "'a' has the impossible offsets [8, 0]", AGAIN),
+    ),
+    "offsets that do not fit the shape": (
+        {"model.safetensors": whole({"a": described(0, 8, shape=[3])}, bytes(8))},
+        ("model.safetensors", "'a'", AGAIN),
+    ),
+    "a shape of negative size": (
+        {"model.safetensors": whole({"a": described(0, 8, shape=[-2])}, bytes(8))},
+        ("model.safetensors", "'a' has the impossible shape [-2]", AGAIN),
+    ),
+    "a shape of absurd size": (
+        {"model.safetensors": whole({"a": described(0, 8, shape=[2**62, 2**62])}, bytes(8))},
+        ("model.safetensors", "'a'", AGAIN),
+    ),
+    "a key twice": (
+        {
+            "model.safetensors": whole(
+                b'{"a": %b, "a": %b}' % ((json.dumps(described(0, 8)).encode(),) * 2), bytes(8)
+            )
+        },
+        ("model.safetensors", "'a' stands in it twice", AGAIN),
+    ),
+    "unknown dtype": (
+        {"model.safetensors": whole({"a": described(0, 8, "F33")}, bytes(8))},
+        ("model.safetensors", "'a' has the unknown dtype 'F33'", AGAIN),
+    ),
+    "no tensors": (
+        {"model.safetensors": whole({})},
+        ("bad holds no tensors", "Name a file with weights"),
+    ),
+    "shard that is missing": (
+        {
+            "model.safetensors.index.json": an_index({"a": "model-1.safetensors", "b": "x.bin"}),
+            "model-1.safetensors": SHARD,
+        },
+        ("model.safetensors.index.json names 'x.bin'", "missing", "Download the model again"),
+    ),
+    "tensor that is missing from the shards": (
+        {
+            "model.safetensors.index.json": an_index(
+                {"a": "model-1.safetensors", "b": "model-1.safetensors"}
+            ),
+            "model-1.safetensors": SHARD,
+        },
+        ("model.safetensors.index.json lists 'b'", "in none of its files", "Download"),
+    ),
+    "tensor in two shards": (
+        {
+            "model.safetensors.index.json": an_index(
+                {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+            ),
+            "model-1.safetensors": SHARD,
+            "model-2.safetensors": SHARD,
+        },
+        ("bad", "'a' stands in two of its files", AGAIN),
+    ),
+    "index that leaves the folder": (
+        {"model.safetensors.index.json": an_index({"a": "../../etc/passwd"})},
+        ("model.safetensors.index.json names the file '../../etc/passwd'", "outside the model"),
+    ),
+    "index with an absolute path": (
+        {"model.safetensors.index.json": an_index({"a": "/etc/passwd"})},
+        ("model.safetensors.index.json names the file '/etc/passwd'", "outside the model"),
+    ),
+    "index with a number for a file": (
+        {"model.safetensors.index.json": an_index({"a": 7})},
+        ("model.safetensors.index.json names the file 7", "outside the model"),
+    ),
+    "index that is not JSON": (
+        {"model.safetensors.index.json": b"{"},
+        ("model.safetensors.index.json is not JSON", AGAIN),
+    ),
+    "index without a map": (
+        {"model.safetensors.index.json": b"{}"},
+        ("model.safetensors.index.json is not a shard index", AGAIN),
+    ),
+    "config that is not JSON": (
+        {"config.json": b"{'model_type': 1}", "model.safetensors": SHARD},
+        ("bad: config.json is not JSON", AGAIN),
+    ),
+    "config that is a list": (
+        {"config.json": b"[1, 2]", "model.safetensors": SHARD},
+        ("bad: config.json is not a table", AGAIN),
+    ),
+    "config nested a million deep": (
+        {"config.json": b"[" * 1_000_000, "model.safetensors": SHARD},
+        ("bad: config.json is not JSON", AGAIN),
+    ),
+    "config that is not text": (
+        {"config.json": b"\xff\xfe\x00\x80", "model.safetensors": SHARD},
+        ("bad: config.json is not JSON", AGAIN),
+    ),
+    "empty pickle": (
+        {"latest.pth": b""},
+        ("latest.pth is empty", AGAIN),
+    ),
+    "random pickle": (
+        {"latest.pth": b"\x01" + np.random.default_rng(2).bytes(4096)},
+        ("latest.pth is not a PyTorch file", "torch.save"),
+    ),
+    "Git LFS pointer": (
+        {"model.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"},
+        ("model.safetensors is a Git LFS pointer", "git lfs pull"),
+    ),
+    "web page": (
+        {"latest.pth": b"<!DOCTYPE html><html>Sign in</html>"},
+        ("latest.pth is a web page", "download the file itself"),
+    ),
+    "truncated archive": (
+        {"latest.pth": by_hand.archive(by_hand.pickled(by_hand.dictionary(a=b"N")))[:-40]},
+        ("latest.pth is damaged or truncated", AGAIN),
+    ),
+    "archive of another kind": (
+        {"latest.pth": by_hand.archive(b"", {"run/a": b"1"}).replace(b"data.pkl", b"date.pkl")},
+        ("latest.pth is a zip archive, but not one of torch.save", "Pass a file"),
+    ),
+    "malicious pickle in an archive": (
+        lambda folder: {"latest.pth": by_hand.archive(pickled_payload(folder))},
+        ("latest.pth", "mkdir", "nothing was executed"),
+    ),
+    "malicious pickle": (
+        lambda folder: {"latest.pth": pickled_payload(folder)},
+        ("latest.pth", "nothing was executed"),
+    ),
+    "malicious pickle under the Hub's name": (
+        lambda folder: {"pytorch_model.bin": by_hand.archive(pickled_payload(folder))},
+        ("pytorch_model.bin", "nothing was executed"),
+    ),
+    "malicious pickle called safetensors": (
+        lambda folder: {"model.safetensors": pickled_payload(folder)},
+        ("model.safetensors", AGAIN),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", UNREADABLE)
+def test_a_model_that_cannot_be_read_is_refused(
+    row: str, lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    files, words = UNREADABLE[row]
+    bad = tmp_path / "here" / "bad"
+    bad.mkdir()
+    for name, content in (files(tmp_path) if callable(files) else files).items():
+        (bad / name).write_bytes(content)
+
+    refused_everywhere(lwmm, tmp_path, 1, words, bad, tiny.donor)
+    refused_everywhere(lwmm, tmp_path, 1, words, tiny.anchor, bad)
+    assert_refused(lwmm("plan", tiny.anchor, bad, "--json"), 1, *words)
+    assert_refused(lwmm("drift", tiny.anchor, bad, "--json"), 1, *words)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_folder_where_a_file_should_be_is_refused(
+    lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    (tmp_path / "bad" / "model.safetensors").mkdir(parents=True)
+    words = ("bad has no weights", "Name a model with weights")
+    refused_everywhere(lwmm, tmp_path, 1, words, tiny.anchor, tmp_path / "bad")
+
+
+def test_a_config_that_is_a_folder_is_none(lwmm: Command, tiny: Models, tmp_path: Path) -> None:
+    shutil.copytree(tiny.donor, tmp_path / "odd")
+    (tmp_path / "odd" / "config.json").unlink()
+    (tmp_path / "odd" / "config.json").mkdir()
+    assert lwmm("merge", tiny.anchor, tmp_path / "odd").code == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+def test_a_file_without_permission_is_refused(lwmm: Command, tiny: Models, tmp_path: Path) -> None:
+    shutil.copytree(tiny.donor, tmp_path / "bad")
+    (tmp_path / "bad" / "model.safetensors").chmod(0)
+    words = ("model.safetensors", "Permission denied")
+    refused_everywhere(lwmm, tmp_path, 1, words, tiny.anchor, tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("./nowhere", ("There is no file or folder './nowhere'", "Write 'org/name'")),
+        ("nowhere.pth", ("There is no file or folder 'nowhere.pth'", "Write 'org/name'")),
+        ("nowhere", ("'nowhere' is neither a local path nor a Hub repository", "Write 'org/name'")),
+        ("", ("'' names no model", "Write 'org/name'")),
+        ("a/b/c", ("'a/b/c' is neither", "Write 'org/name'")),
+        ("org/na--me", ("'org/na--me' is not a valid repository id", "Write 'org/name'")),
+        ("org/name:../../x.pth", ("'../../x.pth' is not a path inside", "Write 'org/name'")),
+        ("{donor}?weights=best", ("unknown weights 'best'", "student, ema, imagenet")),
+        ("{donor}?weights=ema", ("rain holds one copy", "Leave '?weights=' out")),
+        ("{donor}?size=3", ("unknown option 'size'", "'?weights='")),
+    ],
+)
+def test_a_text_that_names_no_model_is_refused(
+    text: str, words: Words, lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    refused_everywhere(lwmm, tmp_path, 1, words, tiny.anchor, text.format(donor=tiny.donor))
+
+
+# ---------------------------------------------------------------------- models without a class
+
+
+def renamed_keys(folder: Path, source: Path, config: Mapping[str, Any]) -> Path:
+    """The weights of a model in names that no table knows."""
+    folder.mkdir()
+    tensors = load_file(source / "model.safetensors")
+    own = {f"net.{key.replace('segformer', 'trunk')}": value for key, value in tensors.items()}
+    write_safetensors(folder / "model.safetensors", own)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "architectures", [["NoSuchModelForAnything"], ["os.system"], [], "SegFormer", [7], None]
+)
+def test_a_class_that_does_not_exist_leaves_the_order_to_the_names(
+    architectures: Any, lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    config = {"architectures": architectures, "model_type": "no_such_model"}
+    anchor = renamed_keys(tmp_path / "anchor", tiny.anchor, config)
+    donor = renamed_keys(tmp_path / "donor", tiny.donor, config)
+    found = lwmm("plan", anchor, donor, "--json")
+    assert found.code == 0, found.err
+    assert "names" in found.data["order_source"]
+    merged = lwmm("merge", anchor, donor)
+    assert merged.code == 0, merged.err
+
+
+def test_a_class_that_does_not_exist_does_not_matter_to_a_family_with_a_table(
+    lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny.anchor, tmp_path / "anchor")
+    config = json.loads((tiny.anchor / "config.json").read_text())
+    config["architectures"] = ["NoSuchModel"]
+    (tmp_path / "anchor" / "config.json").write_text(json.dumps(config))
+    assert lwmm("merge", tmp_path / "anchor", tiny.donor).code == 0
+
+
+# ---------------------------------------------------------------------- values
+
+
+def changed(
+    source: Path, folder: Path, change: Callable[[dict[str, np.ndarray]], None], dtype: str = ""
+) -> Path:
+    """A copy of a model with other values."""
+    shutil.copytree(source, folder)
+    tensors = load_file(source / "model.safetensors")
+    change(tensors)
+    write_safetensors(folder / "model.safetensors", cast(tensors, dtype) if dtype else tensors)
+    if dtype:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"dtype": dtype}))
+    return folder
+
+
+FIRST = "segformer.encoder.patch_embeddings.0.proj.bias"
+KEPT = "decode_head.classifier.weight"
+
+
+@pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN"), (-np.inf, "infinite values")])
+@pytest.mark.parametrize("place", ["anchor", "donor"])
+def test_nan_and_infinity_are_named(
+    place: str, value: float, what: str, lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    def spoil(tensors: dict[str, np.ndarray]) -> None:
+        tensors[FIRST][3] = value
+
+    source = tiny.anchor if place == "anchor" else tiny.donor
+    bad = changed(source, tmp_path / "bad", spoil)
+    models = [bad, tiny.donor] if place == "anchor" else [tiny.anchor, bad]
+    words = (f"bad has {what} in {FIRST}", "Use a sound copy", "--allow-nonfinite")
+    refused_everywhere(lwmm, tmp_path, 1, words, *models)
+
+    found = lwmm("merge", *models, "--allow-nonfinite", "--json")
+    assert found.code == 0, found.err
+    merged = load_file(tmp_path / "here" / "merged" / "model.safetensors")
+    assert not np.isfinite(merged[FIRST][3])
+    assert np.isfinite(merged[FIRST][4:]).all()
+
+
+def test_nan_in_a_tensor_without_weight_does_not_matter(
+    lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    def spoil(tensors: dict[str, np.ndarray]) -> None:
+        tensors[KEPT][:] = np.nan
+
+    bad = changed(tiny.donor, tmp_path / "bad", spoil)
+    assert lwmm("merge", tiny.anchor, bad).code == 0
+
+
+def test_dtypes_that_differ_are_merged_with_a_warning(
+    lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    half = changed(tiny.donor, tmp_path / "half", lambda _: None, "float16")
+    found = lwmm("merge", tiny.anchor, half)
+    assert found.code == 0
+    assert found.err.startswith("warning: half has float16 tensors where the anchor has float32")
+    assert found.err.count("\n") == 1
+    data = lwmm("merge", tiny.anchor, half, "--overwrite", "--json")
+    assert data.err == ""
+    assert "half has float16 tensors" in data.data["warnings"][0]
+    merged = load_file(tmp_path / "here" / "merged" / "model.safetensors")
+    assert merged[FIRST].dtype == np.float32
+
+
+def test_a_value_too_large_for_float16_is_refused(
+    lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    def grow(tensors: dict[str, np.ndarray]) -> None:
+        tensors[FIRST][2] = 1e6
+
+    anchor = changed(tiny.anchor, tmp_path / "half", lambda _: None, "float16")
+    donor = changed(tiny.donor, tmp_path / "large", grow)
+    words = (f"{FIRST} has a merged value that is too large for float16", "--dtype float32")
+    refused_everywhere(lwmm, tmp_path, 1, words, anchor, donor)
+    assert lwmm("merge", anchor, donor, "--dtype", "bfloat16").code == 0
+
+
+def test_the_same_model_twice_is_merged_with_a_warning(lwmm: Command, tiny: Models) -> None:
+    found = lwmm("merge", tiny.anchor, tiny.anchor)
+    assert found.code == 0
+    assert "warning: city is named twice (models 1 and 2)" in found.err
+    assert Path("merged/model.safetensors").read_bytes() != b""
+    merged = load_file("merged/model.safetensors")
+    for key, value in load_file(tiny.anchor / "model.safetensors").items():
+        np.testing.assert_array_equal(merged[key], value)
+
+
+# ---------------------------------------------------------------------- models that do not fit
+
+
+def only_headers(folder: Path, size: SegformerSize) -> Path:
+    """A model whose file is one hole: refused before its weights are read."""
+    from lwmm_hub.checkpoint.safetensors import write_header
+
+    folder.mkdir()
+    entries = segformer_transformers_old(size)
+    head, _ = write_header([(e.key, e.dtype, e.shape) for e in entries], {"format": "pt"})
+    total = sum(int(np.prod(e.shape)) * (8 if e.dtype == "I64" else 4) for e in entries)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + total)
+    (folder / "config.json").write_text(json.dumps(transformers_config(size)))
+    return folder
+
+
+def test_models_without_a_shared_backbone_are_refused(lwmm: Command, tmp_path: Path) -> None:
+    b0, b1 = only_headers(tmp_path / "b0", B0), only_headers(tmp_path / "b1", B1)
+    words = ("b0", "b1", "backbone")
+    refused_everywhere(lwmm, tmp_path, 4, words, b0, b1)
+    assert_refused(lwmm("plan", b0, b1, "--json"), 4, *words)
+
+
+def test_unrelated_models_are_refused(lwmm: Command, tiny: Models, tmp_path: Path) -> None:
+    words = ("city and stranger are unrelated", "mean cosine", "--allow-unrelated")
+    refused_everywhere(lwmm, tmp_path, 4, words, tiny.anchor, tiny.stranger)
+    assert_refused(lwmm("plan", tiny.anchor, tiny.stranger, "--check-weights", "--json"), 4, *words)
+    assert lwmm("plan", tiny.anchor, tiny.stranger).code == 0
+    found = lwmm("merge", tiny.anchor, tiny.stranger, "--allow-unrelated")
+    assert found.code == 0
+    assert "warning: stranger is unrelated to the anchor" in found.err
+
+
+def test_models_that_share_nothing_are_refused(lwmm: Command, tiny: Models, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    write_safetensors(tmp_path / "other" / "model.safetensors", {"x.y": np.ones((3, 3), "f4")})
+    refused_everywhere(lwmm, tmp_path, 4, ("city", "other"), tiny.anchor, tmp_path / "other")
+
+
+# ---------------------------------------------------------------------- the output
+
+
+def test_an_output_that_exists_is_left_alone(lwmm: Command, tiny: Models, tmp_path: Path) -> None:
+    assert lwmm("merge", tiny.anchor, tiny.donor).code == 0
+    words = ("merged exists already", "--overwrite", "-o")
+    refused_everywhere(lwmm, tmp_path, 1, words, tiny.anchor, tiny.donor)
+    assert lwmm("merge", tiny.anchor, tiny.donor, "--overwrite").code == 0
+
+
+def test_overwrite_takes_nothing_but_a_merge(lwmm: Command, tiny: Models, tmp_path: Path) -> None:
+    thesis = tmp_path / "here" / "thesis"
+    thesis.mkdir()
+    (thesis / "chapter.tex").write_text("years of work")
+    words = ("thesis was not written by lwmm-hub", "Choose another folder with -o")
+    models = (tiny.anchor, tiny.donor, "--overwrite", "-o")
+    refused_everywhere(lwmm, tmp_path, 1, words, *models, "thesis")
+
+    file = thesis / "chapter.tex"
+    words = ("chapter.tex is a file", "choose another folder with -o")
+    refused_everywhere(lwmm, tmp_path, 1, words, *models, file)
+    refused_everywhere(lwmm, tmp_path, 1, ("chapter.tex", "-o"), *models, file / "below")
+
+
+def test_an_output_that_holds_a_model_is_refused(lwmm: Command, tiny: Models) -> None:
+    for folder in (tiny.anchor, tiny.donor, tiny.donor.parent):
+        found = lwmm("merge", tiny.anchor, tiny.donor, "--overwrite", "-o", folder)
+        assert_refused(found, 1, f"{folder} holds one of the models", "with -o")
+
+
+def test_an_empty_folder_is_a_fine_output(lwmm: Command, tiny: Models) -> None:
+    Path("merged").mkdir()
+    assert lwmm("merge", tiny.anchor, tiny.donor).code == 0
+    assert Path("merged/README.md").exists()
+
+
+def test_too_little_disk_is_said_before_anything_is_read(
+    lwmm: Command, tiny: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    words = ("the merge needs", "MB", "Make room, or choose another folder with -o")
+    refused_everywhere(lwmm, tmp_path, 1, words, tiny.anchor, tiny.donor)
+
+
+def test_a_disk_that_becomes_full_leaves_nothing(tiny: Models, tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    for more in ([], ["--json"]):
+        done = subprocess.run(
+            [PROGRAM, "merge", tiny.anchor, tiny.donor, "-o", "deep/er/out", *more],
+            cwd=tmp_path,
+            env=quiet_environment(),
+            preexec_fn=limit,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found = Finished(done.returncode, done.stdout, done.stderr)
+        assert_refused(found, 1, "the disk became full", "deep/er", "Nothing was kept", "Make room")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+# ---------------------------------------------------------------------- usage
+
+USAGE: dict[str, tuple[tuple[str, ...], Words]] = {
+    "no model": ((), ("name an anchor and at least one donor",)),
+    "one model": (("{anchor}",), ("name an anchor and at least one donor",)),
+    "unknown option": (("{anchor}", "{donor}", "--colour"), ("--colour", "--help")),
+    "schedule": (("{anchor}", "{donor}", "--schedule", "sine"), ("'sine'", "linear, cosine")),
+    "batch norm": (("{anchor}", "{donor}", "--batch-norm", "mean"), ("'mean'", "linear, moment")),
+    "scope": (("{anchor}", "{donor}", "--scope", "head"), ("'head'", "auto, all, backbone")),
+    "dtype": (("{anchor}", "{donor}", "--dtype", "int8"), ("'int8'", "auto, float32")),
+    "output format": (
+        ("{anchor}", "{donor}", "--output-format", "onnx"), ("'onnx'", "safetensors, pth"),
+    ),
+    "format": (("{anchor}", "{donor}", "--format", "xml"), ("'xml'", "--help")),
+    "shard size": (("{anchor}", "{donor}", "--max-shard-size", "big"), ("'big'", "5GB")),
+    "shard size of zero": (("{anchor}", "{donor}", "--max-shard-size", "0"), ("'0'", "5GB")),
+    "start after end": (
+        ("{anchor}", "{donor}", "--start", "0.9", "--end", "0.1"),
+        ("start 0.9 lies after end 0.1", "give a start before"),
+    ),
+    "start after end by name": (
+        ("{anchor}", "{donor}", "--start", "head.fuse", "--end", "stages.0.patch_embed.proj"),
+        ("start head.fuse lies after end", "give a start before"),
+    ),
+    "start over 1": (("{anchor}", "{donor}", "--start", "1.5"), ("start is 1.5", "0 to 1")),
+    "start NaN": (("{anchor}", "{donor}", "--start", "nan"), ("start is nan", "0 to 1")),
+    "start at no layer": (
+        ("{anchor}", "{donor}", "--start", "stages.9"),
+        ("start 'stages.9' is no shared layer", "lwmm-hub plan"),
+    ),
+    "gamma 0": (("{anchor}", "{donor}", "--gamma", "0"), ("gamma is 0", "over 0")),
+    "gamma NaN": (("{anchor}", "{donor}", "--gamma", "nan"), ("gamma is nan", "over 0")),
+    "gamma text": (("{anchor}", "{donor}", "--gamma", "much"), ("--gamma", "'much'")),
+    "endpoint 2": (("{anchor}", "{donor}", "--endpoint", "2"), ("endpoint is 2", "0 to 1")),
+    "anchor weight under 1/M": (
+        ("{anchor}", "{donor}", "{third}", "--anchor-weight", "0.3"),
+        ("anchor-weight is 0.3", "1/3 to 1"),
+    ),
+    "anchor weight over 1": (
+        ("{anchor}", "{donor}", "--anchor-weight", "1.1"), ("anchor-weight is 1.1", "1/2 to 1"),
+    ),
+    "harmonic with an option": (
+        ("{anchor}", "{donor}", "--schedule", "harmonic", "--gamma", "2"),
+        ("harmonic", "leave the others out"),
+    ),
+    "no threads": (("{anchor}", "{donor}", "--threads", "0"), ("--threads", "1<=x<=256")),
+    "recipe plus models": (
+        ("{anchor}", "{donor}", "--recipe", "r.yaml"), ("--recipe holds", "leave models out"),
+    ),
+    "recipe plus an option": (
+        ("--recipe", "r.yaml", "--gamma", "1"), ("--recipe holds", "leave --gamma out"),
+    ),
+    "recipe plus a flag": (
+        ("--recipe", "r.yaml", "--allow-unrelated"), ("leave --allow-unrelated out",),
+    ),
+    "private without push": (("{anchor}", "{donor}", "--private"), ("go with --push",)),
+    "public without push": (("{anchor}", "{donor}", "--public"), ("go with --push",)),
+    "license without push": (("{anchor}", "{donor}", "--license", "mit"), ("go with --push",)),
+    "push to no repository": (
+        ("{anchor}", "{donor}", "--push", "no repository"), ("'no repository'",),
+    ),
+    "parent without path": (("--recipe", "r.yaml", "--parent", "a"), ("'a'", "LABEL=PATH")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", USAGE)
+def test_wrong_usage_is_refused(row: str, lwmm: Command, tiny: Models, tmp_path: Path) -> None:
+    arguments, words = USAGE[row]
+    refused_everywhere(
+        lwmm, tmp_path, 2, words, *(text.format(**tiny._asdict()) for text in arguments)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("mrege",), ("'mrege'", "--help")),
+        (("plan", "{anchor}"), ("name an anchor and at least one donor",)),
+        (("drift", "{anchor}"), ("name an anchor and at least one donor",)),
+        (("drift", "{anchor}", "{donor}", "--threshold", "0"), ("threshold is 0",)),
+        (("drift", "{anchor}", "{donor}", "--threshold", "x"), ("--threshold", "'x'")),
+        (("card",), ("DIR", "--help")),
+        (("push", "{anchor}"), ("REPO", "--help")),
+        (("verify",), ("DIR|REPO", "--help")),
+    ],
+)
+def test_wrong_usage_of_other_commands_is_refused(
+    arguments: Words, words: Words, lwmm: Command, tiny: Models
+) -> None:
+    assert_refused(lwmm(*(text.format(**tiny._asdict()) for text in arguments)), 2, *words)
+
+
+# ---------------------------------------------------------------------- recipes
+
+GOOD_RECIPE = """\
+version: 1
+models:
+- reference: {anchor}
+- reference: {donor}
+options:
+  schedule: linear
+  gamma: 1.0
+"""
+RECIPES: dict[str, tuple[str, str, int, Words]] = {  # what is replaced, by what, line, words
+    "unknown field": ("options:", "optoins:", 5, ("unknown field 'optoins'", "Known:")),
+    "unknown option": ("  gamma", "  gama", 7, ("unknown field 'gama' in options", "Known:")),
+    "unknown field of a model": (
+        "- reference: {donor}", "- path: {donor}", 4, ("unknown field 'path' in a model",)
+    ),
+    "a field twice": ("  gamma: 1.0", "  schedule: linear", 7, ("'schedule'", "twice")),
+    "wrong type": ("gamma: 1.0", "gamma: much", 7, ("gamma must be a number", "'much'")),
+    "a list for a number": ("gamma: 1.0", "gamma: [1]", 7, ("gamma must be a number",)),
+    "truth for a number": ("gamma: 1.0", "gamma: true", 7, ("gamma must be a number", "'true'")),
+    "number for a text": ("schedule: linear", "schedule: 3", 6, ("schedule must be a text",)),
+    "wrong value": ("schedule: linear", "schedule: sine", 6, ("'sine' is unknown: choose",)),
+    "value out of range": ("gamma: 1.0", "gamma: -1", 7, ("gamma is -1.0: give a number over 0",)),
+    "endless value": ("gamma: 1.0", "gamma: .inf", 7, ("gamma is inf: give a number over 0",)),
+    "weight under 1/M": (
+        "gamma: 1.0", "anchor_weight: 0.2", 7, ("anchor-weight is 0.2", "1/2 to 1")
+    ),
+    "options that contradict": (
+        "gamma: 1.0", "start: 0.9\n  end: 0.1", 7, ("start 0.9 lies after end 0.1",)
+    ),
+    "another version": ("version: 1", "version: 2", 1, ("version 2 is unknown",)),
+    "no version": ("version: 1\n", "", 1, ("the field 'version' is missing",)),
+    "no models": ("models:", "#", 2, ("line 2",)),
+    "one model": ("- reference: {donor}\n", "", 3, ("at least two models",)),
+    "a model of two kinds": (
+        "- reference: {donor}",
+        "- reference: {donor}\n  local: x",
+        4,
+        ("either 'reference' or 'local'",),
+    ),
+    "no reference": ("reference: {donor}", "reference: a b c", 4, ("Write 'org/name'",)),
+    "wrong checksum": (
+        "- reference: {donor}",
+        "- reference: {donor}\n  sha256:\n    model.safetensors: abc",
+        6,
+        ("64 hexadecimal digits",),
+    ),
+    "no YAML": ("options:", "options: {{", 6, ("Mend the YAML",)),
+    "a Python object": (
+        "gamma: 1.0", "gamma: !!python/object/apply:os.mkdir [executed]", 7, ("gamma",)
+    ),
+    "a list": (GOOD_RECIPE, "- 1\n", 1, ("a recipe is a table of fields",)),
+    "nothing": (GOOD_RECIPE, "", 1, ("a recipe is a table of fields",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", RECIPES)
+def test_a_wrong_recipe_is_refused_with_its_line(
+    row: str, lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    old, new, line, words = RECIPES[row]
+    assert old in GOOD_RECIPE
+    text = GOOD_RECIPE.replace(old, new).format(**tiny._asdict())
+    recipe = tmp_path / "here" / "r.yaml"
+    recipe.write_text(text)
+    words = (f"r.yaml, line {line}: ", *words)
+    refused_everywhere(lwmm, tmp_path, 1, words, "--recipe", recipe)
+    assert not Path("executed").exists()
+
+
+def test_the_recipe_that_the_table_changes_is_right(
+    lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    (tmp_path / "here" / "r.yaml").write_text(GOOD_RECIPE.format(**tiny._asdict()))
+    assert lwmm("merge", "--recipe", "r.yaml").code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ("cannot read the recipe r.yaml", "Give its path")),
+        (b"\xff\xfe\x80", ("cannot read the recipe r.yaml", "not text")),
+        (b"[" * 100_000, ("r.yaml", "recipe")),
+        (b"a: &a [x]\nb: *c\n", ("r.yaml, line 2",)),
+        (b"\x00", ("r.yaml, line 1",)),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(
+    content: bytes | None, words: Words, lwmm: Command, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "here" / "r.yaml").write_bytes(content)
+    refused_everywhere(lwmm, tmp_path, 1, words, "--recipe", "r.yaml")
+
+
+# ---------------------------------------------------------------------- hostile names
+
+HOSTILE = (
+    "](http://evil) <script>alert(1)</script>",
+    "| a | b |\n| - | - |",
+    "---\nlicense: mit\n---",
+    "\x1b[31mred\x1b[0m",
+    "{{ 7 * 7 }} {% raw %}",
+    "# heading `code` *bold*",
+)
+
+
+def card_of(folder: Path) -> tuple[dict[str, Any], str]:
+    text = (folder / "README.md").read_text("utf-8")
+    _, head, body = text.split("---\n", 2)
+    return yaml.safe_load(head), body
+
+
+def test_labels_and_licence_names_are_escaped(lwmm: Command, tiny: Models, tmp_path: Path) -> None:
+    anchor = tmp_path / "anchor"
+    shutil.copytree(tiny.anchor, anchor)
+    config = json.loads((anchor / "config.json").read_text())
+    config["id2label"] = {str(i): HOSTILE[i] for i in range(5)}
+    (anchor / "config.json").write_text(json.dumps(config))
+    declared = {"license": "other", "license_name": HOSTILE[0], "license_link": HOSTILE[1]}
+    (anchor / "README.md").write_text(f"---\n{yaml.safe_dump(declared)}---\n")
+    donor = tmp_path / "<b>*donor*"
+    shutil.copytree(tiny.donor, donor)
+    declared = {"license": HOSTILE[2], "datasets": [HOSTILE[0]], "tags": [HOSTILE[1]]}
+    (donor / "README.md").write_text(f"---\n{yaml.safe_dump(declared)}---\n")
+
+    found = lwmm("merge", anchor, donor)
+    assert found.code == 0, found.err
+    head, body = card_of(tmp_path / "here" / "merged")
+    assert head["base_model_relation"] == "merge" if "base_model_relation" in head else head
+    for raw in ("<script", "](http://evil)", "\x1b", "<b>*", "\n| - | - |"):
+        assert raw not in body
+    assert (
+        json.loads((tmp_path / "here/merged/config.json").read_text())["id2label"]["0"]
+        == (HOSTILE[0])
+    )
+    again = lwmm("card", "merged")
+    assert again.code == 0, again.err
+    shown = lwmm("plan", anchor, donor)
+    assert shown.code == 0
+    assert "\x1b" not in shown.out
+
+
+def test_keys_from_a_file_cannot_speak_to_the_terminal(
+    lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    anchor = changed(
+        tiny.anchor, tmp_path / "a", lambda t: t.update({"\x1b[31m\nlwmm-hub: 1": np.ones(3, "f4")})
+    )
+    for format in ("human", "agent"):
+        found = lwmm("plan", anchor, tiny.donor, "--format", format)
+        assert found.code == 0, found.err
+        assert "\x1b" not in found.out
+    (tmp_path / "bad").mkdir()
+    evil = {"\x1b[31m\nlwmm-hub: fine": described(0, 8, "F33")}
+    (tmp_path / "bad" / "model.safetensors").write_bytes(whole(evil, bytes(8)))
+    found = lwmm("plan", tiny.anchor, tmp_path / "bad")
+    assert_refused(found, 1, "unknown dtype")
+    assert "\x1b" not in found.err
+
+
+# ---------------------------------------------------------------------- as a process
+
+
+def test_a_refusal_of_a_process_is_one_line_without_traceback(tiny: Models, tmp_path: Path) -> None:
+    from stories import run
+
+    (tmp_path / "bad").mkdir()
+    found = run("merge", tiny.anchor, "bad", "--json", cwd=tmp_path)
+    assert_refused(found, 1, "bad has no weights")
+    loud = run("merge", tiny.anchor, "bad", cwd=tmp_path, HF_DEBUG="1")
+    assert loud.code == 1
+    assert "Traceback" in loud.err
