@@ -1,0 +1,126 @@
+"""The README says what is true: its commands and its Python run, on a Hub that has its models."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from enumerators import TINY, ancestor, finetuned, with_classes, write_transformers_folder
+from hub import TestHub
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CITY = "nvidia/segformer-b0-finetuned-cityscapes-1024-1024"
+ADE = "nvidia/segformer-b0-finetuned-ade-512-512"
+SCRIPTS = Path(sys.executable).parent
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def readme_hub(hub: TestHub, tmp_path: Path) -> TestHub:
+    """A Hub with small models under the names that the README uses."""
+    start = ancestor(TINY, seed=0)
+
+    def files(seed: int, classes: int) -> dict[str, bytes | Path]:
+        values = with_classes(finetuned(start, seed), classes, seed)
+        folder = write_transformers_folder(
+            tmp_path / f"model-{seed}", values, TINY.with_classes(classes)
+        )
+        return {path.name: path for path in folder.iterdir()}
+
+    card = b"---\nlicense: other\n---\n"
+    hub.create_repo(CITY, files(1, 19) | {"README.md": card})
+    hub.create_repo(ADE, files(2, 150) | {"README.md": card})
+    hub.create_repo("org/run", files(3, 19))
+    for branch, seed in (("step-3000", 4), ("step-2000", 5)):
+        hub.branch("org/run", branch)
+        hub.add_commit("org/run", files(seed, 19), revision=branch)
+    return hub
+
+
+def test_commands_of_the_readme_run(readme_hub: TestHub, tmp_path: Path) -> None:
+    environment = readme_hub.environment(tmp_path / "home", token="alice")
+    environment["PATH"] = f"{SCRIPTS}:{environment.get('PATH', '/usr/bin:/bin')}"
+    work = tmp_path / "work"
+    work.mkdir()
+    commands = [b for b in blocks("bash") if b.startswith("lwmm-hub")]
+    assert len(commands) == 2
+    for command in commands:
+        done = subprocess.run(
+            command.replace("me/", "alice/"),
+            shell=True,
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert readme_hub.exists("alice/segformer-b0-city-ade")
+    assert (work / "averaged" / "model.safetensors").is_file()
+
+
+def test_python_of_the_readme_runs(readme_hub: TestHub, tmp_path: Path) -> None:
+    code = "\n".join(blocks("python"))
+    assert "lw.merge(" in code
+    check = "\nassert type(model).__name__ == 'SegformerForSemanticSegmentation'\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + check],
+        cwd=tmp_path,
+        env=readme_hub.environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "parameters merged" in done.stdout
+
+
+def test_every_command_and_option_of_the_readme_exists_and_every_command_is_there() -> None:
+    from lwmm_hub.cli.commands import cli
+
+    named = set(re.findall(r"(?m)(?:^|`)lwmm-hub ([a-z]+)", README))
+    assert named == set(cli.commands)
+    parameters = [p for command in cli.commands.values() for p in command.params]
+    options = {option for p in parameters for option in (*p.opts, *p.secondary_opts)}
+    for option in re.findall(r"`(--[a-z-]+)", README):
+        assert option in options, option
+
+
+def test_public_names_of_the_readme_exist() -> None:
+    import lwmm_hub
+
+    for name in re.findall(r"\blw\.(\w+)", README):
+        assert name in lwmm_hub.__all__, name
+
+
+def test_targets_of_the_readme_are_in_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`?make (\w+)`?", README):
+        if target not in {"build"}:
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_linked_files_of_the_readme_are_there() -> None:
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_family_of_the_contributing_guide_works_as_written() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    found: dict[str, object] = {}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), found)
+    table = found["TINY"]
+    dialects = table.dialects  # type: ignore[attr-defined]
+    assert dialects[1].names("block1.qk.weight") == (
+        "blocks.0.attn.q.weight",
+        "blocks.0.attn.k.weight",
+    )
+    assert table.rank("stem") < table.rank("blocks.0.attn.q")  # type: ignore[attr-defined]
