@@ -58,12 +58,33 @@ def narrow(values: Float, code: str, out: NDArray[Any]) -> bool:
     Returns:
         False where a finite value is too large for the dtype; `out` then holds infinities.
     """
-    if code == "F16" and values.dtype == np.float32 and _fits_half(values):
+    fits = code == "F64" or _within(values, _TOO_LARGE[code])
+    if fits and code == "F16" and values.dtype == np.float32:
         _narrow_half(values, out.view(np.uint16))
         return True
     with np.errstate(over="ignore"):
-        np.copyto(out, values, casting="unsafe")
-    return code == "F64" or bool(np.isfinite(out).all() or _infinities(out) == _infinities(values))
+        if code == "BF16" and values.dtype == np.float64:  # ml_dtypes goes through float32
+            np.copyto(out, _to_odd(values), casting="unsafe")
+        else:
+            np.copyto(out, values, casting="unsafe")
+    return fits or _infinities(out) == _infinities(values)
+
+
+# dtype -> the smallest number that is rounded to infinity
+_TOO_LARGE = {
+    "F16": 2.0**16 - 2.0**4,
+    "BF16": 2.0**128 - 2.0**119,
+    "F32": 2.0**128 - 2.0**103,
+}
+
+
+def _to_odd(values: Float) -> NDArray[np.float32]:
+    """float64 as float32, rounded to odd where inexact, so that rounding once more is right."""
+    near = values.astype(np.float32)
+    wide, bits = near.astype(np.float64), near.view(np.uint32)
+    bits -= np.abs(wide) > np.abs(values)  # toward zero
+    bits |= wide != values
+    return near
 
 
 def _infinities(values: NDArray[Any]) -> int:
@@ -77,40 +98,35 @@ def all_finite(values: NDArray[Any]) -> bool:
 
 
 def _widen_half(bits: NDArray[np.uint16], out: Float) -> None:
-    wide = out.view(np.uint32)
-    np.copyto(wide, bits)
-    if wide.size and int((bits & np.uint16(0x7FFF)).max()) >= 0x7C00:  # NaN or infinity: rare
-        np.copyto(out, bits.view(np.float16))
-        return
-    sign = wide & np.uint32(0x8000)
-    sign <<= np.uint32(16)
-    wide &= np.uint32(0x7FFF)
-    wide <<= np.uint32(13)
+    wide = out.view(np.int32)
+    np.copyto(wide, bits.view(np.int16))  # repeats the sign in all bits above
+    wide <<= 13
+    wide &= np.int32(~0x7FFFFFFF | 0x0FFFE000)
     out *= np.float32(2.0**112)  # moves the exponent's bias from 15 to 127; exact, subnormals too
-    wide |= sign
+    if not _within(out, 2.0**16):  # NaN or infinity: rare
+        np.copyto(out, bits.view(np.float16))
 
 
-def _fits_half(values: Float) -> bool:
-    """Whether all values are finite and round to a finite float16."""
-    if not values.size:
-        return True
-    low, high = float(values.min()), float(values.max())
-    return low > -65520.0 and high < 65520.0  # False for NaN
+def _within(values: Float, limit: float) -> bool:
+    """Whether all values are smaller than `limit` in size, and none is NaN."""
+    return not values.size or (float(values.min()) > -limit and float(values.max()) < limit)
 
 
 def _narrow_half(values: Float, out: NDArray[np.uint16]) -> None:
     bits = values.view(np.uint32)
-    size = bits & np.uint32(0x7FFFFFFF)
     # normal numbers: drop 13 bits, to nearest even, and move the bias from 127 to 15
-    normal = size >> np.uint32(13)
-    normal &= np.uint32(1)
-    normal += size
-    normal += np.uint32((0xFFF - (112 << 23)) & 0xFFFFFFFF)
-    normal >>= np.uint32(13)
-    small = size < np.uint32(113 << 23)  # under 2^-14: subnormal in float16
-    if small.any():
+    work = bits >> np.uint32(13)
+    work &= np.uint32(1)
+    work += bits
+    work += np.uint32((0xFFF - (112 << 23)) & 0xFFFFFFFF)
+    work >>= np.uint32(13)
+    sign = bits >> np.uint32(16)
+    sign &= np.uint32(0x8000)
+    work |= sign
+    np.copyto(out, work, casting="unsafe")  # the lower half: sign, 5 bits exponent, 10 mantissa
+    np.left_shift(bits, np.uint32(1), out=work)
+    small = np.flatnonzero(work < np.uint32(113 << 24))  # under 2^-14: subnormal in float16
+    if small.size:
         # adding 0.5 makes the last place of float32 that of a subnormal float16
-        tiny = size.view(np.float32) + np.float32(0.5)
-        np.copyto(normal, tiny.view(np.uint32) - np.uint32(0x3F000000), where=small)
-    normal |= (bits >> np.uint32(16)) & np.uint32(0x8000)
-    np.copyto(out, normal, casting="unsafe")
+        tiny = np.abs(values[small]) + np.float32(0.5)
+        out[small] = (tiny.view(np.uint32) - np.uint32(0x3F000000)) | sign[small]

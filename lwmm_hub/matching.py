@@ -91,8 +91,9 @@ def same_model_warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
             )
         identity = (identity, reference.weights)
         if identity in seen and identity != ((), reference.weights):
+            first = seen[identity]
             warnings.append(
-                f"{checkpoint.label} is named twice (models {seen[identity] + 1} and {i + 1}): "
+                f"{checkpoints[first].label} is named twice (models {first + 1} and {i + 1}): "
                 "merging a model with itself gives it back."
             )
         seen.setdefault(identity, i)

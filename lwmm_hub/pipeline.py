@@ -188,7 +188,7 @@ def merge(
         LwmmError: see the tree in `lwmm_hub.errors`.
     """
     started = time.monotonic()
-    folder = Path(output).expanduser()
+    folder = _output_folder(output)
     if isinstance(anchor, MergePlan):
         if donors or options:
             raise UsageError("a plan holds its models and options: pass the plan alone.")
@@ -208,6 +208,7 @@ def merge_recipe(
     threads: int | None = None,
     progress: Progress | None = None,
     parents: Mapping[str, str] | None = None,
+    tags: Sequence[str] = (),
 ) -> MergeResult:
     """Run a recipe again.
 
@@ -218,17 +219,47 @@ def merge_recipe(
         threads: workers; the result does not depend on it.
         progress: called with the bytes made since the last call.
         parents: label -> path of parents that the recipe names by label only.
+        tags: more tags for the card.
 
     Raises:
         RecipeError: the recipe is wrong, with the line; or a local parent is not given.
     """
     started = time.monotonic()
+    models, options, kept = _of_recipe(recipe, parents or {})
+    folder = _output_folder(output)
+    return _merge(models, options, kept, folder, overwrite, threads, progress, tags, started)
+
+
+def plan_recipe(
+    recipe: str | os.PathLike[str] | Recipe, *, parents: Mapping[str, str] | None = None
+) -> MergePlan:
+    """What `merge_recipe` would do; nothing is downloaded whole or written."""
+    models, options, kept = _of_recipe(recipe, parents or {})
+    return _decide(_open(models, options, download=False, kept_parts=kept))
+
+
+def _of_recipe(
+    recipe: str | os.PathLike[str] | Recipe, parents: Mapping[str, str]
+) -> tuple[list[ModelReference], MergeOptions, tuple[tuple[str, ...], ...]]:
+    """The models, the options, and the parts that each model's weights were kept out of."""
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(Path(recipe))
-    models = [_parent(model, parents or {}) for model in recipe.models]
-    kept = tuple(model.kept_parts for model in recipe.models)
-    folder = Path(output).expanduser()
-    return _merge(models, recipe.options, kept, folder, overwrite, threads, progress, (), started)
+    for label in parents:
+        known = [model.local for model in recipe.models if model.local is not None]
+        if label not in known:
+            have = ", ".join(map(repr, known)) or "none"
+            raise RecipeError(
+                f"the recipe names no local model {label!r}, it has: {have}. Leave --parent {label} "
+                "out, or mend the label."
+            )
+    models = [_parent(model, parents) for model in recipe.models]
+    return models, recipe.options, tuple(model.kept_parts for model in recipe.models)
+
+
+def _output_folder(output: str | os.PathLike[str]) -> Path:
+    """The folder to write; a link to a folder stays a link, and what it leads to is replaced."""
+    path = Path(output).expanduser()
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _parent(model: RecipeModel, parents: Mapping[str, str]) -> ModelReference:
@@ -333,7 +364,7 @@ def _merge(
             )
             for c, first in zip(full, opened.checkpoints, strict=True)
         ]
-        opened = replace(opened, checkpoints=tuple(same), key_map=match(*same))
+        opened = replace(opened, checkpoints=tuple(same))  # same commits, so the same keys
     plan = _decide(replace(opened, kept_parts=kept_parts))
     anchor = opened.checkpoints[0]
     with temporary_folder(output) as folder:

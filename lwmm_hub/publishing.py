@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lwmm_hub.card import assert_publishable, card_files, check_card
-from lwmm_hub.errors import CardError, OutputError, PublishError, RecipeError, UsageError
-from lwmm_hub.licenses import LicenseDecision, ParentLicense, check_publication, decide
+from lwmm_hub.card.linting import LOCAL_PATH
+from lwmm_hub.errors import CardError, LwmmError, PublishError, RecipeError, UsageError
+from lwmm_hub.licenses import (
+    LicenseDecision,
+    ParentLicense,
+    check_publication,
+    decide,
+    license_file,
+)
 from lwmm_hub.manifest import read_manifest
 from lwmm_hub.recipe import Recipe, RecipeModel, parse_recipe, read_recipe, write_recipe
 from lwmm_hub.reference import ModelReference, is_repository_id
@@ -23,6 +30,10 @@ LIBRARY = "lwmm-hub"
 # weight files of an earlier push that a new one replaces
 _STALE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|model\.pth")
 _SKIPPED = re.compile(r"\..*|.*\.tmp")
+LICENSE = "LICENSE"
+TEXT_MARK = "=" * 72  # above and below the title of each licence text in LICENSE
+_TEXTS = {"", ".json", ".md", ".svg", ".txt", ".yaml", ".yml"}
+_LONGEST_TEXT = 10 << 20
 
 
 def publish(
@@ -68,20 +79,24 @@ def publish(
     if constants.HF_HUB_OFFLINE:
         _fail(folder, "HF_HUB_OFFLINE is set: unset it to push")
     api = huggingface_hub.HfApi(token=token, library_name=LIBRARY)
-    with _push_errors(folder, repo):
+    with _push_errors(folder, repo, create_pr):
         info = _existing(api, repo)
         if info is not None and info.id != repo:
             _fail(folder, f"{repo} is called {info.id} by now: push to that name")
+        if info is None and create_pr:
+            _fail(folder, f"{repo} does not exist, so it cannot take a pull request")
+        if info is not None and private and not info.private:
+            _fail(
+                folder, f"{repo} is public already: make it private on the Hub, or push elsewhere"
+            )
         decision = _decision(manifest, license)
         public = private is False if info is None else not info.private
         check_publication(decision, public=public, accept_license=accept_license)
-        files = _public_files(folder, manifest, decision, repo, token)
-        if info is None and create_pr:
-            _fail(folder, f"{repo} does not exist, so it cannot take a pull request")
-        parent = info.sha if info is not None else None
+        earlier = _earlier_manifest(api, repo, info)
+        files = _public_files(folder, manifest, decision, repo, token, earlier)
         if info is None:
-            api.create_repo(repo, private=private is not False, exist_ok=True)
-        return _commit(api, folder, repo, files, info, parent, create_pr, message)
+            api.create_repo(repo, private=private is not False)
+        return _commit(api, folder, repo, files, info, create_pr, message)
 
 
 def check_push(repo: str) -> None:
@@ -121,7 +136,14 @@ def _decision(manifest: dict[str, Any], stated: str | None) -> LicenseDecision:
         return decision
     parents = [
         ParentLicense(
-            row.label, row.license, row.name, row.link, row.gated, row.has_text, row.stated_by_user
+            row.label,
+            row.license,
+            row.name,
+            row.link,
+            row.gated,
+            row.has_text,
+            row.stated_by_user,
+            row.from_table,
         )
         for row in decision.rows
     ]
@@ -134,6 +156,7 @@ def _public_files(
     decision: LicenseDecision,
     repo: str,
     token: str,
+    earlier: dict[str, Any] | None,
 ) -> dict[str, bytes | Path]:
     """What the commit holds: weights as they are; card, recipe and manifest without local paths."""
     recipe = _public_recipe(folder, manifest)
@@ -146,6 +169,7 @@ def _public_files(
         "license": decision.to_dict(),
         "output": {**manifest["output"], "repository": repo},
     }
+    manifest = _as_before(manifest, earlier)
     files: dict[str, bytes | Path] = {
         path.name: path
         for path in sorted(folder.iterdir())
@@ -156,24 +180,98 @@ def _public_files(
     texts[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
     if "config.json" in files:
         texts["config.json"] = _public_config(folder / "config.json")
-    check_card(texts["README.md"].decode(), files=list(files))
-    for name, data in texts.items():
-        try:
-            assert_publishable(data.decode(), token=token)
-        except CardError as error:
-            raise CardError(f"{name} is not fit to publish: {error}") from error
+    if decision.stated is not None:
+        files.pop(LICENSE, None)
+        if (text := _license_text(folder, decision)) is not None:
+            texts[LICENSE] = text.encode()
+    check_card(texts["README.md"].decode(), files=[*files, *texts])
+    for name, content in {**files, **texts}.items():
+        _check_content(name, content, token)
     return {**files, **texts}
 
 
+def _check_content(name: str, content: bytes | Path, token: str) -> None:
+    """Refuse a file that shows a token or, where it is ours or settings, a local path.
+
+    Raises:
+        CardError: with the file's name.
+    """
+    if isinstance(content, Path):
+        if content.suffix not in _TEXTS or content.stat().st_size > _LONGEST_TEXT:
+            return
+        content = content.read_bytes()
+    text = content.decode("utf-8", "replace")
+    if name == LICENSE:  # may speak of any path
+        text = LOCAL_PATH.sub(" ", text)
+    try:
+        assert_publishable(text, token=token)
+    except CardError as error:
+        raise CardError(f"{name} is not fit to publish: {error}") from error
+
+
+def _as_before(manifest: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """The manifest with the time and cost of an earlier push that differs in nothing else.
+
+    So the same merge pushed again changes no file, and the Hub makes no commit.
+    """
+    if earlier is None:
+        return manifest
+    plan, before = manifest["plan"], earlier.get("plan")
+    if not isinstance(before, dict) or not {"run", "plan"} <= earlier.keys():
+        return manifest
+    same = {
+        **manifest,
+        "run": earlier["run"],
+        "output": {**manifest["output"], "name": (earlier.get("output") or {}).get("name")},
+        "plan": {**plan, "cost": before.get("cost")},
+    }
+    return same if json.loads(json.dumps(same)) == earlier else manifest
+
+
+def _earlier_manifest(api: Any, repo: str, info: Any) -> dict[str, Any] | None:
+    """The manifest of what the repository holds, None where it holds none of ours."""
+    if info is None or MANIFEST not in {s.rfilename for s in info.siblings or ()}:
+        return None
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        path = api.hf_hub_download(repo, MANIFEST, revision=info.sha)
+        earlier = json.loads(Path(path).read_bytes())
+    except (HfHubHTTPError, OSError, ValueError):
+        return None
+    return earlier if isinstance(earlier, dict) else None
+
+
+def _license_text(folder: Path, decision: LicenseDecision) -> str | None:
+    """LICENSE for a licence that the user states: its heading made again, the texts as they are."""
+    path = folder / LICENSE
+    _, mark, texts = (
+        path.read_text("utf-8").partition(f"\n\n{TEXT_MARK}\n") if path.is_file() else ("", "", "")
+    )
+    heading = license_file(decision if not mark else replace(decision, license="other"))
+    return None if heading is None else f"{heading.rstrip()}{mark}{texts}".rstrip() + "\n"
+
+
 def _public_config(path: Path) -> bytes:
-    """config.json without the path that older transformers left in `_name_or_path`."""
+    """config.json without the paths that older transformers left in `_name_or_path`."""
     data = path.read_bytes()
     config = json.loads(data)
-    name = config.get("_name_or_path")
-    if not isinstance(name, str) or is_repository_id(name):
+    public = _without_paths(config)
+    if public == config:
         return data
-    del config["_name_or_path"]
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(public, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_paths(item)
+        for key, item in value.items()
+        if key != "_name_or_path" or (isinstance(item, str) and is_repository_id(item))
+    }
 
 
 def _public_recipe(folder: Path, manifest: dict[str, Any]) -> Recipe:
@@ -203,12 +301,10 @@ def _checksums(model: RecipeModel) -> dict[str, str]:
         checkpoint = resolve(ModelReference.parse(model.reference))
     except Exception:  # noqa: BLE001  gone, moved or changed: then there is nothing to state
         return {}
-    paths = {name: getattr(reader, "path", None) for name, reader in checkpoint.readers.items()}
-    base = Path(ModelReference.parse(model.reference).location)
     found = {}
-    for name, path in paths.items():
-        file = path or (base if base.is_file() else None)
-        if file is not None:
+    for name in checkpoint.readers:
+        file = checkpoint.folder / name if checkpoint.folder is not None else None
+        if file is not None and file.is_file():
             found[name] = sha256_of(file)
     return found
 
@@ -219,7 +315,6 @@ def _commit(
     repo: str,
     files: dict[str, bytes | Path],
     info: Any,
-    parent: str | None,
     create_pr: bool,
     message: str | None,
 ) -> str:
@@ -240,7 +335,7 @@ def _commit(
         operations,
         commit_message=message or "Layer-wise merge by lwmm-hub",
         create_pr=create_pr,
-        parent_commit=None if create_pr else parent,
+        parent_commit=None if create_pr or info is None else info.sha,
     )
     if create_pr:
         if not commit.pr_url:
@@ -254,7 +349,7 @@ def _fail(folder: Path, why: str) -> NoReturn:
 
 
 @contextmanager
-def _push_errors(folder: Path, repo: str) -> Iterator[None]:
+def _push_errors(folder: Path, repo: str, create_pr: bool) -> Iterator[None]:
     """The client's errors in one line of ours; the merged folder is named.
 
     Raises:
@@ -266,22 +361,33 @@ def _push_errors(folder: Path, repo: str) -> Iterator[None]:
     try:
         yield
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        _fail(folder, _why(repo, status))
+        _fail(folder, _why(repo, _status(error), create_pr))
     except HFValidationError:
         _fail(folder, f"{repo!r} is not a valid name of the Hub")
-    except (httpx.HTTPError, OSError, RuntimeError) as error:
-        if isinstance(error, OutputError):
+    except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
+        _fail(folder, f"the push to {repo} broke off ({type(error).__name__}): push again later")
+    except OSError as error:
+        _fail(folder, f"a file cannot be read ({error.strerror or type(error).__name__})")
+    except RuntimeError as error:  # of an upload, over LFS or Xet
+        if (status := _status(error.__cause__)) is not None:
+            _fail(folder, _why(repo, status, create_pr))
+        _fail(folder, f"the upload to {repo} broke off: push again, what has arrived is not resent")
+    except ValueError as error:
+        if isinstance(error, LwmmError):
             raise
-        _fail(folder, f"the Hub cannot be reached or broke off ({type(error).__name__}); try again")
+        _fail(folder, f"the Hub refuses the model card of {repo}: {error}")
 
 
-def _why(repo: str, status: int | None) -> str:
+def _status(error: BaseException | None) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _why(repo: str, status: int | None, create_pr: bool) -> str:
     owner = repo.split("/")[0]
     reasons = {
         401: "the Hub does not accept your token: run 'hf auth login', or unset HF_TOKEN",
-        403: f"your token may not write to {repo}: use one with write access to {owner}, or pass "
-        "--create-pr",
+        403: f"your token may not write to {repo}: use one with write access to {owner}"
+        + ("" if create_pr else ", or pass --create-pr where the repository exists"),
         404: f"{repo} is not there, or your token cannot see it",
         409: f"{repo} changed while it was pushed to: push again",
         412: f"{repo} changed while it was pushed to: push again",

@@ -79,6 +79,17 @@ def _relative(reference: str, folder: Path | None) -> str:
     return f"{text}?{query}" if query else text
 
 
+def moved_recipe(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe as it reads from another folder: its local paths relative to `folder`."""
+    models = (
+        replace(model, reference=_relative(model.reference, folder))
+        if model.reference is not None and model.reference.startswith((".", "/"))
+        else model
+        for model in recipe.models
+    )
+    return replace(recipe, models=tuple(models))
+
+
 def write_recipe(recipe: Recipe, made_by: str) -> str:
     """The recipe as YAML."""
     import yaml
@@ -159,12 +170,13 @@ class _Reader:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            line = mark.line + 1 if mark is not None else 1
+            before = text[: getattr(error, "position", 0)]  # of a character that YAML has not
+            line = mark.line + 1 if mark is not None else before.count("\n") + 1
             problem = getattr(error, "problem", None) or "it is not YAML"
             raise RecipeError(f"{self.name}, line {line}: {problem}. Mend the YAML.") from error
         except RecursionError as error:
             raise RecipeError(
-                f"{self.name} is nested too deeply for a recipe. Give the lwmm_recipe.yaml of a merge."
+                f"{self.name} is nested too deeply for a recipe. Give the file that a merge wrote."
             ) from error
         top = self.mapping(node, "a recipe", {"version", "models", "options"})
         for required in ("version", "models"):
@@ -209,10 +221,10 @@ class _Reader:
             self.fail(node, f"{what} must be {_english(types)}.")
         try:
             value = yaml.SafeLoader("").construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            self.fail(node, f"{what}: {error}.")
-        if type(value) is int and float in types:
-            value = float(value)
+            if type(value) is int and float in types:
+                value = float(value)
+        except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
+            value = node  # of no type that is asked for: a tag that its text does not fit
         if type(value) not in types:
             self.fail(node, f"{what} must be {_english(types)}, not {str(node.value)[:80]!r}.")
         return value
@@ -228,6 +240,8 @@ class _Reader:
                 reference = self.reference(row["reference"])
             else:
                 local = self.scalar(row["local"], "local", str)
+            if "kept_parts" in row and not models:
+                self.fail(row["kept_parts"], "the first model is the anchor: it keeps all parts.")
             models.append(RecipeModel(reference, local, self.hashes(row), self.parts(row)))
         if len(models) < 2:
             self.fail(node, "a merge has at least two models: the anchor and a donor.")
@@ -257,7 +271,10 @@ class _Reader:
             digest = self.scalar(value, "a checksum", str)
             if not re.fullmatch(r"[0-9a-f]{64}", digest):
                 self.fail(value, "a sha256 has 64 hexadecimal digits.")
-            found[str(self.scalar(key, "a file name", str))] = digest
+            name = str(self.scalar(key, "a file name", str))
+            if name in found:
+                self.fail(key, f"the file {name[:80]!r} stands in sha256 twice.")
+            found[name] = digest
         return found
 
     def parts(self, row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class ModelReference:
             revision = found["revision"] and unquote(found["revision"])
             return cls(found["repo"], True, revision, found["file"], weights)
         path = Path(body).expanduser()
-        if path.exists():
+        if _exists(path):
             return cls(str(path), weights=weights)
         if _looks_local(body):
             raise ModelReferenceError(f"There is no file or folder {body!r}. {_HOW}")
@@ -100,6 +100,13 @@ def is_repository_id(text: str) -> bool:
     """
     plain = re.fullmatch(rf"{_NAME}/{_NAME}", text) is not None
     return plain and "--" not in text and ".." not in text and not text.endswith(".git")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have, a folder that may not be read
+        return False
 
 
 def _weights(text: str, query: str) -> str:

@@ -34,7 +34,8 @@ class Relatedness:
         backbone: whether it is (part of) the backbone.
         cosine: mean uncentred cosine over the sample; None if there is nothing to judge by.
         tensors: size of the sample.
-        verdict: `related`, `weak` or `unrelated`.
+        verdict: `related`, `weak` or `unrelated`. NaN throughout counts as related: the merge
+            itself then names the model that has it.
         weak_layers: layers of the sample under 0.1, with their cosine.
         identical: whether the whole sample is equal bit for bit.
     """
@@ -129,14 +130,18 @@ def _judge(
     if not shared:
         return None
     name = " and ".join(parts)
-    cosines, identical = [], True
+    cosines, identical, unsound = [], True, False
     for parameter in sample([p for p in shared if len(p.shape) >= 2]):
         cosine, same = _cosine(parameter, checkpoints, model)
-        if cosine is not None:
-            cosines.append((parameter.layer, cosine))
-            identical &= same
+        if cosine is None:
+            continue
+        if not math.isfinite(cosine):
+            unsound = True
+            continue
+        cosines.append((parameter.layer, cosine))
+        identical &= same
     if not cosines:
-        return Relatedness(model, name, backbone, None, 0, "unrelated")
+        return Relatedness(model, name, backbone, None, 0, "related" if unsound else "unrelated")
     mean = sum(cosine for _, cosine in cosines) / len(cosines)
     weak = tuple(sorted((c for c in cosines if c[1] < UNRELATED), key=lambda c: c[1]))
     verdict = "unrelated" if mean < UNRELATED else "weak" if mean < WEAK or weak else "related"
@@ -156,6 +161,8 @@ def _cosine(
 ) -> tuple[float | None, bool]:
     """Uncentred cosine of one parameter, None where a norm is zero; and whether bits are equal.
 
+    NaN where a model has NaN or infinity.
+
     Sums of float32 products are made per MiB and added in double precision. The constant part of
     normalisation layers cannot blur it, since only tensors of at least two dimensions are asked.
     """
@@ -168,12 +175,20 @@ def _cosine(
         b = parameter_values(parameter, checkpoints, model, start, count)
         same = same and bool(np.array_equal(a, b))
         for i, (x, y) in enumerate(((a, b), (a, a), (b, b))):
-            products[i] += float(np.dot(x, y))
+            products[i] += _dot(x, y)
     norm = math.sqrt(products[1]) * math.sqrt(products[2])
     if not norm:
         return None, same
-    cosine = products[0] / norm
-    return (cosine if math.isfinite(cosine) else None), same
+    return products[0] / norm, same
+
+
+def _dot(x: Float, y: Float) -> float:
+    """Their dot product, once more in double precision where float32 overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = float(np.dot(x, y))
+        if not math.isfinite(product):
+            product = float(np.dot(x.astype(np.float64), y.astype(np.float64)))
+    return product
 
 
 def parameter_values(

@@ -53,12 +53,15 @@ def verify(
     else:
         folder = Path(reference.location)
         actual = {}
-    manifest = read_manifest(folder)
-    said = {name: str(file["sha256"]) for name, file in manifest["output"]["files"].items()}
+    said = _said(read_manifest(folder), str(target))
     if not reference.on_hub:
         actual = {name: sha256_of(folder / name) for name in said if (folder / name).is_file()}
     _compare(str(target), "the files in place", actual, said)
     recipe = read_recipe(folder / RECIPE)
+    if reference.on_hub and any((m.reference or "").startswith((".", "/")) for m in recipe.models):
+        raise OutputError(
+            f"the recipe of {target} names paths of somebody's disk: it was not pushed by lwmm-hub."
+        )
     with tempfile.TemporaryDirectory(prefix="lwmm-verify-") as scratch:
         result = merge_recipe(
             recipe, output=Path(scratch) / "again", threads=threads, progress=progress,
@@ -66,6 +69,21 @@ def verify(
         )  # fmt: skip
         _compare(str(target), "a new merge from the recipe", result.files, said)
     return Verified(str(target), said)
+
+
+def _said(manifest: Mapping[str, Any], target: str) -> dict[str, str]:
+    """Weight file -> sha256, as a manifest has them.
+
+    Raises:
+        OutputError: it has none.
+    """
+    try:
+        files = {str(n): str(f["sha256"]) for n, f in manifest["output"]["files"].items()}
+    except (KeyError, TypeError, AttributeError):
+        files = {}
+    if not files or any("/" in name or "\\" in name or name.startswith(".") for name in files):
+        raise OutputError(f"{target}: its {MANIFEST} lists no weight files. Merge again.")
+    return files
 
 
 def _compare(target: str, what: str, found: Mapping[str, str], said: Mapping[str, str]) -> None:

@@ -56,6 +56,16 @@ def check_output(output: Path, overwrite: bool, inputs: Sequence[Path], need: in
     Raises:
         OutputError: with what to do.
     """
+    if output.name in {"", ".."}:
+        raise OutputError(f"{output} has no name of its own: name a new folder in it with -o.")
+    try:
+        output.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {output}: {error.strerror}. Choose another folder with -o."
+        ) from error
     recover(output)
     target = output.resolve()
     for path in inputs:
@@ -319,15 +329,18 @@ def publish_folder(folder: Path, output: Path, overwrite: bool) -> None:
             _sync(path)
     _sync(folder)
     if not overwrite or not output.exists():
+        with suppress(OSError):
+            output.rmdir()  # an empty folder
         try:
-            os.rename(folder, output)  # noqa: PTH104  replaces an empty folder, too
+            os.rename(folder, output)  # noqa: PTH104
         except OSError as error:
             if not output.exists():
                 raise
-            raise OutputError(
-                f"{output} was written by another run meanwhile, and is left as it is. Choose "
-                "another folder with -o, or pass --overwrite."
-            ) from error
+            if any(output.iterdir()):
+                why = "was written by another run meanwhile, and is left as it is"
+            else:
+                why = f"cannot be replaced ({error.strerror})"
+            raise OutputError(f"{output} {why}. Choose another folder with -o.") from error
     elif _exchange(folder, output):
         shutil.rmtree(folder, ignore_errors=True)  # holds the old content now
     else:

@@ -18,6 +18,8 @@ from hub.fixtures import hub as hub
 from stories import lwmm as lwmm
 from stories import tiny as tiny
 
+collect_ignore = ["bench"]  # programs that `make bench` runs
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

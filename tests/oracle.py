@@ -20,9 +20,19 @@ Values = dict[str, np.ndarray]
 Rows = list[tuple[float, ...]]
 
 # transformers' forward pass of one block; METHOD.md: the reduced sequence is made before k and v
-BLOCK = (
-    "norm_attention query reduce reduce_norm key value output norm_mlp mlp_in mlp_conv mlp_out"
-).split()
+BLOCK = [
+    "norm_attention",
+    "query",
+    "reduce",
+    "reduce_norm",
+    "key",
+    "value",
+    "output",
+    "norm_mlp",
+    "mlp_in",
+    "mlp_conv",
+    "mlp_out",
+]
 CANONICAL = {
     "embed": "patch_embed.proj",
     "embed_norm": "patch_embed.norm",
@@ -118,9 +128,7 @@ def merge_by_hand(
     for name, there in present.items():
         row = [w if ok else 0.0 for w, ok in zip(weights[module(name)], there, strict=True)]
         merged[name] = sum(
-            w / sum(row) * m[name].astype(np.float64)
-            for w, m in zip(row, models, strict=True)
-            if w
+            w / sum(row) * m[name].astype(np.float64) for w, m in zip(row, models, strict=True) if w
         )
     return merged
 
@@ -210,5 +218,3 @@ def relatives(
 def stranger(size: SegformerSize = TINY, seed: int = 77) -> Values:
     """A model of another start."""
     return ancestor(size, seed)
-
-

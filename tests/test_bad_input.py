@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import struct
@@ -31,7 +32,17 @@ from enumerators import (
     write_safetensors,
 )
 from safetensors.numpy import load_file
-from stories import PROGRAM, Command, Finished, Models, everything_below, quiet_environment
+from stories import (
+    PROGRAM,
+    Command,
+    Finished,
+    Models,
+    assert_complete,
+    everything_below,
+    leftovers,
+    quiet_environment,
+    run,
+)
 
 Words = tuple[str, ...]
 
@@ -125,71 +136,71 @@ UNREADABLE: dict[str, tuple[Files, Words]] = {
     ),
     "several weight files": (
         {"one.pth": b"1", "two.pth": b"2"},
-        ("bad has several weight files", "'one.pth'", "'two.pth'", "Name one"),
+        ("bad has several weight files: 'one.pth', 'two.pth'", "Name one"),
     ),
     "empty safetensors": (
         {"model.safetensors": b""},
-        ("model.safetensors", "0 bytes", AGAIN),
+        ("bad: model.safetensors", "0 bytes", AGAIN),
     ),
     "random safetensors": (
         {"model.safetensors": np.random.default_rng(1).bytes(4096)},
-        ("model.safetensors", "header claims", AGAIN),
+        ("bad: model.safetensors", "header claims", AGAIN),
     ),
     "truncated safetensors": (
         {"model.safetensors": whole(TWO, bytes(12))},
-        ("model.safetensors", "truncated", AGAIN),
+        ("bad: model.safetensors", "truncated", AGAIN),
     ),
     "bytes after the last tensor": (
         {"model.safetensors": whole(TWO, bytes(20))},
-        ("model.safetensors", "its tensors end at byte", AGAIN),
+        ("bad: model.safetensors", "bytes follow its tensors", AGAIN),
     ),
     "header longer than the file": (
         {"model.safetensors": whole(TWO, bytes(16), length=5000)},
-        ("model.safetensors", "header claims 5000 bytes", AGAIN),
+        ("bad: model.safetensors", "header claims 5000 bytes", AGAIN),
     ),
     "header of 100 GB": (
         {"model.safetensors": whole(TWO, bytes(16), length=100_000_000_000)},
-        ("model.safetensors", "header claims 100000000000 bytes", AGAIN),
+        ("bad: model.safetensors", "header claims 100000000000 bytes", AGAIN),
     ),
     "header of 2^64 bytes": (
         {"model.safetensors": whole(TWO, bytes(16), length=2**64 - 1)},
-        ("model.safetensors", "header claims", AGAIN),
+        ("bad: model.safetensors", "header claims", AGAIN),
     ),
     "header that is not JSON": (
         {"model.safetensors": whole(b'{"a": ', bytes(8))},
-        ("model.safetensors", "header is not JSON", AGAIN),
+        ("bad: model.safetensors", "header is not JSON", AGAIN),
     ),
     "header that is a list": (
         {"model.safetensors": whole(b"[1]")},
-        ("model.safetensors", "header is not a table", AGAIN),
+        ("bad: model.safetensors", "header is not a table", AGAIN),
     ),
     "header nested a million deep": (
         {"model.safetensors": whole(b"[" * 1_000_000)},
-        ("model.safetensors", "header is not JSON", AGAIN),
+        ("bad: model.safetensors", "header is not JSON", AGAIN),
     ),
     "overlapping offsets": (
         {"model.safetensors": whole({"a": described(0, 8), "b": described(4, 12)}, bytes(12))},
-        ("model.safetensors", "'b' overlaps", AGAIN),
+        ("bad: model.safetensors", "'b' overlaps", AGAIN),
     ),
     "a gap between offsets": (
         {"model.safetensors": whole({"a": described(0, 8), "b": described(12, 20)}, bytes(20))},
-        ("model.safetensors", "'b' leaves a gap", AGAIN),
+        ("bad: model.safetensors", "'b' leaves a gap", AGAIN),
     ),
     "offsets the wrong way round": (
         {"model.safetensors": whole({"a": described(8, 0, shape=[2])}, bytes(8))},
-        ("model.safetensors", "'a' has the impossible offsets [8, 0]", AGAIN),
+        ("bad: model.safetensors", "'a' has the impossible offsets [8, 0]", AGAIN),
     ),
     "offsets that do not fit the shape": (
         {"model.safetensors": whole({"a": described(0, 8, shape=[3])}, bytes(8))},
-        ("model.safetensors", "'a'", AGAIN),
+        ("bad: model.safetensors", "'a'", AGAIN),
     ),
     "a shape of negative size": (
         {"model.safetensors": whole({"a": described(0, 8, shape=[-2])}, bytes(8))},
-        ("model.safetensors", "'a' has the impossible shape [-2]", AGAIN),
+        ("bad: model.safetensors", "'a' has the impossible shape [-2]", AGAIN),
     ),
     "a shape of absurd size": (
         {"model.safetensors": whole({"a": described(0, 8, shape=[2**62, 2**62])}, bytes(8))},
-        ("model.safetensors", "'a'", AGAIN),
+        ("bad: model.safetensors", "'a'", AGAIN),
     ),
     "a key twice": (
         {
@@ -197,11 +208,11 @@ UNREADABLE: dict[str, tuple[Files, Words]] = {
                 b'{"a": %b, "a": %b}' % ((json.dumps(described(0, 8)).encode(),) * 2), bytes(8)
             )
         },
-        ("model.safetensors", "'a' stands in it twice", AGAIN),
+        ("bad: model.safetensors", "'a' stands in it twice", AGAIN),
     ),
     "unknown dtype": (
         {"model.safetensors": whole({"a": described(0, 8, "F33")}, bytes(8))},
-        ("model.safetensors", "'a' has the unknown dtype 'F33'", AGAIN),
+        ("bad: model.safetensors", "'a' has the unknown dtype 'F33'", AGAIN),
     ),
     "no tensors": (
         {"model.safetensors": whole({})},
@@ -212,7 +223,7 @@ UNREADABLE: dict[str, tuple[Files, Words]] = {
             "model.safetensors.index.json": an_index({"a": "model-1.safetensors", "b": "x.bin"}),
             "model-1.safetensors": SHARD,
         },
-        ("model.safetensors.index.json names 'x.bin'", "missing", "Download the model again"),
+        ("bad: model.safetensors.index.json names 'x.bin'", "missing", "Download the model again"),
     ),
     "tensor that is missing from the shards": (
         {
@@ -221,7 +232,7 @@ UNREADABLE: dict[str, tuple[Files, Words]] = {
             ),
             "model-1.safetensors": SHARD,
         },
-        ("model.safetensors.index.json lists 'b'", "in none of its files", "Download"),
+        ("bad: model.safetensors.index.json lists 'b'", "in none of its files", "Download"),
     ),
     "tensor in two shards": (
         {
@@ -235,23 +246,23 @@ UNREADABLE: dict[str, tuple[Files, Words]] = {
     ),
     "index that leaves the folder": (
         {"model.safetensors.index.json": an_index({"a": "../../etc/passwd"})},
-        ("model.safetensors.index.json names the file '../../etc/passwd'", "outside the model"),
+        ("bad: model.safetensors.index.json names the file '../../etc/passwd'", "outside", "trust"),
     ),
     "index with an absolute path": (
         {"model.safetensors.index.json": an_index({"a": "/etc/passwd"})},
-        ("model.safetensors.index.json names the file '/etc/passwd'", "outside the model"),
+        ("bad: model.safetensors.index.json names the file '/etc/passwd'", "outside the model"),
     ),
     "index with a number for a file": (
         {"model.safetensors.index.json": an_index({"a": 7})},
-        ("model.safetensors.index.json names the file 7", "outside the model"),
+        ("bad: model.safetensors.index.json names the file 7", "outside the model"),
     ),
     "index that is not JSON": (
         {"model.safetensors.index.json": b"{"},
-        ("model.safetensors.index.json is not JSON", AGAIN),
+        ("bad: model.safetensors.index.json is not JSON", AGAIN),
     ),
     "index without a map": (
         {"model.safetensors.index.json": b"{}"},
-        ("model.safetensors.index.json is not a shard index", AGAIN),
+        ("bad: model.safetensors.index.json is not a shard index", AGAIN),
     ),
     "config that is not JSON": (
         {"config.json": b"{'model_type': 1}", "model.safetensors": SHARD},
@@ -271,43 +282,43 @@ UNREADABLE: dict[str, tuple[Files, Words]] = {
     ),
     "empty pickle": (
         {"latest.pth": b""},
-        ("latest.pth is empty", AGAIN),
+        ("bad: latest.pth is empty", AGAIN),
     ),
     "random pickle": (
         {"latest.pth": b"\x01" + np.random.default_rng(2).bytes(4096)},
-        ("latest.pth is not a PyTorch file", "torch.save"),
+        ("bad: latest.pth is not a PyTorch file", "torch.save"),
     ),
     "Git LFS pointer": (
         {"model.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"},
-        ("model.safetensors is a Git LFS pointer", "git lfs pull"),
+        ("bad: model.safetensors is a Git LFS pointer", "git lfs pull"),
     ),
     "web page": (
         {"latest.pth": b"<!DOCTYPE html><html>Sign in</html>"},
-        ("latest.pth is a web page", "download the file itself"),
+        ("bad: latest.pth is a web page", "download the file itself"),
     ),
     "truncated archive": (
         {"latest.pth": by_hand.archive(by_hand.pickled(by_hand.dictionary(a=b"N")))[:-40]},
-        ("latest.pth is damaged or truncated", AGAIN),
+        ("bad: latest.pth is damaged or truncated", AGAIN),
     ),
     "archive of another kind": (
         {"latest.pth": by_hand.archive(b"", {"run/a": b"1"}).replace(b"data.pkl", b"date.pkl")},
-        ("latest.pth is a zip archive, but not one of torch.save", "Pass a file"),
+        ("bad: latest.pth is a zip archive, but not one of torch.save", "Pass a file"),
     ),
     "malicious pickle in an archive": (
         lambda folder: {"latest.pth": by_hand.archive(pickled_payload(folder))},
-        ("latest.pth", "mkdir", "nothing was executed"),
+        ("bad: latest.pth", "mkdir", "nothing was executed"),
     ),
     "malicious pickle": (
         lambda folder: {"latest.pth": pickled_payload(folder)},
-        ("latest.pth", "nothing was executed"),
+        ("bad: latest.pth", "nothing was executed"),
     ),
     "malicious pickle under the Hub's name": (
         lambda folder: {"pytorch_model.bin": by_hand.archive(pickled_payload(folder))},
-        ("pytorch_model.bin", "nothing was executed"),
+        ("bad: pytorch_model.bin", "nothing was executed"),
     ),
     "malicious pickle called safetensors": (
         lambda folder: {"model.safetensors": pickled_payload(folder)},
-        ("model.safetensors", AGAIN),
+        ("bad: model.safetensors", AGAIN),
     ),
 }  # fmt: skip
 
@@ -359,6 +370,7 @@ def test_a_file_without_permission_is_refused(lwmm: Command, tiny: Models, tmp_p
         ("nowhere.pth", ("There is no file or folder 'nowhere.pth'", "Write 'org/name'")),
         ("nowhere", ("'nowhere' is neither a local path nor a Hub repository", "Write 'org/name'")),
         ("", ("'' names no model", "Write 'org/name'")),
+        ("x" * 300, ("x' is neither a local path nor", "Write 'org/name'")),
         ("a/b/c", ("'a/b/c' is neither", "Write 'org/name'")),
         ("org/na--me", ("'org/na--me' is not a valid repository id", "Write 'org/name'")),
         ("org/name:../../x.pth", ("'../../x.pth' is not a path inside", "Write 'org/name'")),
@@ -573,10 +585,53 @@ def test_an_output_that_holds_a_model_is_refused(lwmm: Command, tiny: Models) ->
         assert_refused(found, 1, f"{folder} holds one of the models", "with -o")
 
 
-def test_an_empty_folder_is_a_fine_output(lwmm: Command, tiny: Models) -> None:
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_an_empty_folder_is_a_fine_output(
+    more: Words, lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
     Path("merged").mkdir()
+    assert lwmm("merge", tiny.anchor, tiny.donor, *more).code == 0
+    assert_complete(Path("merged"))
+    assert leftovers(tmp_path / "here") == []
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (".", (". has no name of its own", "name a new folder")),
+        ("loop", ("cannot write to", "loop", "Choose another folder")),
+        ("x" * 300, ("cannot write to xxx", "File name too long", "Choose another folder")),
+    ],
+)
+def test_an_output_that_is_no_folder_is_refused(
+    output: str, words: Words, lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
     assert lwmm("merge", tiny.anchor, tiny.donor).code == 0
-    assert Path("merged/README.md").exists()
+    Path("loop").symlink_to("loop")
+    models = (tiny.anchor, tiny.donor)
+    refused_everywhere(lwmm, tmp_path, 1, words, *models, "--overwrite", "-o", output)
+
+
+def test_a_link_stays_a_link_to_a_folder_that_is_replaced(lwmm: Command, tiny: Models) -> None:
+    assert lwmm("merge", tiny.anchor, tiny.donor, "-o", "disk/merged").code == 0
+    Path("link").symlink_to("disk/merged")
+    before = assert_complete(Path("link"))
+    assert lwmm("merge", tiny.anchor, tiny.third, "-o", "link").code == 1
+    assert assert_complete(Path("link")) == before
+    assert lwmm("merge", tiny.anchor, tiny.third, "-o", "link", "--overwrite").code == 0
+    assert Path("link").is_symlink()
+    assert assert_complete(Path("disk/merged")) != before
+    assert leftovers(Path()) == leftovers(Path("disk")) == []
+
+
+def test_names_with_odd_characters_are_fine_outputs(lwmm: Command, tiny: Models) -> None:
+    for name in ("a*[b]", "-x- y'\"", "é 漢", ".hidden"):
+        folder = Path("odd") / name
+        for more in ((), ("--overwrite",)):
+            assert lwmm("merge", tiny.anchor, tiny.donor, "-o", folder, *more).code == 0
+        assert_complete(folder)
+        assert lwmm("verify", folder).code == 0
+    assert len(list(Path("odd").iterdir())) == 4
 
 
 def test_too_little_disk_is_said_before_anything_is_read(
@@ -604,7 +659,7 @@ def test_a_disk_that_becomes_full_leaves_nothing(tiny: Models, tmp_path: Path) -
         )
         found = Finished(done.returncode, done.stdout, done.stderr)
         assert_refused(found, 1, "the disk became full", "deep/er", "Nothing was kept", "Make room")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert everything_below(tmp_path) == {}
 
 
 # ---------------------------------------------------------------------- usage
@@ -620,7 +675,6 @@ USAGE: dict[str, tuple[tuple[str, ...], Words]] = {
     "output format": (
         ("{anchor}", "{donor}", "--output-format", "onnx"), ("'onnx'", "safetensors, pth"),
     ),
-    "format": (("{anchor}", "{donor}", "--format", "xml"), ("'xml'", "--help")),
     "shard size": (("{anchor}", "{donor}", "--max-shard-size", "big"), ("'big'", "5GB")),
     "shard size of zero": (("{anchor}", "{donor}", "--max-shard-size", "0"), ("'0'", "5GB")),
     "start after end": (
@@ -668,6 +722,9 @@ USAGE: dict[str, tuple[tuple[str, ...], Words]] = {
     "push to no repository": (
         ("{anchor}", "{donor}", "--push", "no repository"), ("'no repository'",),
     ),
+    "parent without a recipe": (
+        ("{anchor}", "{donor}", "--parent", "city={anchor}"), ("--parent goes with --recipe",),
+    ),
     "parent without path": (("--recipe", "r.yaml", "--parent", "a"), ("'a'", "LABEL=PATH")),
 }  # fmt: skip
 
@@ -683,9 +740,10 @@ def test_wrong_usage_is_refused(row: str, lwmm: Command, tiny: Models, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("merge", "{anchor}", "{donor}", "--format", "xml"), ("'xml'", "--help")),
         (("mrege",), ("'mrege'", "--help")),
-        (("plan", "{anchor}"), ("name an anchor and at least one donor",)),
-        (("drift", "{anchor}"), ("name an anchor and at least one donor",)),
+        (("plan", "{anchor}"), ("at least one donor: lwmm-hub plan ANCHOR DONOR",)),
+        (("drift", "{anchor}"), ("at least one donor: lwmm-hub drift ANCHOR DONOR",)),
         (("drift", "{anchor}", "{donor}", "--threshold", "0"), ("threshold is 0",)),
         (("drift", "{anchor}", "{donor}", "--threshold", "x"), ("--threshold", "'x'")),
         (("card",), ("DIR", "--help")),
@@ -732,7 +790,7 @@ RECIPES: dict[str, tuple[str, str, int, Words]] = {  # what is replaced, by what
     ),
     "another version": ("version: 1", "version: 2", 1, ("version 2 is unknown",)),
     "no version": ("version: 1\n", "", 1, ("the field 'version' is missing",)),
-    "no models": ("models:", "#", 2, ("line 2",)),
+    "no models": ("models:", "options:", 5, ("'options'", "twice")),
     "one model": ("- reference: {donor}\n", "", 3, ("at least two models",)),
     "a model of two kinds": (
         "- reference: {donor}",
@@ -747,7 +805,7 @@ RECIPES: dict[str, tuple[str, str, int, Words]] = {  # what is replaced, by what
         6,
         ("64 hexadecimal digits",),
     ),
-    "no YAML": ("options:", "options: {{", 6, ("Mend the YAML",)),
+    "no YAML": ("options:", "options: {{{{", 7, ("Mend the YAML",)),
     "a Python object": (
         "gamma: 1.0", "gamma: !!python/object/apply:os.mkdir [executed]", 7, ("gamma",)
     ),
@@ -829,9 +887,12 @@ def test_labels_and_licence_names_are_escaped(lwmm: Command, tiny: Models, tmp_p
     found = lwmm("merge", anchor, donor)
     assert found.code == 0, found.err
     head, body = card_of(tmp_path / "here" / "merged")
-    assert head["base_model_relation"] == "merge" if "base_model_relation" in head else head
-    for raw in ("<script", "](http://evil)", "\x1b", "<b>*", "\n| - | - |"):
-        assert raw not in body
+    assert head["pipeline_tag"] == "image-segmentation"
+    assert head["license"] == "other"
+    assert "\x1b" not in body
+    prose = re.sub(r"^```.*?^```$", "", body, flags=re.DOTALL | re.MULTILINE)  # without code
+    for raw in ("<script", "](http://evil)", "<b>", "*donor*", "\n| - | - |"):
+        assert raw not in prose
     assert (
         json.loads((tmp_path / "here/merged/config.json").read_text())["id2label"]["0"]
         == (HOSTILE[0])
@@ -865,8 +926,6 @@ def test_keys_from_a_file_cannot_speak_to_the_terminal(
 
 
 def test_a_refusal_of_a_process_is_one_line_without_traceback(tiny: Models, tmp_path: Path) -> None:
-    from stories import run
-
     (tmp_path / "bad").mkdir()
     found = run("merge", tiny.anchor, "bad", "--json", cwd=tmp_path)
     assert_refused(found, 1, "bad has no weights")

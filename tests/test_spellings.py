@@ -421,8 +421,7 @@ def test_other_sizes_are_refused_by_their_headers(tmp_path: Path) -> None:
 def test_swapping_key_and_value_would_be_seen(pair: list[Values]) -> None:
     """The oracle tells k from v: a merge with them swapped is not within rounding."""
     swapped: Mapping[str, np.ndarray] = {
-        name: pair[1][name.replace("key", "value") if "key" in name else name]
-        for name in pair[1]
+        name: pair[1][name.replace("key", "value") if "key" in name else name] for name in pair[1]
     }
     with pytest.raises(AssertionError):
         assert_within_rounding(merge_by_hand([pair[0], swapped], TINY), merge_by_hand(pair, TINY))

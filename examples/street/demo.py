@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from measure import FIRST_SEED, Models, Scores, draw, load, merged, predict, scores
-from scenes import CITY, HEIGHT, WIDTH, Image8
+from scenes import CITY, DOMAINS, HEIGHT, WIDTH, Image8
 
 import lwmm_hub as lw
 
@@ -90,7 +90,7 @@ def main() -> None:
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     models = models_of(output)
-    images, truth = draw("dusk", arguments.scenes, FIRST_SEED)
+    images, truth = draw(DOMAINS["dusk"], arguments.scenes, FIRST_SEED)
     predictions = {name: predict(model, images) for name, model in models.items()}
     shown = {name: found[:SHOWN] for name, found in predictions.items()}
     picture(images[:SHOWN], truth[:SHOWN], shown).savefig(output / "street.png", dpi=110)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scenes import CITY, DOMAINS, HEIGHT, THINGS, WIDTH, Image8, scenes
+from scenes import CITY, DOMAINS, HEIGHT, THINGS, WIDTH, Domain, Image8, scenes, towards_night
 from torch.nn import functional
 from transformers import (
     AutoModelForSemanticSegmentation,
@@ -69,27 +69,41 @@ def scores(truth: Image8, predicted: Image8) -> Scores:
     return Scores(100 * float(accuracy), 100 * float(miou))
 
 
-def draw(domain: str, count: int, seed: int) -> tuple[Image8, Image8]:
+def draw(domain: Domain, count: int, seed: int) -> tuple[Image8, Image8]:
     """Images and ground truth in the anchor's label set."""
-    images, things = scenes(DOMAINS[domain], count, seed)
+    images, things = scenes(domain, count, seed)
     return images, CITY.lookup(THINGS)[things]
 
 
-def measure(models: Models, domain: str, count: int, seeds: Sequence[int]) -> str:
-    """A Markdown table: a row for each model, a column for each seed, and their mean."""
-    drawn = [draw(domain, count, seed) for seed in seeds]
-    head = [f"{domain}, {count} scenes", *(f"seed {seed}" for seed in seeds), "mean"]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for name, model in models.items():
+def seed_table(models: Models, name: str, count: int, seeds: Sequence[int]) -> str:
+    """A row for each model, a column for each set of scenes, and their mean."""
+    drawn = [draw(DOMAINS[name], count, seed) for seed in seeds]
+    rows = [[f"{name}, {count} scenes each", *(f"seed {seed}" for seed in seeds), "mean"]]
+    for model_name, model in models.items():
         found = [scores(truth, predict(model, images)) for images, truth in drawn]
         found.append(Scores(*np.mean(found, axis=0).tolist()))
-        lines.append(_line([name, *(f"{one.accuracy:.1f} / {one.miou:.1f}" for one in found)]))
-    return "\n".join(lines)
+        rows.append([model_name, *(f"{one.accuracy:.1f} / {one.miou:.1f}" for one in found)])
+    return markdown(rows)
 
 
-def _line(cells: Sequence[str]) -> str:
-    first, *rest = cells
-    return f"| {first:<20} | " + " | ".join(f"{cell:>11}" for cell in rest) + " |"
+def way_table(models: Models, count: int, seed: int) -> str:
+    """A row for each model, a column for each stop on the way from day to night."""
+    stops = [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+    drawn = [draw(towards_night(stop, stop), count, seed) for stop in stops]
+    rows = [["way from day to night", *(f"{stop:.1f}" for stop in stops)]]
+    for name, model in models.items():
+        found = [scores(truth, predict(model, images)) for images, truth in drawn]
+        rows.append([name, *(f"{one.accuracy:.1f}" for one in found)])
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first row is its head."""
+    head, *body = rows
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    padded = ([c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
 
 
 def merged(folder: Path, schedule: str) -> PreTrainedModel:
@@ -110,9 +124,11 @@ def main() -> None:
         models = {name: load(HERE / name) for name in ("anchor", "donor")}
         for name, schedule in {"isotropic": "isotropic", "layer-wise": "linear"}.items():
             models[name] = merged(Path(scratch) / name, schedule)
-    print("pixel accuracy / mIoU in percent, in the anchor's label set\n")
+    print("Pixel accuracy / mIoU in percent, in the anchor's label set:\n")
     for domain in ("dusk", "day", "night"):
-        print(measure(models, domain, arguments.scenes, seeds), end="\n\n", flush=True)
+        print(seed_table(models, domain, arguments.scenes, seeds), end="\n\n", flush=True)
+    print("Pixel accuracy on the way from day (0) to night (1):\n")
+    print(way_table(models, arguments.scenes, FIRST_SEED))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ example models were trained on; `dusk` lies between the two, and no model ever s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -165,27 +166,24 @@ NIGHT = Appearance(
 Domain = Callable[[Rng], Appearance]
 
 
-def _day(rng: Rng) -> Appearance:
-    return between(DAY, NIGHT, rng.uniform(0.0, 0.1))
-
-
-def _night(rng: Rng) -> Appearance:
-    return between(DAY, NIGHT, rng.uniform(0.9, 1.0))
-
-
-def _dusk(rng: Rng) -> Appearance:
-    return between(DAY, NIGHT, rng.uniform(0.35, 0.65))
+def towards_night(low: float, high: float) -> Domain:
+    """Scenes whose light and weather are between `low` and `high` on the way from day to night."""
+    return lambda rng: between(DAY, NIGHT, rng.uniform(low, high))
 
 
 def _plain(rng: Rng) -> Appearance:
-    """Flat drawings with a little of either light: what the common ancestor learns from."""
-    look = between(DAY, NIGHT, rng.choice([rng.uniform(0.0, 0.2), rng.uniform(0.8, 1.0)]))
-    still = {"lit": 0.0, "glow": 0.0, "shadow": 0.0, "haze": 0.0, "wet": 0.0, "texture": 0.0}
-    values = {f.name: getattr(look, f.name) for f in fields(Appearance)}
-    return Appearance(**{**values, **still, "jitter": 20.0})
+    """Flat drawings in random colours: the common ancestor can only learn shapes from them."""
+    still = ("lit", "glow", "shadow", "haze", "wet", "texture", "blur")
+    palette = {thing: rng.uniform(20, 235, one.shape) for thing, one in DAY.palette.items()}
+    return replace(DAY, palette=palette, jitter=20.0, **dict.fromkeys(still, 0.0))
 
 
-DOMAINS: dict[str, Domain] = {"plain": _plain, "day": _day, "night": _night, "dusk": _dusk}
+DOMAINS: dict[str, Domain] = {
+    "plain": _plain,
+    "day": towards_night(0.0, 0.1),
+    "night": towards_night(0.9, 1.0),
+    "dusk": towards_night(0.25, 0.55),  # between the two and touching neither
+}
 
 # ---------------------------------------------------------------------------------------- layout
 
@@ -386,11 +384,11 @@ def _draw_rows(canvas: Canvas, street: Street) -> None:
         while z < 85:
             end = z + canvas.rng.uniform(6, 15)
             if canvas.rng.random() < built:
-                rows.append((z, lambda a=(side, x, z, end): _draw_building(canvas, *a)))
+                rows.append((z, partial(_draw_building, canvas, side, x, z, end)))
             else:
                 for _ in range(canvas.rng.integers(1, 5)):
                     at = (x + side * canvas.rng.uniform(0.5, 6), canvas.rng.uniform(z, end))
-                    rows.append((at[1], lambda a=at: _draw_tree(canvas, *a)))
+                    rows.append((at[1], partial(_draw_tree, canvas, *at)))
             z = end + canvas.rng.choice([0.0, canvas.rng.uniform(1, 4)])
     for _, draw in sorted(rows, key=lambda row: -row[0]):
         draw()

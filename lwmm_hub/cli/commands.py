@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
 import tempfile
@@ -149,8 +150,10 @@ def merge(
         if models or given:
             what = f"--{given[0].replace('_', '-')}" if given else "models"
             raise UsageError(f"--recipe holds the models and options: leave {what} out.")
-    elif dry_run:
-        _show_plan(models, options, True, output)
+    elif parents:
+        raise UsageError("--parent goes with --recipe: name the model itself.")
+    if dry_run:
+        _show_plan(models, options, True, output, recipe, parents)
         return
     from lwmm_hub.pipeline import merge as run_merge
     from lwmm_hub.pipeline import merge_recipe
@@ -165,7 +168,7 @@ def merge(
                 "output": where, "overwrite": overwrite, "threads": threads, "progress": bar,
             }  # fmt: skip
             if recipe is not None:
-                result = merge_recipe(recipe, parents=_parents(parents), **common)
+                result = merge_recipe(recipe, parents=_parents(parents), tags=tags, **common)
             else:
                 anchor, *donors = _two(models)
                 result = run_merge(anchor, *donors, tags=tags, **common, **options)
@@ -175,10 +178,10 @@ def merge(
         if push is not None:
             try:
                 url = result.push_to_hub(push, **pushing)
-            except LwmmError:
-                if folder is None:
-                    _keep(Path(where), push)
-                raise
+            except LwmmError as error:
+                if folder is not None:
+                    raise
+                raise _kept(error, Path(where), push) from error
         if push is not None and folder is None:
             data["output"] = None
         data["commit_url"] = url
@@ -211,19 +214,23 @@ def _merge_rows(data: Mapping[str, Any]) -> list[str]:
     return [*rows, *(tab_row("sha256", name, value) for name, value in data["sha256"].items())]
 
 
-def _keep(folder: Path, repo: str) -> None:
-    """Save a merge whose push failed from the temporary folder it lies in."""
+def _kept(error: LwmmError, folder: Path, repo: str) -> LwmmError:
+    """The error of a push, after its merge was saved from the temporary folder it lies in."""
     import shutil
 
-    kept = Path.cwd() / f"merged-{repo.rpartition('/')[2]}"
-    number = 1
-    while kept.exists():
-        number += 1
-        kept = kept.with_name(f"merged-{repo.rpartition('/')[2]}-{number}")
-    if folder.is_dir():
-        shutil.move(folder, kept)
-        click.echo(f"The merge was moved to {kept}; push it with: lwmm-hub push {kept} {repo}",
-                   err=True)  # fmt: skip
+    from lwmm_hub.recipe import moved_recipe, read_recipe, write_recipe
+    from lwmm_hub.writing import RECIPE, write_text
+
+    stem = f"merged-{repo.rpartition('/')[2]}"
+    names = (Path(stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
+    kept = next(path for path in names if not path.exists())
+    recipe = moved_recipe(read_recipe(folder / RECIPE), kept.absolute())
+    write_text(folder / RECIPE, write_recipe(recipe, f"lwmm-hub {__version__}"))
+    shutil.move(folder, kept)
+    said = str(error).partition(f" The merged folder is kept: {folder}")[0]
+    return type(error)(
+        f"{said} The merged folder is kept as {kept}: push it with 'lwmm-hub push {kept} {repo}'."
+    )
 
 
 def _given(name: str) -> bool:
@@ -269,14 +276,24 @@ def plan(models: tuple[str, ...], check_weights: bool, output: Output, **options
 
 
 def _show_plan(
-    models: tuple[str, ...], options: Mapping[str, Any], check_weights: bool, output: Output
+    models: tuple[str, ...],
+    options: Mapping[str, Any],
+    check_weights: bool,
+    output: Output,
+    recipe: str | None = None,
+    parents: Sequence[str] = (),
 ) -> None:
-    _two(models)
+    if recipe is None:
+        _two(models)
     from lwmm_hub.display import plan_rows, plan_text
     from lwmm_hub.pipeline import plan as make_plan
+    from lwmm_hub.pipeline import plan_recipe
 
     with output.progress(0, "planning"):
-        made = make_plan(*models, check_weights=check_weights, **options)
+        if recipe is not None:
+            made = plan_recipe(recipe, parents=_parents(parents))
+        else:
+            made = make_plan(*models, check_weights=check_weights, **options)
     data = made.to_dict()
     output.result(
         data,

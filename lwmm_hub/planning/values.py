@@ -184,7 +184,7 @@ class MergePlan:
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RecipeError(f"{Path(path).name} is not a saved plan: {error}.") from error
         return cls.from_dict(data)
 
@@ -220,12 +220,14 @@ def _merged_dict(tensor: MergedTensor) -> dict[str, Any]:
 def _plan_from_dict(data: Mapping[str, Any]) -> MergePlan:
     if data["version"] != VERSION:
         raise ValueError(f"version {data['version']!r} is unknown")
+    options = _from_fields(MergeOptions, data["options"])
+    options.check(len(data["models"]))
     unused: list[dict[str, str]] = [{} for _ in data["models"][1:]]
     for row in data["unused"]:
         unused[row["model"] - 1][row["key"]] = row["reason"]
     return MergePlan(
         tuple(_from_fields(PlannedModel, row) for row in data["models"]),
-        _from_fields(MergeOptions, data["options"]),
+        options,
         bool(data["scope_decided"]),
         tuple(_from_fields(Layer, row) for row in data["layers"]),
         tuple(_merged_from_dict(row) for row in data["merged"]),

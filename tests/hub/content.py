@@ -61,7 +61,8 @@ class ContentRoutes:
         if entry.sha256 is not None and self._site.options.redirect_to_cdn:
             headers["Location"] = f"{self._site.cdn}/_cdn/{entry.sha256}"
             return Response(status_code=302, headers=headers)
-        return serve_file(request, self._site.objects.path(entry.oid), headers)
+        ranged = not self._site.options.ignore_ranges
+        return serve_file(request, self._site.objects.path(entry.oid), headers, ranged=ranged)
 
     async def _cdn(self, request: Request) -> Response:
         """An LFS object at the second origin, where a user's token has no business."""
@@ -97,13 +98,15 @@ class ContentRoutes:
         return JSONResponse({"casUrl": url, "accessToken": token, "exp": expiry}, headers=headers)
 
 
-def serve_file(request: Request, path: Path, headers: dict[str, str]) -> Response:
+def serve_file(
+    request: Request, path: Path, headers: dict[str, str], *, ranged: bool = True
+) -> Response:
     """A file, or the range of it that is asked for."""
     size = path.stat().st_size
     headers = {**headers, "Accept-Ranges": "bytes"}
     status, first, last = 200, 0, size - 1
     wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
-    if wanted and wanted[0] != "bytes=-" and request.method == "GET":
+    if ranged and wanted and wanted[0] != "bytes=-" and request.method == "GET":
         first, last = _parse_range(wanted[1], wanted[2], size)
         if first >= size:
             return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})

@@ -23,11 +23,13 @@ class Options:
     Attributes:
         redirect_to_cdn: Serve LFS files, and take LFS uploads, at a second origin, by redirect.
         multipart_chunk: Offer LFS uploads in parts of this many bytes.
+        ignore_ranges: Answer a request for a range with the whole file (200), as plain servers do.
         stale_parent_status: The answer to a commit whose parent is not the newest (412 or 409).
     """
 
     redirect_to_cdn: bool = False
     multipart_chunk: int | None = None
+    ignore_ranges: bool = False
     stale_parent_status: int = 412
 
 

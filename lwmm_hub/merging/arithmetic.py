@@ -1,0 +1,223 @@
+"""Make one range of the output: read the models' bytes, add them with their weights, round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwmm_hub.checkpoint import DTYPES, MERGEABLE
+from lwmm_hub.errors import MergeError
+from lwmm_hub.floats import all_finite, narrow, sum_dtype, view, widen
+from lwmm_hub.merging.positional import read_at
+from lwmm_hub.merging.segments import OpenFiles, Piece, Range, Segment
+
+
+class Slot:
+    """The buffers of one range in flight: the result, each donor's bytes, float scratch."""
+
+    def __init__(self, chunk: int, models: int) -> None:
+        self.result = memoryview(bytearray(chunk))
+        self._raw: list[memoryview | None] = [None] * models
+        self._scratch: list[NDArray[np.float64] | None] = [None] * 3
+        self._chunk = chunk
+
+    def raw(self, model: int, size: int) -> memoryview:
+        """Room for the bytes of one model."""
+        found = self._raw[model]
+        if found is None or len(found) < size:
+            found = self._raw[model] = memoryview(bytearray(max(size, self._chunk)))
+        return found
+
+    def scratch(self, which: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Room for `count` floats."""
+        found = self._scratch[which]
+        need = -(-count * dtype.itemsize // 8)
+        if found is None or len(found) < need:
+            found = self._scratch[which] = np.empty(max(need, self._chunk // 8), np.float64)
+        return found.view(dtype)[:count]
+
+
+@dataclass(frozen=True)
+class Kitchen:
+    """What every range needs: files, names for messages, whether NaN is allowed."""
+
+    files: OpenFiles
+    labels: Sequence[str]
+    allow_nonfinite: bool
+
+
+def make_range(work: Range, slot: Slot, kitchen: Kitchen) -> memoryview:
+    """Make one range of the output in `slot.result`.
+
+    Raises:
+        MergeError: NaN or infinity in a parent, or a value that the output's dtype cannot hold.
+    """
+    places = _read_all(work, slot, kitchen)
+    for index, piece in enumerate(work.pieces):
+        _merge_piece(piece, places[index], slot, kitchen)
+    return slot.result[: work.size]
+
+
+def _read_all(work: Range, slot: Slot, kitchen: Kitchen) -> list[list[memoryview]]:
+    """Read the bytes of all models of a range; neighbours in a file are read in one call.
+
+    The anchor's bytes go straight to their place in the result where they are stored alike.
+
+    Returns:
+        per piece, the anchor's buffer and then the donors', each starting at the piece's bytes.
+    """
+    wanted: dict[int, list[tuple[int, int, int]]] = {}  # model -> (file, offset, size)
+    direct = all(p.segment.anchor.dtype == p.segment.dtype for p in work.pieces)
+    order: list[list[tuple[int, int]]] = []  # per piece: (model, place among the model's)
+    for piece in work.pieces:
+        row = []
+        for part in (piece.segment.anchor, *piece.segment.donors):
+            width = DTYPES[part.dtype][0] // 8
+            mine = wanted.setdefault(part.model, [])
+            row.append((part.model, len(mine)))
+            mine.append((part.file, part.offset + piece.skip * width, piece.elements * width))
+        order.append(row)
+    starts: dict[int, list[int]] = {}
+    buffers: dict[int, memoryview] = {}
+    for model, items in wanted.items():
+        at, positions = 0, []
+        for _, _, size in items:
+            positions.append(at)
+            at += size
+        starts[model] = positions
+        buffers[model] = slot.result if model == 0 and direct else slot.raw(model, at)
+        _read_runs(items, positions, buffers[model], kitchen.files)
+    return [[buffers[model][starts[model][place] :] for model, place in row] for row in order]
+
+
+def _read_runs(
+    items: Sequence[tuple[int, int, int]],
+    positions: Sequence[int],
+    buffer: memoryview,
+    files: OpenFiles,
+) -> None:
+    run_file, run_from, run_at, run_size = -1, 0, 0, 0
+    for (file, offset, size), at in zip(items, positions, strict=True):
+        if file == run_file and offset == run_from + run_size:
+            run_size += size
+            continue
+        if run_size:
+            read_at(files.descriptors[run_file], buffer[run_at : run_at + run_size], run_from)
+        run_file, run_from, run_at, run_size = file, offset, at, size
+    if run_size:
+        read_at(files.descriptors[run_file], buffer[run_at : run_at + run_size], run_from)
+
+
+def _merge_piece(piece: Piece, raw: Sequence[memoryview], slot: Slot, kitchen: Kitchen) -> None:
+    """Make one piece of the result from the models' bytes."""
+    segment, count = piece.segment, piece.elements
+    stored = segment.anchor.dtype
+    if stored not in MERGEABLE:
+        if raw[0].obj is not slot.result.obj:
+            size = count * DTYPES[stored][0] // 8
+            slot.result[piece.at : piece.at + size] = raw[0][:size]
+        return
+    out = view(slot.result, segment.dtype, count, piece.at)
+    real = sum_dtype({stored, segment.dtype, *(d.dtype for d in segment.donors)})
+    mine = _floats(raw[0], stored, count, real, slot, 0)
+    if segment.computed is not None:
+        with np.errstate(over="ignore"):
+            mine = segment.computed[piece.skip : piece.skip + count].astype(real)
+    elif segment.donors:
+        mine = _weighted(mine, segment, raw, real, slot, kitchen)
+    if not kitchen.allow_nonfinite and not all_finite(mine):
+        mine = _explain_nonfinite(mine, segment, piece, real, kitchen)
+    if not segment.donors and segment.computed is None and stored == segment.dtype:
+        if raw[0].obj is not slot.result.obj:
+            np.copyto(out, view(raw[0], stored, count))
+        return
+    if segment.dtype in {"F32", "F64"} and mine.dtype == out.dtype:
+        if not np.may_share_memory(mine, out):
+            np.copyto(out, mine)
+    elif not narrow(mine, segment.dtype, out):
+        at = int(np.argmin(np.isfinite(out) | ~np.isfinite(mine)))
+        raise MergeError(
+            f"{segment.key(piece.skip + at)} has a merged value that is too large for "
+            f"{DTYPES[segment.dtype][1]}. Pass --dtype float32 (or bfloat16)."
+        )
+
+
+def _floats(
+    raw: memoryview, dtype: str, count: int, real: np.dtype[Any], slot: Slot, which: int
+) -> NDArray[Any]:
+    """A model's elements as `real`: a view of its bytes where they are stored so."""
+    stored = view(raw, dtype, count)
+    if stored.dtype == real:
+        return stored
+    return widen(stored, dtype, slot.scratch(which, count, real))
+
+
+def _weighted(
+    mine: NDArray[Any],
+    segment: Segment,
+    raw: Sequence[memoryview],
+    real: np.dtype[Any],
+    slot: Slot,
+    kitchen: Kitchen,
+) -> NDArray[Any]:
+    """theta_anchor - sum of H_i (theta_anchor - theta_i), in place of the anchor's elements."""
+    total: NDArray[Any] | None = None
+    with np.errstate(over="ignore", invalid="ignore"):
+        for donor, data in zip(segment.donors, raw[1:], strict=True):
+            theirs = _floats(data, donor.dtype, len(mine), real, slot, 1 if total is None else 2)
+            equal = kitchen.allow_nonfinite and mine == theirs
+            np.subtract(mine, theirs, out=theirs)
+            if equal is not False:  # infinity - infinity is no difference
+                theirs[equal] = 0
+            theirs *= real.type(donor.weight)
+            if total is None:
+                total = theirs
+            else:
+                total += theirs
+        if total is not None:
+            np.subtract(mine, total, out=mine)
+    return mine
+
+
+def _explain_nonfinite(
+    made: NDArray[Any], segment: Segment, piece: Piece, real: np.dtype[Any], kitchen: Kitchen
+) -> NDArray[Any]:
+    """Name the parent that has NaN or infinity; where none has, a difference overflowed.
+
+    Those elements alone are added again, as sum of H_i theta_i in double precision, so that the
+    others do not depend on where a range begins.
+
+    Raises:
+        MergeError: which parent, which tensor.
+    """
+    values = []
+    for part in (segment.anchor, *segment.donors):
+        width = DTYPES[part.dtype][0] // 8
+        buffer = memoryview(bytearray(piece.elements * width))
+        descriptor = kitchen.files.descriptors[part.file]
+        read_at(descriptor, buffer, part.offset + piece.skip * width)
+        values.append(view(buffer, part.dtype, piece.elements).astype(np.float64))
+        finite = np.isfinite(values[-1])
+        if not finite.all():
+            at = int(np.argmin(finite))
+            what = "NaN" if np.isnan(values[-1][at]) else "infinite values"
+            raise MergeError(
+                f"{kitchen.labels[part.model]} has {what} in {segment.key(piece.skip + at)}. Use "
+                "a sound copy of the model, or pass --allow-nonfinite to merge it all the same."
+            )
+    parts = (segment.anchor, *segment.donors)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = sum(part.weight * value for part, value in zip(parts, values, strict=True))
+        result: NDArray[Any] = np.where(np.isfinite(made), made, total).astype(real)
+    finite = np.isfinite(result if segment.computed is None else made)
+    if not finite.all():
+        key = segment.key(piece.skip + int(np.argmin(finite)))
+        raise MergeError(
+            f"{key} has merged values beyond the range of {real.name}. Pass --allow-nonfinite to "
+            "store them as infinity."
+        )
+    return result

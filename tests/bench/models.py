@@ -1,0 +1,28 @@
+"""Write the SegFormers of one case: `models.py FOLDER SIZE DTYPE CLASSES...` (its own process)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from enumerators import B5, SegformerSize, ancestor, finetuned, write_transformers_folder
+from enumerators import with_classes as classified
+
+SIZES = {
+    "B5": B5,
+    "1.2 GB": SegformerSize(B5.depths, (120, 240, 600, 960), decoder_width=1440),
+}
+
+
+def main(folder: str, name: str, dtype: str, *classes: str) -> None:
+    size = SIZES[name]
+    common = ancestor(size, seed=0)
+    for i, number in enumerate(classes):
+        values = finetuned(classified(common, int(number), seed=i), seed=i + 1)
+        write_transformers_folder(Path(folder) / str(i), values, size, dtype=dtype)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,122 @@
+"""What a command loads and whom it calls: `--help` is instant, local merges are quiet and light."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from enumerators import TINY, ancestor, finetuned, spell_smp, write_pth
+from stories import PROGRAM, Models, quiet_environment
+
+HEAVY = {"torch", "transformers", "huggingface_hub", "datasets", "evaluate", "scipy", "matplotlib"}
+
+# Runs a command and notes what was loaded and which doors to the network were knocked at.
+WATCHER = """
+import json, sys
+knocks = []
+def watch(event, arguments):
+    if event in {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}:
+        knocks.append(f"{event} {arguments[1:]}")
+        raise ConnectionError("there is no network in this test")
+    if event in {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"}:
+        knocks.append(event)
+sys.addaudithook(watch)
+note, *arguments = sys.argv[1:]
+code = 0
+if arguments:
+    from lwmm_hub.cli import main
+    try:
+        main(arguments)
+    except SystemExit as end:
+        code = end.code
+else:
+    import lwmm_hub
+with open(note, "w") as file:
+    json.dump({"code": code, "modules": sorted(sys.modules), "knocks": knocks}, file)
+"""
+
+
+def watched(folder: Path, *arguments: str | Path) -> set[str]:
+    """The top-level packages and our own modules that a command loads; it asks no network."""
+    note = folder / "note.json"
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHER, note, *map(str, arguments)],
+        cwd=folder,
+        env=quiet_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(note.read_text())
+    assert found["code"] == 0, done.stderr
+    assert found["knocks"] == []
+    return {m if m.startswith("lwmm_hub") else m.partition(".")[0] for m in found["modules"]}
+
+
+def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
+    loaded = watched(tmp_path)
+    assert loaded.isdisjoint({*HEAVY, "numpy", "ml_dtypes", "click", "yaml", "jinja2"})
+    assert {m for m in loaded if m.startswith("lwmm_hub")} == {"lwmm_hub"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["merge", "-h"], ["plan", "-h"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    loaded = watched(tmp_path, *arguments)
+    assert loaded.isdisjoint({*HEAVY, "numpy", "ml_dtypes", "yaml", "jinja2"})
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    def cpu_seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [PROGRAM, "--help"], cwd=tmp_path, env=quiet_environment(), capture_output=True,
+            check=True,
+        )  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+    assert min(cpu_seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip archives", "both"])
+def test_tabled_families_are_planned_and_merged_without_torch(
+    kind: str, tiny: Models, tmp_path: Path
+) -> None:
+    models = {
+        "safetensors": (tiny.anchor, tiny.donor, tiny.third),
+        "zip archives": (tiny.pth, tiny.wrapped_pth),
+        "both": (tiny.anchor, tiny.pth, tiny.wrapped_pth),
+    }[kind]
+    assert watched(tmp_path, "plan", *models).isdisjoint(HEAVY)
+    assert watched(tmp_path, "plan", *models, "--check-weights", "--json").isdisjoint(HEAVY)
+    assert watched(tmp_path, "merge", *models).isdisjoint(HEAVY)
+    assert watched(tmp_path, "merge", *models, "--dry-run").isdisjoint(HEAVY)
+    assert watched(tmp_path, "verify", "merged").isdisjoint(HEAVY - {"huggingface_hub"})
+    assert watched(tmp_path, "card", "merged").isdisjoint(HEAVY)
+    assert watched(tmp_path, "drift", *models).isdisjoint(HEAVY)
+    again = watched(tmp_path, "merge", "--recipe", "merged/lwmm_recipe.yaml", "-o", "again")
+    assert again.isdisjoint(HEAVY)
+
+
+def test_another_dialect_needs_no_torch_either(tiny: Models, tmp_path: Path) -> None:
+    smp = write_pth(tmp_path / "smp.pth", spell_smp(finetuned(ancestor(TINY, 1), 9), TINY))
+    assert watched(tmp_path, "merge", smp, tiny.pth).isdisjoint(HEAVY)
+
+
+def test_a_legacy_pickle_asks_torch_and_nobody_else(tiny: Models, tmp_path: Path) -> None:
+    values = spell_smp(finetuned(ancestor(TINY, 1), 9), TINY)
+    old = write_pth(tmp_path / "old.pth", values, legacy=True)
+    loaded = watched(tmp_path, "merge", old, tiny.pth)
+    assert "torch" in loaded
+    assert loaded.isdisjoint({"transformers", "huggingface_hub", "datasets", "evaluate"})
+
+
+def test_only_bfloat16_loads_ml_dtypes(tiny: Models, tmp_path: Path) -> None:
+    assert "ml_dtypes" not in watched(tmp_path, "merge", tiny.anchor, tiny.donor)
+    more = ("--dtype", "bfloat16", "--overwrite")
+    assert "ml_dtypes" in watched(tmp_path, "merge", tiny.anchor, tiny.donor, *more)
