@@ -15,11 +15,12 @@ import numpy as np
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.display import one_line, stage_name
-from lwmm_hub.errors import UsageError
+from lwmm_hub.errors import OutputError, UsageError
 from lwmm_hub.key_map import KeyMap, SharedParameter
 from lwmm_hub.relatedness import parameter_values
 
 EPSILON = 1e-8
+PLOTS = (".png", ".svg", ".pdf")
 _CHUNK = 1 << 20
 # last name of a parameter -> the kinds of Figure 2
 KINDS = {
@@ -113,10 +114,24 @@ def drift_dict(drifts: Sequence[Drift], labels: Sequence[str], threshold: float)
     }  # fmt: skip
 
 
+def check_plot(path: Path) -> None:
+    """Refuse a kind of figure that is not drawn, before anything is measured.
+
+    Raises:
+        UsageError: which kinds there are.
+    """
+    if path.suffix.lower() not in PLOTS:
+        raise UsageError(f"plot {str(path)!r}: give a name that ends in {', '.join(PLOTS)}.")
+
+
 def plot_drift(
     drifts: Sequence[Drift], labels: Sequence[str], threshold: float, path: Path
 ) -> None:
-    """Draw the share of changed entries over depth, one panel per donor, one line per kind."""
+    """Draw the share of changed entries over depth, one panel per donor, one line per kind.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -141,8 +156,14 @@ def plot_drift(
         axis.set_ylim(-0.02, 1.02)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. Name another file with --plot."
+        ) from error
+    finally:
+        pyplot.close(figure)
 
 
 def drift_text(drifts: Sequence[Drift], labels: Sequence[str], threshold: float) -> str:

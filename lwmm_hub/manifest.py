@@ -152,6 +152,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise OutputError(f"{path} cannot be read ({error}). Merge again.") from error
     if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise OutputError(f"{path} is not a manifest of version {MANIFEST_VERSION}. Merge again.")
+    for name in ("plan", "output"):
+        if not isinstance(manifest.get(name), dict):
+            raise OutputError(f"{path} has no {name!r}: it is incomplete. Merge again.")
     return manifest
 
 

@@ -249,8 +249,8 @@ def _of_recipe(
         if label not in known:
             have = ", ".join(map(repr, known)) or "none"
             raise RecipeError(
-                f"the recipe names no local model {label!r}, it has: {have}. Leave --parent {label} "
-                "out, or mend the label."
+                f"the recipe names no local model {label!r}, it has: {have}. Leave --parent out, or "
+                "mend the label."
             )
     models = [_parent(model, parents) for model in recipe.models]
     return models, recipe.options, tuple(model.kept_parts for model in recipe.models)
@@ -259,7 +259,10 @@ def _of_recipe(
 def _output_folder(output: str | os.PathLike[str]) -> Path:
     """The folder to write; a link to a folder stays a link, and what it leads to is replaced."""
     path = Path(output).expanduser()
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    try:
+        return Path(os.path.realpath(path)) if path.is_symlink() else path
+    except OSError:  # no name that a file can have; what that is, is said where it is written
+        return path
 
 
 def _parent(model: RecipeModel, parents: Mapping[str, str]) -> ModelReference:

@@ -99,11 +99,11 @@ def publish(
         return _commit(api, folder, repo, files, info, create_pr, message)
 
 
-def check_push(repo: str) -> None:
-    """What can be refused before a merge that is to be pushed: the name, and no token.
+def check_push(repo: str, license: str | None = None) -> None:
+    """What can be refused before a merge that is to be pushed: the names, and no token.
 
     Raises:
-        UsageError: not a repository id.
+        UsageError: not a repository id, or not a licence id.
         PublishError: there is no token, or HF_HUB_OFFLINE is set.
     """
     import huggingface_hub
@@ -111,6 +111,8 @@ def check_push(repo: str) -> None:
 
     if not is_repository_id(repo):
         raise UsageError(f"{repo!r} is not a repository id: write owner/name.")
+    if license is not None:
+        decide([ParentLicense(repo, None)], license)
     if constants.HF_HUB_OFFLINE:
         raise PublishError("HF_HUB_OFFLINE is set: unset it to push.")
     if huggingface_hub.get_token() is None:

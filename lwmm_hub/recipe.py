@@ -230,7 +230,7 @@ class _Reader:
         return value
 
     def models(self, node: Any) -> tuple[RecipeModel, ...]:
-        models = []
+        models: list[RecipeModel] = []
         for item in self.items(node, "models"):
             row = self.mapping(item, "a model", {"reference", "local", "sha256", "kept_parts"})
             if ("reference" in row) == ("local" in row):

@@ -21,7 +21,7 @@ from lwmm_hub.key_map import KeyMap, SharedParameter
 
 UNRELATED, WEAK = 0.1, 0.5
 SAMPLE = 32
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18  # elements
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _cosine(
         count = min(_CHUNK, elements - start)
         a = parameter_values(parameter, checkpoints, 0, start, count)
         b = parameter_values(parameter, checkpoints, model, start, count)
-        same = same and bool(np.array_equal(a, b))
+        same = same and bool(a[0] == b[0] and np.array_equal(a, b))
         for i, (x, y) in enumerate(((a, b), (a, a), (b, b))):
             products[i] += _dot(x, y)
     norm = math.sqrt(products[1]) * math.sqrt(products[2])
@@ -209,4 +209,5 @@ def parameter_values(
     width = entry.size // max(entry.elements, 1)
     skip = entry.size // source.parts * source.part + start * width
     raw = view(checkpoint.read(entry, skip, count * width), entry.dtype, count)
-    return widen(raw, entry.dtype, np.empty(count, sum_dtype({entry.dtype})))
+    real = sum_dtype({entry.dtype})
+    return raw if raw.dtype == real else widen(raw, entry.dtype, np.empty(count, real))

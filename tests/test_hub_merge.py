@@ -407,9 +407,13 @@ def test_verify_finds_weights_that_were_changed_later(
         assert (forged.code, forged.out) == (5, "")
         assert "a new merge from the recipe" in forged.err
 
-        # an extra file that transformers would load first
+        # what is no manifest of ours, or no weights of the manifest's
         hub.add_commit("alice/x", {"lwmm_manifest.json": b"{}"})
         assert run("verify", "alice/x").code == 1
+        whole = hub.files("alice/x", good)
+        extra = {"model-00001-of-00002.safetensors": bytes(weights)}
+        hub.add_commit("alice/x", {**whole, **extra})
+        assert "model-00001-of-00002.safetensors" in run("verify", "alice/x").err
         manifest["output"]["files"] = {"../model.safetensors": {"sha256": digest}}
         hub.add_commit("alice/x", {"lwmm_manifest.json": json.dumps(manifest).encode()})
         assert run("verify", "alice/x").code == 1

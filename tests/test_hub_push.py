@@ -61,7 +61,10 @@ def test_a_push_that_fails_keeps_the_folder_and_names_it(
         assert_one_line(without, "pushing needs a token", "hf auth login", "then merge")
         assert (list(cwd.iterdir()), lines(hub)) == ([], [])
 
-        assert run("merge", *models, "-o", "kept", "--license", "mit", token="alice").code == 2
+        for wrong in (("--license", "mit"), ("--push", "alice/x", "--license", "apache")):
+            done = run("merge", *models, "-o", "kept", *wrong, token="alice")
+            assert_one_line(done, "--push" if len(wrong) == 2 else "'apache-2.0'", code=2)
+        assert (list(cwd.iterdir()), lines(hub)) == ([], [])
         assert run("merge", *models, "-o", "kept").code == 0
         before = assert_complete(cwd / "kept")
         upload = hub.fail("^PUT /_lfs/", status=500, times=None, headers=AGAIN)

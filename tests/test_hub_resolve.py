@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
-from clients import Client, assert_one_line, client, files_of, lines, lwmm_hub
+from clients import assert_one_line, client, files_of, lines, lwmm_hub
 from enumerators import (
+    TINY,
     SegformerSize,
     ancestor,
     finetuned,
+    neutral_shapes,
     spell_transformers_old,
     with_classes,
     write_pth,
     write_transformers_folder,
 )
 from hub import TestHub
+from safetensors.numpy import load_file
 from stories import Models
 
 # deep and over 30 MB, so that headers and samples are small beside it
@@ -25,23 +29,20 @@ AGAIN = {"Retry-After": "0"}
 QUANTISED = {"quantization_config": {"quant_method": "bitsandbytes"}}
 
 
-class Deep(dict[str, Path]):
-    """Folders of two related models of DEEP size: single, sharded and as a `.bin` archive."""
-
-
 @pytest.fixture(scope="module")
-def deep(tmp_path_factory: pytest.TempPathFactory) -> Deep:
+def deep(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of related models of DEEP size: single, sharded, and a `.bin` archive."""
     folder = tmp_path_factory.mktemp("deep")
     start = ancestor(DEEP, 0)
     one, other = (with_classes(finetuned(start, i), 19 + i, i) for i in range(2))
     archive = write_transformers_folder(folder / "archive", one, DEEP)
     (archive / "model.safetensors").unlink()
     write_pth(archive / "pytorch_model.bin", spell_transformers_old(one, DEEP))
-    return Deep(
-        single=write_transformers_folder(folder / "single", one, DEEP),
-        sharded=write_transformers_folder(folder / "sharded", other, DEEP, sharded=True),
-        archive=archive,
-    )
+    return {
+        "single": write_transformers_folder(folder / "single", one, DEEP),
+        "sharded": write_transformers_folder(folder / "sharded", other, DEEP, sharded=True),
+        "archive": archive,
+    }
 
 
 def weight_bytes(folder: Path) -> int:
@@ -71,6 +72,7 @@ def test_every_repository_that_cannot_be_used_has_its_own_message(
     hub.create_repo(
         "org/no-shard", {"model.safetensors.index.json": b'{"weight_map": {"a": "b.x"}}'}
     )
+    hub.create_repo("odd/card", files_of(tiny.anchor, "self: me"))
     hub.create_repo("org/down", good)
     hub.fail("GET /api/models/org/down", status=503, times=None)
     hub.create_repo("org/busy", good)
@@ -101,6 +103,7 @@ def test_every_repository_that_cannot_be_used_has_its_own_message(
         ("org/broken-config", None, ("org/broken-config: config.json is not JSON",)),
         ("org/no-shard", None, ("names 'b.x', which is missing",)),
         ("org/segformer-city:model.safetensor", None, ("Did you mean 'model.safetensors'?",)),
+        ("odd/card", None, ("cannot read the card of odd/card",)),
         ("org/down", None, ("the Hub answered 503 for org/down",)),
         ("org/busy", None, ("asks to slow down (429)",)),
         ("org/half-down", None, ("the Hub answered 500 for org/half-down",)),
@@ -119,7 +122,6 @@ def test_every_repository_that_cannot_be_used_has_its_own_message(
         done = run("plan", "org/segformer-city", "org/segformer-city")
         assert_one_line(done, "sends all of model.safetensors", "hf download org/segformer-city")
         hub.options.ignore_ranges = False
-        assert max(record.sent for record in hub.requests if record.range) < 200_000
 
         hub.grant("org/gated", "bob")
         assert run("plan", "org/gated", "org/segformer-city", token="bob").code == 0
@@ -174,7 +176,9 @@ def test_a_renamed_repository_still_works_and_says_so(
 
 
 @pytest.mark.parametrize("kind", ["single", "sharded", "archive"])
-def test_a_plan_reads_headers_only(hub: TestHub, deep: Deep, tmp_path: Path, kind: str) -> None:
+def test_a_plan_reads_headers_only(
+    hub: TestHub, deep: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
     total = weight_bytes(deep[kind])
     assert total > 30_000_000
     hub.create_repo("org/deep", files_of(deep[kind]))
@@ -184,7 +188,8 @@ def test_a_plan_reads_headers_only(hub: TestHub, deep: Deep, tmp_path: Path, kin
         done = run("plan", "org/deep@main", "org/deep@other", "--json", token="alice")
     assert done.code == 0, done.err
     plan = done.data
-    assert (len(plan["merged"]), plan["scope_decided"]) == (done_parameters(), False)
+    assert len(plan["merged"]) == len(neutral_shapes(DEEP)) - 1  # all but the counter
+    assert not plan["scope_decided"]
     assert sum(record.sent for record in hub.requests) < 2 * 0.01 * total
     weights = [r for r in hub.requests if ".safetensors" in r.path or r.path.endswith(".bin")]
     assert all(r.range or r.path.endswith(".json") for r in weights if r.method == "GET")
@@ -194,18 +199,9 @@ def test_a_plan_reads_headers_only(hub: TestHub, deep: Deep, tmp_path: Path, kin
     assert [len(model["files"]) for model in plan["models"]] == [1 + (kind == "sharded")] * 2
 
 
-def done_parameters() -> int:
-    """Every parameter of DEEP but the counter."""
-    return len(ancestor_names()) - 1
-
-
-def ancestor_names() -> list[str]:
-    from enumerators import neutral_shapes
-
-    return list(neutral_shapes(DEEP))
-
-
-def test_checking_weights_reads_the_sample_only(hub: TestHub, deep: Deep, tmp_path: Path) -> None:
+def test_checking_weights_reads_the_sample_only(
+    hub: TestHub, deep: dict[str, Path], tmp_path: Path
+) -> None:
     hub.create_repo("org/one", files_of(deep["single"]))
     hub.create_repo("org/two", files_of(deep["sharded"]))
     hub.create_repo("org/bin", files_of(deep["archive"]))
@@ -283,8 +279,6 @@ def test_a_merge_downloads_what_it_needs_once(hub: TestHub, tiny: Models, tmp_pa
 def test_an_old_pickle_is_downloaded_for_its_plan(
     hub: TestHub, tiny: Models, tmp_path: Path
 ) -> None:
-    from enumerators import TINY
-
     values = with_classes(finetuned(ancestor(TINY, 1), 0), 5, 0)  # as `tiny.anchor`
     old = write_pth(tmp_path / "old.bin", spell_transformers_old(values, TINY), legacy=True)
     new = write_pth(tmp_path / "new.bin", spell_transformers_old(values, TINY))
@@ -311,10 +305,6 @@ def test_an_old_pickle_is_downloaded_for_its_plan(
 
 def values_of(path: Path) -> str:
     """A checksum of names and values, whatever their order in the file."""
-    import hashlib
-
-    from safetensors.numpy import load_file
-
     digest = hashlib.sha256()
     for key, value in sorted(load_file(path).items()):
         digest.update(key.encode() + value.tobytes())
@@ -338,4 +328,3 @@ def test_pull_requests_tags_and_short_commits_are_revisions(
             done = run("plan", one, other, "--json")
             assert done.code == 0, done.err
             assert [model["commit"] for model in done.data["models"]] == [first, proposed]
-    _ = Client

@@ -164,7 +164,7 @@ ERRORS = {
     "one model": ("version: 1\nmodels:\n- reference: a/b\n", 3, "at least two models"),
     "no model": ("version: 1\nmodels: []\n", 2, "at least two models"),
     "model no table": ("version: 1\nmodels:\n- a/b\n- c/d\n", 3, "a model is a table"),
-    "model without name": (changed("reference: org/d", "local: x\n  reference: org/d"), 4, "either"),
+    "model without name": (changed("reference: org/d", "local: x\n  reference: a/d"), 4, "either"),
     "model with neither": ("version: 1\nmodels:\n- {}\n", 3, "either 'reference' or 'local'"),
     "bad reference": (changed("org/donor@", "org//donor@"), 4, "neither a local path nor a Hub"),
     "bad weights": (changed("=ema", "=emma"), 4, "unknown weights 'emma'"),

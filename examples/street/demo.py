@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from measure import FIRST_SEED, Models, Scores, draw, load, merged, predict, scores
 from scenes import CITY, DOMAINS, HEIGHT, WIDTH, Image8
+from transformers.utils import logging
 
 import lwmm_hub as lw
 
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to")
     parser.add_argument("--scenes", type=int, default=100, help="streets to measure on")
     arguments = parser.parse_args()
+    logging.disable_progress_bar()
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     models = models_of(output)

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedModel,
     SegformerImageProcessorPil,
 )
+from transformers.utils import logging
 
 HERE = Path(__file__).parent
 FIRST_SEED = 2001  # 1 to 3 drew the training scenes, 1001 those on which this example was designed
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many sets of scenes")
     parser.add_argument("--scenes", type=int, default=200, help="scenes in each set")
     arguments = parser.parse_args()
+    logging.disable_progress_bar()
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     with tempfile.TemporaryDirectory() as scratch:
         models = {name: load(HERE / name) for name in ("anchor", "donor")}

@@ -48,10 +48,10 @@ def read_safetensors(reader: ByteReader) -> tuple[dict[str, TensorEntry], dict[s
         entries[key] = TensorEntry(key, dtype, shape, name, 8 + length + start)
         end = stop
     if 8 + length + end != size:
-        what = "it is truncated" if 8 + length + end > size else "bytes follow its tensors"
+        what = "it is truncated" if 8 + length + end > size else "bytes are left over"
         raise CheckpointError(
-            f"{_damaged(name)}: {what}, which end at byte {8 + length + end}, the file at {size}. "
-            f"{_AGAIN}"
+            f"{_damaged(name)}: {what}: its tensors end at byte {8 + length + end}, the file at "
+            f"{size}. {_AGAIN}"
         )
     return entries, metadata
 
@@ -122,6 +122,8 @@ def _check_entry(name: str, key: str, value: Any) -> tuple[str, tuple[int, ...],
     def refuse(why: str) -> CheckpointError:
         return CheckpointError(f"{_damaged(name)}: {_short(key)} {why}. {_AGAIN}")
 
+    if not key.isascii() and any("\ud800" <= letter <= "\udfff" for letter in key):
+        raise refuse("is no text")  # half of a surrogate pair, which cannot be written again
     if not isinstance(value, dict):
         raise refuse("has no description")
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")

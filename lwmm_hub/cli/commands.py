@@ -162,7 +162,7 @@ def merge(
     with tempfile.TemporaryDirectory(prefix="lwmm-") as scratch:
         where = folder or ("merged" if push is None else str(Path(scratch) / "merged"))
         if push is not None:
-            check_push(push)
+            check_push(push, license_id)
         with output.progress(_bytes_of(models, options) if recipe is None else 0, "merging") as bar:
             common: dict[str, Any] = {
                 "output": where, "overwrite": overwrite, "threads": threads, "progress": bar,
@@ -317,6 +317,8 @@ def drift(models: tuple[str, ...], threshold: float, plot: str | None, output: O
     from lwmm_hub.matching import match
     from lwmm_hub.resolving import resolve
 
+    if plot is not None:
+        drifting.check_plot(Path(plot))
     with output.progress(0, "reading"):
         checkpoints = [resolve(model, download=True) for model in models]
     drifts = drifting.measure_drift(match(*checkpoints), checkpoints, threshold)
@@ -379,9 +381,10 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
 
     with output.progress(0, "verifying"):
         found = run_verify(target, parents=_parents(parents), threads=threads)
+    files = "1 file" if len(found.files) == 1 else f"{len(found.files)} files"
     output.result(
         {"verified": found.target, "sha256": dict(found.files)},
-        lambda: f"{found.target} is what its recipe gives: {len(found.files)} files, same sha256.",
+        lambda: f"{found.target} is what its recipe gives: {files}, same sha256.",
         lambda: [f"{name}\t{digest}" for name, digest in found.files.items()],
     )
 

@@ -125,7 +125,12 @@ class Table:
         >>> t.rank("stages.2.norm"), t.rank("stem"), t.rank("other")
         ((1, 2, 1), (0,), None)
         """
-        return _rank(self.order, module)
+        return _cached_rank(self, module)
+
+
+@functools.lru_cache(1 << 14)
+def _cached_rank(table: Table, module: str) -> tuple[int, ...] | None:
+    return _rank(table.order, module)
 
 
 def _shape_of(key: str) -> str:
@@ -137,7 +142,7 @@ def _rank(order: tuple[str | Repeat, ...], module: str) -> tuple[int, ...] | Non
         if isinstance(item, str):
             if module == item:
                 return (place,)
-        elif found := re.match(item.prefix.replace(".", r"\.").replace("{}", r"(\d+)"), module):
+        elif found := _prefix(item.prefix).match(module):
             rest = module[found.end() :]
             if rest and not rest.startswith("."):
                 continue
@@ -145,6 +150,11 @@ def _rank(order: tuple[str | Repeat, ...], module: str) -> tuple[int, ...] | Non
             if inner is not None:
                 return (place, int(found[1]), *inner)
     return None
+
+
+@functools.cache
+def _prefix(text: str) -> re.Pattern[str]:
+    return re.compile(text.replace(".", r"\.").replace("{}", r"(\d+)"))
 
 
 @functools.cache
@@ -167,20 +177,26 @@ def _translate(source: str, targets: tuple[str, ...], text: str) -> tuple[str, .
     leaf = groups.pop("leaf", "")
     values = {
         item["name"]: _shift(item, int(groups[item["name"]]), back=True)
-        for item in _FIELD.finditer(source)
+        for item in _fields(source)[0]
     }
     names = []
     for target in targets:
-        numbers = [_shift(item, values[item["name"]]) for item in _FIELD.finditer(target)]
+        fields, pieces = _fields(target)
+        numbers = [_shift(item, values[item["name"]]) for item in fields]
         if min([*numbers, *values.values()], default=0) < 0:
             return ()
-        pieces = _FIELD.sub("\0", target.replace("*", leaf)).split("\0")
-        names.append(
-            "".join(
-                map(str, [x for pair in zip(pieces, [*numbers, ""], strict=True) for x in pair])
-            )
-        )
+        written = [
+            pieces[0],
+            *(f"{n}{piece}" for n, piece in zip(numbers, pieces[1:], strict=True)),
+        ]
+        names.append("".join(written).replace("*", leaf))
     return tuple(names)
+
+
+@functools.cache
+def _fields(text: str) -> tuple[tuple[re.Match[str], ...], tuple[str, ...]]:
+    """The fields of a rule's side, and the text before, between and after them."""
+    return tuple(_FIELD.finditer(text)), tuple(_FIELD.sub("\0", text).split("\0"))
 
 
 def _shift(item: re.Match[str], number: int, back: bool = False) -> int:

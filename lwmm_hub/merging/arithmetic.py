@@ -17,10 +17,13 @@ from lwmm_hub.merging.segments import OpenFiles, Piece, Range, Segment
 
 
 class Slot:
-    """The buffers of one range in flight: the result, each donor's bytes, float scratch."""
+    """The buffers of one worker: each model's bytes, float scratch, and where the result goes.
+
+    They stay in the cores' caches, since all ranges of a worker use the same.
+    """
 
     def __init__(self, chunk: int, models: int) -> None:
-        self.result = memoryview(bytearray(chunk))
+        self.result = memoryview(b"")
         self._raw: list[memoryview | None] = [None] * models
         self._scratch: list[NDArray[np.float64] | None] = [None] * 3
         self._chunk = chunk

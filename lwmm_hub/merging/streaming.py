@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,9 +58,10 @@ def merge_files(
         CheckpointError: a parent's file changed while it was read.
     """
     workers = threads or max(1, min(4, (os.cpu_count() or 1) - 1))
-    slots = workers + 2
+    in_flight = workers + 2
     models = len(checkpoints)
-    size = chunk or max(1 << 16, min(CHUNK, MEMORY // (slots * (models + 2)) & ~0xFFFF))
+    buffers = in_flight + workers * (models + 3)
+    size = chunk or max(1 << 16, min(CHUNK, MEMORY // buffers & ~0xFFFF))
     by_key: dict[str, list[MergedTensor]] = {}
     for tensor in plan.merged:
         by_key.setdefault(tensor.key, []).append(tensor)
@@ -67,8 +69,18 @@ def merge_files(
     with ExitStack() as stack:
         files = OpenFiles(checkpoints, stack)
         kitchen = Kitchen(files, [c.label for c in checkpoints], plan.options.allow_nonfinite)
+        local = threading.local()
         pool = stack.enter_context(_workers(workers))
-        free = deque(Slot(size, models) for _ in range(slots))
+        free = deque(memoryview(bytearray(size)) for _ in range(in_flight))
+
+        def make(work: Range, room: memoryview, descriptor: int) -> memoryview:
+            if not hasattr(local, "slot"):
+                local.slot = Slot(size, models)
+            local.slot.result = room
+            made = make_range(work, local.slot, kitchen)
+            write_at(descriptor, made, work.offset)
+            return made
+
         hashes = []
         for target in targets:
             digest = hashlib.sha256(target.header)
@@ -81,35 +93,28 @@ def merge_files(
                     tensor, by_key.get(tensor.key, ()), checkpoints, files, moments
                 )
             )
-            pending: deque[tuple[Future[memoryview], Slot]] = deque()
+            pending: deque[tuple[Future[memoryview], memoryview]] = deque()
 
             def finish(
-                pending: deque[tuple[Future[memoryview], Slot]] = pending,
+                pending: deque[tuple[Future[memoryview], memoryview]] = pending,
                 digest: Any = digest,
             ) -> None:
-                future, slot = pending.popleft()
+                future, room = pending.popleft()
                 made = future.result()
                 digest.update(made)
-                free.append(slot)
+                free.append(room)
                 if progress is not None:
                     progress(len(made))
 
             for work in cut(segments, len(target.header), size):
                 if not free:
                     finish()
-                slot = free.popleft()
-                job = pool.submit(_make, work, slot, kitchen, target.descriptor)
-                pending.append((job, slot))
+                room = free.popleft()
+                pending.append((pool.submit(make, work, room, target.descriptor), room))
             while pending:
                 finish()
             hashes.append(digest.hexdigest())
     return hashes
-
-
-def _make(work: Range, slot: Slot, kitchen: Kitchen, descriptor: int) -> memoryview:
-    made = make_range(work, slot, kitchen)
-    write_at(descriptor, made, work.offset)
-    return made
 
 
 @contextmanager

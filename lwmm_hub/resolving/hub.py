@@ -128,7 +128,15 @@ def resolve_on_hub(reference: ModelReference, download: bool) -> Checkpoint:
         if constants.HF_HUB_OFFLINE:
             return _from_cache(reference)
         api = huggingface_hub.HfApi(library_name=LIBRARY)
-        info = api.model_info(reference.location, revision=reference.revision, files_metadata=True)
+        try:
+            info = api.model_info(
+                reference.location, revision=reference.revision, files_metadata=True
+            )
+        except TypeError as error:  # the client takes fields of a card for arguments of its own
+            raise ResolveError(
+                f"the Hub's client cannot read the card of {reference.location}. Download the "
+                f"model ('hf download {reference.location} --local-dir DIR') and name that folder."
+            ) from error
         return _resolve(reference, info, download)
 
 
@@ -374,7 +382,7 @@ def _similar_names(name: str) -> list[str]:
         ):
             if near := difflib.get_close_matches(name, [m.id for m in models], n=2, cutoff=0.7):
                 return near
-    except (HfHubHTTPError, httpx.HTTPError, OSError):
+    except (HfHubHTTPError, httpx.HTTPError, OSError, TypeError):
         pass
     return []
 
