@@ -348,6 +348,8 @@ def _merge(
     tags: Sequence[str],
     started: float,
 ) -> MergeResult:
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}: give a number from 1 on.")
     opened = _open(models, options, download=False)
     inputs = [Path(m.location) for m in models if not m.on_hub]
     draft = plan_merge(opened.key_map, opened.checkpoints, options)

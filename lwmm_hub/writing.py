@@ -284,19 +284,21 @@ def _json(value: Any, encode: Callable[[Any], str], indent: str) -> str:
 def temporary_folder(output: Path) -> Iterator[Path]:
     """A folder beside `output` that is gone when the block fails, and locked while it lives."""
     parents = [path for path in output.absolute().parents if not path.exists()]
+    folders: list[Path] = []
+    lock = None
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder, lock = _make_locked(output)
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            lock = _make_locked(output, folders)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to {output.parent}: {error.strerror}. Choose another folder with -o."
+            ) from error
+        yield folders[-1]
     except OSError as error:
-        raise OutputError(
-            f"cannot write to {output.parent}: {error.strerror}. Choose another folder with -o."
-        ) from error
-    try:
-        yield folder
-    except OSError as error:
-        raise _disk_error(error, folder) from error
+        raise _disk_error(error, folders[-1]) from error
     finally:
-        if folder.exists():
+        for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
         _unlock(lock)
         if not output.exists():
@@ -305,23 +307,22 @@ def temporary_folder(output: Path) -> Iterator[Path]:
                     path.rmdir()
 
 
-def _make_locked(output: Path) -> tuple[Path, int | None]:
-    """A new folder beside `output`, and its lock.
+def _make_locked(output: Path, folders: list[Path]) -> int | None:
+    """Make a folder beside `output`, the last of `folders`, and return its lock.
 
     Another run that clears leftovers may find the folder before it is locked: then there is
-    another one. Where there are no locks, it stays unlocked.
+    another one. Where there are no locks, it stays unlocked. A folder is noted before it is made,
+    so that an interrupt leaves none behind.
     """
     tries = 3
     while True:
         tries -= 1
-        folder = output.parent / f".{output.name}.lwmm-{secrets.token_hex(6)}.tmp"
-        folder.mkdir(mode=0o755)
-        lock = _lock(folder)
-        if not tries or (lock is not None and folder.exists()):
-            return folder, lock
+        folders.append(output.parent / f".{output.name}.lwmm-{secrets.token_hex(6)}.tmp")
+        folders[-1].mkdir(mode=0o755)
+        lock = _lock(folders[-1])
+        if not tries or (lock is not None and folders[-1].exists()):
+            return lock
         _unlock(lock)
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def start_sync(paths: Sequence[Path]) -> Callable[[], None]:

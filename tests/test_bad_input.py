@@ -152,7 +152,7 @@ UNREADABLE: dict[str, tuple[Files, Words]] = {
     ),
     "bytes after the last tensor": (
         {"model.safetensors": whole(TWO, bytes(20))},
-        ("bad: model.safetensors", "bytes follow its tensors", AGAIN),
+        ("bad: model.safetensors", "bytes are left over", AGAIN),
     ),
     "header longer than the file": (
         {"model.safetensors": whole(TWO, bytes(16), length=5000)},

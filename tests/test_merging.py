@@ -677,6 +677,12 @@ def test_options_that_are_wrong_are_usage_errors(
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.parametrize("threads", [0, -1])
+def test_a_merge_takes_a_thread_at_least(threads: int, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"threads is {threads}: give a number from 1 on"):
+        merge(tmp_path, net(1), net(2), threads=threads)
+
+
 def test_one_model_is_no_merge_and_a_plan_takes_no_options(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", net(1))
     with pytest.raises(UsageError, match="at least one donor"):

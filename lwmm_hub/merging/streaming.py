@@ -19,7 +19,7 @@ from lwmm_hub.merging.positional import reserve, write_at
 from lwmm_hub.merging.segments import OpenFiles, OutputTensor, Range, cut, join, segments_of
 from lwmm_hub.planning import MergedTensor, MergePlan
 
-CHUNK = 1 << 20
+CHUNK = 1 << 19
 MEMORY = 24 << 20  # for all buffers together
 
 Progress = Callable[[int], None]
