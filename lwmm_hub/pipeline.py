@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.checkpoint import Checkpoint
-from lwmm_hub.errors import RecipeError, UsageError
+from lwmm_hub.errors import RecipeError, UsageError, VerificationError
 from lwmm_hub.key_map import KeyMap
 from lwmm_hub.licenses import LicenseDecision, license_file
 from lwmm_hub.manifest import decide_license, make_manifest, write_card
@@ -27,6 +27,8 @@ from lwmm_hub.writing import (
     check_output,
     copy_side_files,
     publish_folder,
+    read_beside,
+    sha256_of,
     start_sync,
     temporary_folder,
     write_json,
@@ -240,8 +242,8 @@ def plan_recipe(
 
 def _of_recipe(
     recipe: str | os.PathLike[str] | Recipe, parents: Mapping[str, str]
-) -> tuple[list[ModelReference], MergeOptions, tuple[tuple[str, ...], ...]]:
-    """The models, the options, and the parts that each model's weights were kept out of."""
+) -> tuple[list[ModelReference], MergeOptions, tuple[tuple[str, ...], ...] | None]:
+    """The models, the options, and per model the parts that are kept out, where that is decided."""
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(Path(recipe))
     for label in parents:
@@ -249,11 +251,12 @@ def _of_recipe(
         if label not in known:
             have = ", ".join(map(repr, known)) or "none"
             raise RecipeError(
-                f"the recipe names no local model {label!r}, it has: {have}. Leave --parent out, or "
-                "mend the label."
+                f"the recipe names no local model {label!r}, it has: {have}. Mend the label of "
+                "--parent, or leave it out."
             )
     models = [_parent(model, parents) for model in recipe.models]
-    return models, recipe.options, tuple(model.kept_parts for model in recipe.models)
+    kept = tuple(model.kept_parts for model in recipe.models)
+    return models, recipe.options, kept if recipe.scope_decided else None
 
 
 def _output_folder(output: str | os.PathLike[str]) -> Path:
@@ -274,7 +277,24 @@ def _parent(model: RecipeModel, parents: Mapping[str, str]) -> ModelReference:
             f"the recipe names the local model {label!r} without a path. Say where it is: "
             f"--parent {label}=PATH."
         )
-    return ModelReference.parse(parents[label])
+    reference = ModelReference.parse(parents[label])
+    _check_parent(label, Path(reference.location), model.sha256)
+    return reference
+
+
+def _check_parent(label: str, path: Path, sha256: Mapping[str, str]) -> None:
+    """Refuse a local parent that is not what the recipe was written for.
+
+    Raises:
+        VerificationError: a file has another checksum.
+    """
+    for name, digest in sha256.items():
+        file = path / name if path.is_dir() else path
+        if file.is_file() and sha256_of(file) != digest:
+            raise VerificationError(
+                f"{label!r} is not the model that the recipe names: another sha256 of {file.name}. "
+                f"Give the original with --parent {label}=PATH."
+            )
 
 
 def _references(anchor: Reference, donors: Sequence[Reference]) -> list[ModelReference]:
@@ -414,7 +434,8 @@ def _write_licenses(
         for name in checkpoint.facts.license_files:
             path = source / name
             if path.is_file() and path.stat().st_size < 1 << 20:
-                texts[f"{checkpoint.label} ({path.name})"] = path.read_text("utf-8", "replace")
-    text = license_file(decision, texts)
-    if text is not None:
-        write_text(folder / "LICENSE", text)
+                text = read_beside(path, checkpoint.label).decode("utf-8", "replace")
+                texts[f"{checkpoint.label} ({path.name})"] = text
+    owed = license_file(decision, texts)
+    if owed is not None:
+        write_text(folder / "LICENSE", owed)

@@ -36,11 +36,15 @@ class RecipeModel:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parents in order (the anchor first) and the options of a merge."""
+    """The parents in order (the anchor first) and the options of a merge.
+
+    `scope_decided` says that `kept_parts` are the verdict on the weights; otherwise they are judged
+    when the recipe runs.
+    """
 
     models: tuple[RecipeModel, ...]
     options: MergeOptions
-    decided: bool = True
+    scope_decided: bool = False
 
 
 def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Recipe:
@@ -101,7 +105,12 @@ def write_recipe(recipe: Recipe, made_by: str) -> str:
         row |= {"sha256": dict(model.sha256)} if model.sha256 else {}
         row |= {"kept_parts": list(model.kept_parts)} if model.kept_parts else {}
         models.append(row)
-    data = {"version": VERSION, "models": models, "options": asdict(recipe.options)}
+    data = {
+        "version": VERSION,
+        "models": models,
+        "scope_decided": recipe.scope_decided,
+        "options": asdict(recipe.options),
+    }
     body = yaml.dump(
         data,
         Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
@@ -178,7 +187,7 @@ class _Reader:
             raise RecipeError(
                 f"{self.name} is nested too deeply for a recipe. Give the file that a merge wrote."
             ) from error
-        top = self.mapping(node, "a recipe", {"version", "models", "options"})
+        top = self.mapping(node, "a recipe", {"version", "models", "scope_decided", "options"})
         for required in ("version", "models"):
             if required not in top:
                 self.fail(node, f"the field {required!r} is missing.")
@@ -187,7 +196,10 @@ class _Reader:
             self.fail(top["version"], f"version {version} is unknown, {VERSION} is read. Update.")
         models = self.models(top["models"])
         options = self.options(top["options"], len(models)) if "options" in top else MergeOptions()
-        return Recipe(models, options)
+        decided = top.get("scope_decided")
+        return Recipe(
+            models, options, decided is not None and self.scalar(decided, "scope_decided", bool)
+        )
 
     def mapping(self, node: Any, what: str, known: set[str]) -> dict[str, Any]:
         import yaml

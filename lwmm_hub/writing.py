@@ -24,7 +24,7 @@ from typing import Any
 
 from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, dtype_name
 from lwmm_hub.checkpoint.safetensors import write_header
-from lwmm_hub.errors import OutputError
+from lwmm_hub.errors import CheckpointError, OutputError
 from lwmm_hub.merging import OutputTensor, TargetFile, merge_files, output_tensors
 from lwmm_hub.planning import MergePlan, parse_size
 from lwmm_hub.torch_files import write_pth
@@ -227,10 +227,24 @@ def copy_side_files(folder: Path, anchor: Checkpoint, plan: MergePlan) -> None:
     for name in SIDE_FILES:
         source = anchor.folder / name
         if source.is_file():
-            text = source.read_bytes()
+            text = read_beside(source, anchor.label)
             if name == "config.json":
                 text = _with_dtype(text, anchor, plan)
             (folder / name).write_bytes(text)
+
+
+def read_beside(path: Path, label: str) -> bytes:
+    """A file that lies beside a parent's weights.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{label}: cannot read {path.name}: {error.strerror or error}. Check its permissions."
+        ) from error
 
 
 def stored_dtype(anchor: Checkpoint, plan: MergePlan) -> str:

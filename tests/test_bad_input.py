@@ -14,7 +14,8 @@ import resource
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ UNREADABLE: dict[str, tuple[Files, Words]] = {
     ),
     "bytes after the last tensor": (
         {"model.safetensors": whole(TWO, bytes(20))},
-        ("bad: model.safetensors", "bytes are left over", AGAIN),
+        ("bad: model.safetensors", "the file at 151", AGAIN),
     ),
     "header longer than the file": (
         {"model.safetensors": whole(TWO, bytes(16), length=5000)},
@@ -355,12 +356,63 @@ def test_a_config_that_is_a_folder_is_none(lwmm: Command, tiny: Models, tmp_path
     assert lwmm("merge", tiny.anchor, tmp_path / "odd").code == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
-def test_a_file_without_permission_is_refused(lwmm: Command, tiny: Models, tmp_path: Path) -> None:
-    shutil.copytree(tiny.donor, tmp_path / "bad")
-    (tmp_path / "bad" / "model.safetensors").chmod(0)
-    words = ("model.safetensors", "Permission denied")
-    refused_everywhere(lwmm, tmp_path, 1, words, tiny.anchor, tmp_path / "bad")
+@pytest.fixture
+def as_nobody(tiny: Models) -> Iterator[tuple[Path, Callable[..., Finished]]]:
+    """A folder with two models, and the program as a user who may not read everything."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with tempfile.TemporaryDirectory(prefix="lwmm-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        for model in (tiny.anchor, tiny.donor):
+            shutil.copytree(model, folder / model.name)
+        for path in folder.rglob("*"):
+            path.chmod(0o755)
+
+        def call(*arguments: str) -> Finished:
+            try:
+                done = subprocess.run(
+                    [PROGRAM, *arguments],
+                    cwd=folder,
+                    env=quiet_environment(HOME=name),
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    **({"user": 65534} if root else {}),
+                )
+            except PermissionError:
+                pytest.skip("this machine lets nobody else run the program")
+            return Finished(done.returncode, done.stdout, done.stderr)
+
+        if call("--version").code:
+            pytest.skip("this machine lets nobody else run the program")
+        yield folder, call
+
+
+@pytest.mark.parametrize(
+    ("locked", "words"),
+    [
+        ("rain/model.safetensors", ("rain: cannot read model.safetensors: Permission denied",)),
+        ("rain", ("rain: cannot read", "Permission denied")),
+        ("city/config.json", ("cannot read config.json: Permission denied",)),
+        ("city/preprocessor_config.json", ("city: cannot read preprocessor_config.json",)),
+        ("city/README.md", ("city: cannot read README.md: Permission denied",)),
+        ("city/LICENSE", ("city: cannot read LICENSE: Permission denied",)),
+        (".", ("cannot write to .: Permission denied", "Choose another folder with -o")),
+    ],
+)
+def test_what_may_not_be_read_or_written_is_named(
+    locked: str, words: Words, as_nobody: tuple[Path, Callable[..., Finished]]
+) -> None:
+    folder, lwmm = as_nobody
+    (folder / "city/README.md").write_text("---\nlicense: mit\n---\n")
+    (folder / "city/LICENSE").write_text("MIT License")
+    assert lwmm("merge", "city", "rain", "-o", "first").code == 0
+    (folder / locked).chmod(0o555 if locked == "." else 0)
+    before = everything_below(folder)
+    for more in ([], ["--json"]):
+        assert_refused(lwmm("merge", "city", "rain", "-o", "out", *more), 1, *words)
+    assert everything_below(folder) == before
+    (folder / locked).chmod(0o777)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from enumerators import TINY, write_transformers_folder
+from enumerators import TINY, ancestor, finetuned, write_transformers_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import relatives
 
 import lwmm_hub as lw
-from lwmm_hub.errors import LwmmError, RecipeError
+from lwmm_hub.errors import LwmmError, RecipeError, VerificationError
 from lwmm_hub.recipe import (
     Recipe,
     RecipeModel,
@@ -298,3 +298,40 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_windows_newlines_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
     assert read_recipe(tmp_path / "r.yaml") == parse(GOOD)
+
+
+def test_a_recipe_by_hand_is_judged_by_the_weights_when_it_runs(tmp_path: Path) -> None:
+    start = ancestor(TINY, 0)
+    other = ancestor(TINY, 9)
+    anchor = finetuned(start, 1)
+    donor = finetuned(start, 2)
+    foreign = donor | {name: value for name, value in other.items() if name.startswith("head.")}
+    write_transformers_folder(tmp_path / "anchor", anchor, TINY)
+    write_transformers_folder(tmp_path / "donor", foreign, TINY)
+    text = "version: 1\nmodels:\n- reference: ./anchor\n- reference: ./donor\n"
+    (tmp_path / "hand.yaml").write_text(text)
+    result = lw.merge_recipe(tmp_path / "hand.yaml", output=tmp_path / "out")
+    assert result.plan.models[1].kept_parts == ("head",)
+    assert "scope_decided: true" in (tmp_path / "out" / "lwmm_recipe.yaml").read_text()
+
+    (tmp_path / "all.yaml").write_text(f"{text}scope_decided: true\n")
+    forced = lw.merge_recipe(tmp_path / "all.yaml", output=tmp_path / "forced")
+    assert forced.plan.models[1].kept_parts == ()
+
+    (tmp_path / "typo.yaml").write_text(f"{text}  kept_parts: [haed]\nscope_decided: true\n")
+    with pytest.raises(RecipeError, match="'haed', which is no head that the models share"):
+        lw.merge_recipe(tmp_path / "typo.yaml", output=tmp_path / "typo")
+
+
+def test_a_local_parent_with_another_checksum_is_refused(tmp_path: Path) -> None:
+    start = ancestor(TINY, 0)
+    for name, seed in (("anchor", 1), ("donor", 2)):
+        write_transformers_folder(tmp_path / name, finetuned(start, seed), TINY)
+    sums = f"    model.safetensors: {'a' * 64}\n"
+    text = f"version: 1\nmodels:\n- reference: ./anchor\n- local: donor\n  sha256:\n{sums}"
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(VerificationError, match="'donor' is not the model that the recipe names"):
+        lw.merge_recipe(
+            tmp_path / "r.yaml", output=tmp_path / "out", parents={"donor": str(tmp_path / "donor")}
+        )
+    assert not (tmp_path / "out").exists()

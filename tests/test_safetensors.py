@@ -60,7 +60,7 @@ BAD = {
     "seven bytes": (b"\0" * 7, "has 7 bytes and no header"),
     "truncated in the header": (SOUND[:30], "its header claims"),
     "truncated in the data": (SOUND[:-1], "its tensors end at byte"),
-    "bytes left over": (SOUND + b"\0", "bytes follow its tensors, which end at byte"),
+    "bytes left over": (SOUND + b"\0", "bytes are left over: its tensors end at byte"),
     "header longer than the file": (file({}, length=1000), "its header claims 1000 bytes"),
     "a header of 100 GB": (file({}, b"\0" * 100, length=10**11), "claims 100000000000 bytes"),
     "a header of 2^64 - 1": (file({}, length=2**64 - 1), "its header claims"),

@@ -410,6 +410,17 @@ def test_weight_bias_and_statistics_of_a_module_share_a_rank() -> None:
     assert len({ranks[f"decode_head.batch_norm.{name}"] for name in names}) == 1
 
 
+def test_tracing_leaves_nothing_in_the_caches_that_real_models_use() -> None:
+    """BEiT caches its index of relative positions by window size, whatever the device."""
+    from transformers.models.beit.modeling_beit import BeitRelativePositionBias
+
+    config = {**config_of("BeitForSemanticSegmentation"), "patch_size": 8}
+    trace_architecture(config, spellings(config)[0])
+    side = config["image_size"] // 8
+    index = BeitRelativePositionBias.generate_relative_position_index((side, side))
+    assert index.device.type == "cpu"
+
+
 def test_keys_that_the_class_does_not_know_are_absent() -> None:
     config = config_of("ViTForImageClassification")
     old, _ = spellings(config)

@@ -48,10 +48,10 @@ def read_safetensors(reader: ByteReader) -> tuple[dict[str, TensorEntry], dict[s
         entries[key] = TensorEntry(key, dtype, shape, name, 8 + length + start)
         end = stop
     if 8 + length + end != size:
-        short = 8 + length + end > size
-        what = "it is truncated: its tensors" if short else "bytes follow its tensors, which"
+        what = "it is truncated" if 8 + length + end > size else "bytes are left over"
         raise CheckpointError(
-            f"{_damaged(name)}: {what} end at byte {8 + length + end}, the file at {size}. {_AGAIN}"
+            f"{_damaged(name)}: {what}: its tensors end at byte {8 + length + end}, the file at "
+            f"{size}. {_AGAIN}"
         )
     return entries, metadata
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
-from lwmm_hub.errors import UnrelatedModelsError
+from lwmm_hub.errors import RecipeError, UnrelatedModelsError
 from lwmm_hub.key_map import KeyMap, SharedParameter
 from lwmm_hub.planning.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
@@ -30,6 +30,7 @@ def plan_merge(
     Raises:
         UsageError: an option is out of range, or names an unknown layer.
         UnrelatedModelsError: nothing is left to merge.
+        RecipeError: `kept_parts` names no shared head.
     """
     options = options or MergeOptions()
     options.check(len(checkpoints))
@@ -118,6 +119,12 @@ def _left_out(
     left_out: set[tuple[int, str]] = set()
     why: dict[str, str] = {}
     recorded = {(i, part) for i, parts in enumerate(kept_parts or ()) for part in parts}
+    for _, part in sorted(recorded):
+        if part not in heads:
+            raise RecipeError(
+                f"kept_parts names {part!r}, which is no head that the models share. They share: "
+                f"{', '.join(map(repr, heads)) or 'none'}. Mend the recipe."
+            )
     judged = {(r.model, r.part): r for r in relatedness if not r.backbone}
     for i, part in sorted(recorded) if kept_parts is not None else judged:
         result = judged.get((i, part))

@@ -21,11 +21,18 @@ def resolve_local(reference: ModelReference) -> Checkpoint:
         CheckpointError: the weights cannot be read.
     """
     path = Path(reference.location)
-    if path.is_dir():
-        return open_folder(path, reference)
-    if not path.is_file():
-        raise ResolveError(f"There is no file or folder {str(path)!r}. Check the path.")
-    return open_folder(path.parent, reference, path.name)
+    try:
+        if path.is_dir():
+            return open_folder(path, reference)
+        if not path.is_file():
+            raise ResolveError(f"There is no file or folder {str(path)!r}. Check the path.")
+        return open_folder(path.parent, reference, path.name)
+    except OSError as error:
+        where = Path(error.filename or path).name
+        raise ResolveError(
+            f"{reference.label}: cannot read {where}: {error.strerror or error}. Check its "
+            "permissions and its disk."
+        ) from error
 
 
 def open_folder(

@@ -45,7 +45,12 @@ def guarded(config: Mapping[str, Any]) -> Iterator[None]:
         verbosity = log.get_verbosity()
         log.set_verbosity(logging.CRITICAL)
         try:
-            with torch.random.fork_rng(devices=[]), _no_hub(), _time_limit(MAX_SECONDS):
+            with (
+                torch.random.fork_rng(devices=[]),
+                _no_hub(),
+                _no_caches(),
+                _time_limit(MAX_SECONDS),
+            ):
                 yield
         except LayerOrderError:
             raise
@@ -93,6 +98,26 @@ def _no_hub() -> Iterator[None]:
         yield
     finally:
         backbone_utils.hf_api = original
+
+
+@contextlib.contextmanager
+def _no_caches() -> Iterator[None]:
+    """Keep tensors of a traced pass out of transformers' caches: real models would find them there.
+
+    BEiT's index of relative positions is cached by window size alone, not by device.
+    """
+    from transformers import pytorch_utils
+
+    module: Any = pytorch_utils
+    original = getattr(module, "is_torchdynamo_compiling", None)
+    if original is None:
+        yield
+        return
+    module.is_torchdynamo_compiling = lambda: True  # what its caches ask before they are used
+    try:
+        yield
+    finally:
+        module.is_torchdynamo_compiling = original
 
 
 @contextlib.contextmanager
