@@ -57,7 +57,7 @@ def open_folder(
     index = None
     files = [chosen]
     if chosen.endswith(".json"):
-        index = parse_config(_read(folder / chosen), f"{label}: {chosen}")
+        index = parse_config(_read(folder / chosen, label), f"{label}: {chosen}")
         there = names | {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
         files = shard_names(index, label, chosen, there)
     readers = [LocalFile(folder / name, name) for name in files]
@@ -80,16 +80,18 @@ def open_folder(
     )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, label: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ResolveError(f"cannot read {path.name}: {error.strerror}.") from error
+        raise ResolveError(
+            f"{label}: cannot read {path.name}: {error.strerror}. Check its permissions."
+        ) from error
 
 
 def _read_config(folder: Path, label: str) -> dict[str, Any] | None:
     path = folder / "config.json"
-    return parse_config(_read(path), f"{label}: config.json") if path.is_file() else None
+    return parse_config(_read(path, label), f"{label}: config.json") if path.is_file() else None
 
 
 def facts_of_card(folder: Path) -> ModelFacts:

@@ -1,0 +1,25 @@
+"""Match models: which parameters they share, in which depth order, and why others are left out."""
+
+from __future__ import annotations
+
+from lwmm_hub.key_map.naming import NamedKeys, Source, name_keys
+from lwmm_hub.key_map.ordering import DepthOrder, natural, natural_order, registration_order
+from lwmm_hub.key_map.parts import Part
+from lwmm_hub.key_map.refusing import require_shared_backbone
+from lwmm_hub.key_map.sharing import NEVER_AVERAGED, KeyMap, SharedParameter, match_keys
+
+__all__ = [
+    "NEVER_AVERAGED",
+    "DepthOrder",
+    "KeyMap",
+    "NamedKeys",
+    "Part",
+    "SharedParameter",
+    "Source",
+    "match_keys",
+    "name_keys",
+    "natural",
+    "natural_order",
+    "registration_order",
+    "require_shared_backbone",
+]

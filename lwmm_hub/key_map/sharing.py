@@ -1,0 +1,231 @@
+"""What models share, in depth order, and why everything else is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lwmm_hub.checkpoint import MERGEABLE, TensorEntry, dtype_name
+from lwmm_hub.key_map.aligning import align
+from lwmm_hub.key_map.naming import NamedKeys, Source, module_of, name_keys
+from lwmm_hub.key_map.ordering import DepthOrder, tabled_order
+from lwmm_hub.key_map.parts import Part, parts_of
+
+_NORM = "a part of weight norm or spectral norm is never averaged by itself"
+
+_IMAGES = "constants of the anchor's image processing are never averaged"
+
+# last name of a float tensor that has no mean -> why; integers and booleans never have one
+NEVER_AVERAGED = {
+    "attn_mask_probs": "the state of a training schedule is never averaged",  # EoMT
+    "empty_weight": "class weights of a loss are never averaged",  # Mask2Former and its kin
+    "num_batches_tracked": "a counter is never averaged",  # where a whole file was cast to floats
+    "original0": _NORM,
+    "original1": _NORM,
+    "pixel_mean": _IMAGES,
+    "pixel_std": _IMAGES,
+    "relative_position_index": "an index is never averaged",
+    "weight_g": _NORM,
+    "weight_u": _NORM,
+    "weight_v": _NORM,
+}
+
+
+@dataclass(frozen=True)
+class SharedParameter:
+    """One canonical parameter that the anchor shares with at least one donor.
+
+    Attributes:
+        name: canonical name.
+        layer: canonical module.
+        part: name of the part of the model it belongs to.
+        shape: the same in all models that have it.
+        sources: per model, None where the model lacks it.
+    """
+
+    name: str
+    layer: str
+    part: str
+    shape: tuple[int, ...]
+    sources: tuple[Source | None, ...]
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """What the models share.
+
+    Attributes:
+        shared: in depth order; float parameters only.
+        parts: of the anchor, in depth order.
+        layers: canonical names of the shared layers, in depth order.
+        kept: per key of the anchor and part of it, why it is the anchor's own.
+        unused: per donor, key -> why it is not used.
+        families: per model, name of its family or None.
+        dialects: per model, table -> dialect.
+        order_source: where the depth order comes from.
+        prefixes: per donor, the prefix that was taken off ("-") or put on ("+") its keys, or "".
+        classifiers: per model, shape[0] of the known classifier, or None.
+    """
+
+    shared: tuple[SharedParameter, ...]
+    parts: tuple[Part, ...]
+    kept: dict[str, str]
+    unused: tuple[dict[str, str], ...]
+    families: tuple[str | None, ...]
+    dialects: tuple[dict[str, str], ...]
+    order_source: str
+    prefixes: tuple[str, ...]
+    classifiers: tuple[int | None, ...]
+    part_of_key: dict[str, str] = field(default_factory=dict)
+
+
+def match_keys(
+    models: Sequence[Mapping[str, TensorEntry]],
+    labels: Sequence[str],
+    order: Callable[[], DepthOrder],
+) -> KeyMap:
+    """Match the parameters of donors with the anchor's, by canonical name and equal shape.
+
+    Args:
+        models: per model, key -> entry in file order; the anchor first.
+        labels: per model, what to call it.
+        order: gives the anchor's depth order; asked only where no table knows its backbone.
+
+    Raises:
+        UnrelatedModelsError: a donor shares no backbone parameter of at least two dimensions.
+    """
+    named = [name_keys(entries) for entries in models]
+    tabled = any(table.backbone for table in named[0].found)
+    named_donors, prefixes = [], []
+    for i, donor in enumerate(named[1:], start=1):
+        aligned, prefix = (donor, "") if tabled else align(named[0], models[0], donor, models[i])
+        named_donors.append(aligned)
+        prefixes.append(prefix)
+    named = [named[0], *named_donors]
+    depth = tabled_order(named[0]) if tabled else order()
+    parts, part_of = parts_of(named[0], depth, tabled)
+
+    shared: list[SharedParameter] = []
+    kept: dict[str, str] = dict(named[0].dead)
+    part_of_key: dict[str, str] = {}
+    for name, source in named[0].sources.items():
+        part_of_key.setdefault(source.key, part_of(name, source.key))
+        sources, why = _find(name, source, named, models, labels)
+        if why:
+            kept.setdefault(source.key, why)
+        else:
+            shape = source.shape(models[0])
+            layer = module_of(name)
+            shared.append(SharedParameter(name, layer, part_of(name, source.key), shape, sources))
+    rank = _ranker(named[0], depth)
+    shared.sort(key=rank)
+    merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
+    kept = {key: why for key, why in kept.items() if key not in merged_keys}
+    unused = tuple(_unused(i, named, models, shared, labels) for i in range(1, len(models)))
+    classifiers = tuple(
+        _classifier_size(keys, entries) for keys, entries in zip(named, models, strict=True)
+    )
+    used = {p.part for p in shared}
+    return KeyMap(
+        tuple(shared),
+        tuple(part for part in parts if part.name in used),
+        kept,
+        unused,
+        tuple(keys.family for keys in named),
+        tuple(keys.dialects for keys in named),
+        depth.source,
+        tuple(prefixes),
+        classifiers,
+        part_of_key,
+    )
+
+
+def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], tuple[object, ...]]:
+    """Sort key of a parameter: backbone table, head table, then the rest."""
+    last = len(named.sources)
+
+    def rank(parameter: SharedParameter) -> tuple[object, ...]:
+        table = named.tables.get(parameter.name)
+        source = parameter.sources[0]
+        assert source is not None
+        if table is None:
+            return (2, depth.ranks.get(source.key, last), parameter.layer)
+        return (0 if table.backbone else 1, *(table.rank(parameter.layer) or ()))
+
+    return rank
+
+
+def _find(
+    name: str,
+    source: Source,
+    named: Sequence[NamedKeys],
+    models: Sequence[Mapping[str, TensorEntry]],
+    labels: Sequence[str],
+) -> tuple[tuple[Source | None, ...], str]:
+    """Where the parameter lies in each model, or why the anchor keeps it."""
+    entry = models[0][source.key]
+    if entry.dtype not in MERGEABLE:
+        return (), f"{dtype_name(entry.dtype)} is never averaged"
+    if why := NEVER_AVERAGED.get(name.rpartition(".")[2]):
+        return (), why
+    shape = source.shape(models[0])
+    sources: list[Source | None] = [source]
+    reasons = []
+    for keys, entries, label in zip(named[1:], models[1:], labels[1:], strict=True):
+        theirs = keys.sources.get(name)
+        if theirs is None:
+            sources.append(None)
+            reasons.append(f"absent in {label}")
+        elif (other := theirs.shape(entries)) != shape:
+            sources.append(None)
+            reasons.append(f"shape differs: {shape} vs {other}" + _in(label, len(models)))
+        elif entries[theirs.key].dtype not in MERGEABLE:
+            sources.append(None)
+            reasons.append(f"{dtype_name(entries[theirs.key].dtype)} in {label}")
+        else:
+            sources.append(theirs)
+    if all(s is None for s in sources[1:]):
+        return (), "; ".join(dict.fromkeys(reasons))
+    return tuple(sources), ""
+
+
+def _in(label: str, models: int) -> str:
+    return f" in {label}" if models > 2 else ""
+
+
+def _unused(
+    i: int,
+    named: Sequence[NamedKeys],
+    models: Sequence[Mapping[str, TensorEntry]],
+    shared: Sequence[SharedParameter],
+    labels: Sequence[str],
+) -> dict[str, str]:
+    """Why each key of donor `i` that is no source of anything is left out."""
+    used = {p.sources[i].key for p in shared if p.sources[i]}  # type: ignore[union-attr]
+    unused = dict(named[i].dead)
+    for name, source in named[i].sources.items():
+        if source.key in used:
+            continue
+        mine = named[0].sources.get(name)
+        entry = models[i][source.key]
+        if mine is None:
+            why = f"absent in {labels[0]}"
+        elif entry.dtype not in MERGEABLE or (dtype := models[0][mine.key].dtype) not in MERGEABLE:
+            other = entry.dtype if entry.dtype not in MERGEABLE else dtype
+            why = f"{dtype_name(other)} is never averaged"
+        elif name.rpartition(".")[2] in NEVER_AVERAGED:
+            why = NEVER_AVERAGED[name.rpartition(".")[2]]
+        else:
+            why = f"shape differs: {mine.shape(models[0])} vs {source.shape(models[i])}"
+        unused.setdefault(source.key, why)
+    for key in models[i]:
+        if key not in used:
+            unused.setdefault(key, f"absent in {labels[0]}")
+    return {key: unused[key] for key in models[i] if key in unused}
+
+
+def _classifier_size(named: NamedKeys, entries: Mapping[str, TensorEntry]) -> int | None:
+    for table in named.found:
+        if table.classifier and (source := named.sources.get(table.classifier)):
+            return entries[source.key].shape[0]
+    return None
