@@ -61,7 +61,7 @@ GUESTS = {
 }
 LINES = 450
 # Longer than that, and by how much; nothing may be added here, and each wants to be split.
-LONG = {"key_map.py": 600, "licenses.py": 630}
+LONG: dict[str, int] = {}
 
 
 def relative(path: Path) -> str:

@@ -238,12 +238,12 @@ def test_without_a_swap_of_folders_the_old_one_is_set_aside(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lwmm_hub import writing
+    from lwmm_hub.writing import folder
 
     here = tmp_path / "here"
     assert lwmm("merge", tiny.anchor, tiny.donor).code == 0
     old = assert_complete(here / "merged")
-    monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(folder, "_exchange", lambda one, other: False)
     calls, rename = [], os.rename
 
     def breaking(source: Path, target: Path) -> None:

@@ -22,6 +22,7 @@ from lwmm_hub import writing
 from lwmm_hub.checkpoint import LocalFile
 from lwmm_hub.checkpoint.safetensors import read_safetensors
 from lwmm_hub.errors import CheckpointError, OutputError
+from lwmm_hub.writing import folder as writing_folder
 
 NAMES = [
     "README.md",
@@ -255,7 +256,7 @@ def test_a_system_that_can_do_less_gives_the_same_result(
         if lacking in (name, "both", "all"):
             monkeypatch.delattr(os, name)
     if lacking in ("exchange", "all"):
-        monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(writing_folder, "_exchange", lambda one, other: False)
     if lacking in ("fcntl", "all"):
         monkeypatch.setitem(sys.modules, "fcntl", None)
     for threads in (1, 4):
@@ -301,7 +302,7 @@ def test_a_failed_run_leaves_the_previous_folder(
     exchange: bool, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(writing_folder, "_exchange", lambda one, other: False)
     lw.merge(*pair, output=tmp_path / "merged")
     before = content(tmp_path / "merged")
     bad = read(pair[0])

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import logging
 
 HERE = Path(__file__).parent
-FIRST_SEED = 2001  # 1 to 3 drew the training scenes, 1001 those on which this example was designed
+FIRST_SEED = 2001  # 1 to 3 drew the training scenes, 1001 and 1002 those for choosing the design
 Models = Mapping[str, PreTrainedModel]
 
 

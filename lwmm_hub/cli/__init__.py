@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 # No BLAS is used where it could gain from threads; numpy reads this once, when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from lwmm_hub.cli.commands import main
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run `lwmm-hub`; ends the process with the exit code of the interface."""
+    try:
+        from lwmm_hub.cli.commands import run
+
+        code = run(arguments)
+    except KeyboardInterrupt:  # while modules were imported
+        sys.stderr.write("lwmm-hub: interrupted\n")
+        code = 130
+    sys.exit(code)
+
 
 __all__ = ["main"]

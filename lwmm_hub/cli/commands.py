@@ -8,8 +8,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -159,8 +160,9 @@ def merge(
     from lwmm_hub.pipeline import merge_recipe
     from lwmm_hub.publishing import check_push
 
-    with tempfile.TemporaryDirectory(prefix="lwmm-") as scratch:
-        where = folder or ("merged" if push is None else str(Path(scratch) / "merged"))
+    passing = push is not None and folder is None  # only on the way to the Hub
+    with tempfile.TemporaryDirectory(prefix="lwmm-") if passing else nullcontext("") as scratch:
+        where = folder or str(Path(scratch) / "merged")
         if push is not None:
             check_push(push, license_id)
         with output.progress(_bytes_of(models, options) if recipe is None else 0, "merging") as bar:
@@ -387,11 +389,6 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
         lambda: f"{found.target} is what its recipe gives: {files}, same sha256.",
         lambda: [f"{name}\t{digest}" for name, digest in found.files.items()],
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run `lwmm-hub`; ends the process with the exit code of the interface."""
-    sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -1,53 +1,26 @@
-"""Write a merged folder: everything into a temporary folder beside it, then published whole.
-
-Nothing appears under the final name before it is complete and synced. A run that fails or is
-killed leaves the previous state; what it left behind is cleared by the next run.
-"""
+"""A folder that appears whole or not at all: temporary beside its place, then published."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
-import json
 import os
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, dtype_name
-from lwmm_hub.checkpoint.safetensors import write_header
-from lwmm_hub.errors import CheckpointError, OutputError
-from lwmm_hub.merging import OutputTensor, TargetFile, merge_files, output_tensors
-from lwmm_hub.planning import MergePlan, parse_size
-from lwmm_hub.torch_files import write_pth
+from lwmm_hub.errors import OutputError
 
-WEIGHTS = "model.safetensors"
-PTH = "model.pth"
-INDEX = "model.safetensors.index.json"
 MANIFEST = "lwmm_manifest.json"
+
 RECIPE = "lwmm_recipe.yaml"
-METADATA = {"format": "pt", "merged_with": "lwmm-hub"}
+
 SPARE = 1 << 20  # for everything that is not weights
-
-
-@dataclass(frozen=True)
-class WrittenFile:
-    """One weight file of the output."""
-
-    name: str
-    sha256: str
-    bytes: int
-
-
-# ------------------------------------------------------------------------------- before writing
 
 
 def check_output(output: Path, overwrite: bool, inputs: Sequence[Path], need: int) -> None:
@@ -104,194 +77,14 @@ def _existing_parent(path: Path) -> Path:
     return Path.cwd()
 
 
-# ------------------------------------------------------------------------------- the weights
-
-
-def shard(
-    tensors: Sequence[OutputTensor], max_shard_size: str
-) -> list[tuple[str, list[OutputTensor]]]:
-    """Split the tensors, in order, into files of at most `max_shard_size`."""
-    limit = parse_size(max_shard_size)
-    shards: list[list[OutputTensor]] = [[]]
-    size = 0
-    for tensor in tensors:
-        if shards[-1] and size + tensor.size > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(tensor)
-        size += tensor.size
-    if len(shards) == 1:
-        return [(WEIGHTS, shards[0])]
-    total = len(shards)
-    return [
-        (f"model-{i:05d}-of-{total:05d}.safetensors", shard)
-        for i, shard in enumerate(shards, start=1)
-    ]
-
-
-def write_weights(
-    folder: Path,
-    plan: MergePlan,
-    checkpoints: Sequence[Checkpoint],
-    threads: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> list[WrittenFile]:
-    """Run the plan into safetensors files in `folder`; not yet synced.
-
-    Raises:
-        OutputError: the disk is full or not writable.
-        MergeError: the weights cannot be merged as asked.
-    """
-    tensors = output_tensors(plan, checkpoints[0])
-    as_pth = plan.options.output_format == "pth"
-    shards = [(WEIGHTS, tensors)] if as_pth else shard(tensors, plan.options.max_shard_size)
-    try:
-        with ExitStack() as stack:
-            targets = []
-            for name, members in shards:
-                head, starts = write_header(((t.key, t.dtype, t.shape) for t in members), METADATA)
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-                descriptor = os.open(folder / name, flags, 0o644)
-                stack.callback(os.close, descriptor)
-                targets.append(TargetFile(members, starts, head, descriptor))
-            hashes = merge_files(plan, checkpoints, targets, threads, progress=progress)
-        if as_pth:
-            return [_as_pth(folder, checkpoints[0])]
-    except OSError as error:
-        raise _disk_error(error, folder) from error
-    written = [
-        WrittenFile(name, digest, (folder / name).stat().st_size)
-        for (name, _), digest in zip(shards, hashes, strict=True)
-    ]
-    if len(shards) > 1:
-        total = sum(t.size for t in tensors)
-        where = {t.key: name for name, members in shards for t in members}
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
-    return written
-
-
-def _as_pth(folder: Path, anchor: Checkpoint) -> WrittenFile:
-    """Turn the merged safetensors file into a `.pth` file."""
-    path = folder / PTH
-    write_pth(path, folder / WEIGHTS, anchor)
-    (folder / WEIGHTS).unlink()
-    return WrittenFile(PTH, sha256_of(path), path.stat().st_size)
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, as the Hub computes it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _disk_error(error: OSError, folder: Path) -> OutputError:
+def disk_error(error: OSError, folder: Path) -> OutputError:
+    """What the system says of a failed write, in our words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OutputError(
             f"the disk became full while writing to {folder.parent} ({error.strerror}). Nothing "
             "was kept. Make room, or choose another folder with -o."
         )
     return OutputError(f"cannot write to {folder.parent}: {error.strerror or error}.")
-
-
-def write_model(
-    folder: str | Path,
-    plan: MergePlan,
-    checkpoints: Sequence[Checkpoint],
-    threads: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> list[WrittenFile]:
-    """Run a plan into an existing, empty folder: weights, configuration, image processor.
-
-    `merge` does this inside a folder that appears whole, and adds card, recipe and manifest.
-
-    Raises:
-        OutputError: the disk is full or not writable.
-        MergeError: the weights cannot be merged as asked.
-    """
-    written = write_weights(Path(folder), plan, checkpoints, threads, progress)
-    copy_side_files(Path(folder), checkpoints[0], plan)
-    return written
-
-
-# ------------------------------------------------------------------------------- the other files
-
-
-def copy_side_files(folder: Path, anchor: Checkpoint, plan: MergePlan) -> None:
-    """Configuration and image processor of the anchor, unchanged but for `dtype`."""
-    if anchor.folder is None:
-        return
-    for name in SIDE_FILES:
-        source = anchor.folder / name
-        if source.is_file():
-            text = read_beside(source, anchor.label)
-            if name == "config.json":
-                text = _with_dtype(text, anchor, plan)
-            (folder / name).write_bytes(text)
-
-
-def read_beside(path: Path, label: str) -> bytes:
-    """A file that lies beside a parent's weights.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"{label}: cannot read {path.name}: {error.strerror or error}. Check its permissions."
-        ) from error
-
-
-def stored_dtype(anchor: Checkpoint, plan: MergePlan) -> str:
-    """The usual name of the dtype that the output's floats are stored in."""
-    option = plan.options.dtype
-    return anchor.dtype if option == "auto" else option
-
-
-def _with_dtype(text: bytes, anchor: Checkpoint, plan: MergePlan) -> bytes:
-    """config.json as it is where its dtype is true, else with the true one."""
-    config = json.loads(text)
-    dtype = stored_dtype(anchor, plan)
-    said = [config[name] for name in ("dtype", "torch_dtype") if name in config]
-    if all(name == dtype for name in said) and (said or dtype == dtype_name("F32")):
-        return text
-    if "torch_dtype" in config:
-        config["torch_dtype"] = dtype
-    config["dtype"] = dtype
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 with plain newlines on every system."""
-    path.write_bytes(text.encode())
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write readable JSON: an entry of a table on a line, an item of a list on a line."""
-    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-    write_text(path, _json(data, encode, "") + "\n")
-
-
-def _json(value: Any, encode: Callable[[Any], str], indent: str) -> str:
-    """Tables spread over lines, the items of their lists each on one.
-
-    `json` indents in Python, which takes five times as long for a plan of a thousand tensors.
-    """
-    inner = f"{indent} "
-    if isinstance(value, Mapping) and any(isinstance(v, Mapping | list) for v in value.values()):
-        rows = [f"{encode(str(k))}: {_json(v, encode, inner)}" for k, v in value.items()]
-        return "{\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}}}"
-    if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
-        return "[\n" + ",\n".join(inner + encode(item) for item in value) + f"\n{indent}]"
-    return encode(value)
-
-
-# ------------------------------------------------------------------------------- publishing whole
 
 
 @contextmanager
@@ -310,7 +103,7 @@ def temporary_folder(output: Path) -> Iterator[Path]:
             ) from error
         yield folders[-1]
     except OSError as error:
-        raise _disk_error(error, folders[-1]) from error
+        raise disk_error(error, folders[-1]) from error
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,77 @@
+"""Which licence a merge must carry, and whether it may be published, as tables.
+
+Engineering policy, not legal advice. A licence belongs to classes (`LICENSES`), two different
+licences meet in a rule (`PAIRS`), and the strictest rule that any two parents meet in decides
+(`RULES`, strictest first), so the parents' order does not matter. Only publishing is gated: a local
+merge never is, and a refusal concerns public targets only.
+"""
+
+from __future__ import annotations
+
+from lwmm_hub.licenses.deciding import (
+    LicenseDecision,
+    ParentLicense,
+    ParentRow,
+    check_publication,
+    decide,
+    known_license,
+    license_class,
+    license_file,
+    suggest_license,
+)
+from lwmm_hub.licenses.tables import (
+    ALONE,
+    ALSO_SHARE_ALIKE,
+    COPYLEFT,
+    KNOWN_REPOSITORIES,
+    LICENSES,
+    NAMED_LICENSES,
+    NO_DERIVATIVES,
+    NON_COMMERCIAL,
+    NONE,
+    NVIDIA_SEGFORMER,
+    OTHER,
+    PAIRS,
+    PERMISSIVE,
+    RESTRICTING,
+    RULE_BY_ID,
+    RULE_VERSION,
+    RULES,
+    SHARE_ALIKE,
+    STRICTNESS,
+    USE_RESTRICTED,
+    Rule,
+)
+
+__all__ = [
+    "ALONE",
+    "ALSO_SHARE_ALIKE",
+    "COPYLEFT",
+    "KNOWN_REPOSITORIES",
+    "LICENSES",
+    "NAMED_LICENSES",
+    "NONE",
+    "NON_COMMERCIAL",
+    "NO_DERIVATIVES",
+    "NVIDIA_SEGFORMER",
+    "OTHER",
+    "PAIRS",
+    "PERMISSIVE",
+    "RESTRICTING",
+    "RULES",
+    "RULE_BY_ID",
+    "RULE_VERSION",
+    "SHARE_ALIKE",
+    "STRICTNESS",
+    "USE_RESTRICTED",
+    "LicenseDecision",
+    "ParentLicense",
+    "ParentRow",
+    "Rule",
+    "check_publication",
+    "decide",
+    "known_license",
+    "license_class",
+    "license_file",
+    "suggest_license",
+]

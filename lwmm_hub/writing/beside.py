@@ -1,0 +1,83 @@
+"""What lies beside the weights: configuration, image processor, and how texts are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, dtype_name
+from lwmm_hub.errors import CheckpointError
+from lwmm_hub.planning import MergePlan
+
+
+def copy_side_files(folder: Path, anchor: Checkpoint, plan: MergePlan) -> None:
+    """Configuration and image processor of the anchor, unchanged but for `dtype`."""
+    if anchor.folder is None:
+        return
+    for name in SIDE_FILES:
+        source = anchor.folder / name
+        if source.is_file():
+            text = read_beside(source, anchor.label)
+            if name == "config.json":
+                text = _with_dtype(text, anchor, plan)
+            (folder / name).write_bytes(text)
+
+
+def read_beside(path: Path, label: str) -> bytes:
+    """A file that lies beside a parent's weights.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{label}: cannot read {path.name}: {error.strerror or error}. Check its permissions."
+        ) from error
+
+
+def stored_dtype(anchor: Checkpoint, plan: MergePlan) -> str:
+    """The usual name of the dtype that the output's floats are stored in."""
+    option = plan.options.dtype
+    return anchor.dtype if option == "auto" else option
+
+
+def _with_dtype(text: bytes, anchor: Checkpoint, plan: MergePlan) -> bytes:
+    """config.json as it is where its dtype is true, else with the true one."""
+    config = json.loads(text)
+    dtype = stored_dtype(anchor, plan)
+    said = [config[name] for name in ("dtype", "torch_dtype") if name in config]
+    if all(name == dtype for name in said) and (said or dtype == dtype_name("F32")):
+        return text
+    if "torch_dtype" in config:
+        config["torch_dtype"] = dtype
+    config["dtype"] = dtype
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 with plain newlines on every system."""
+    path.write_bytes(text.encode())
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write readable JSON: an entry of a table on a line, an item of a list on a line."""
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    write_text(path, _json(data, encode, "") + "\n")
+
+
+def _json(value: Any, encode: Callable[[Any], str], indent: str) -> str:
+    """Tables spread over lines, the items of their lists each on one.
+
+    `json` indents in Python, which takes five times as long for a plan of a thousand tensors.
+    """
+    inner = f"{indent} "
+    if isinstance(value, Mapping) and any(isinstance(v, Mapping | list) for v in value.values()):
+        rows = [f"{encode(str(k))}: {_json(v, encode, inner)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        return "[\n" + ",\n".join(inner + encode(item) for item in value) + f"\n{indent}]"
+    return encode(value)
