@@ -70,7 +70,7 @@ def table(found: dict[str, Scores]) -> str:
 
 def models_of(output: Path) -> Models:
     """Both parents and both merges; the layer-wise one stays in `output`, the other does not."""
-    plan = lw.plan(str(HERE / "anchor"), str(HERE / "donor"))
+    plan = lw.plan(str(HERE / "anchor"), str(HERE / "donor"), check_weights=True)
     print(plan, end="\n\n")
     layer_wise = lw.merge(plan, output=output / "merged", overwrite=True)
     with tempfile.TemporaryDirectory() as scratch:

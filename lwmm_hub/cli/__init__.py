@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 # No BLAS is used where it could gain from threads; numpy reads this once, when it is imported.
@@ -20,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:  # while modules were imported
         sys.stderr.write("lwmm-hub: interrupted\n")
         code = 130
+    with suppress(ValueError):  # only the main thread may say so
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: an interrupt comes too late
     sys.exit(code)
 
 
