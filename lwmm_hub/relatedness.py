@@ -56,8 +56,8 @@ def measure_relatedness(
     """Judge every part of every donor by at most 32 tensors at equal steps of depth.
 
     Only float tensors of at least two dimensions count; tensors of norm zero are skipped. The
-    backbone's parts are judged together, other parts each on its own; a part without such a tensor
-    follows the part before it.
+    backbone's parts are judged together and each on its own, other parts each on its own; a part
+    without such a tensor follows the part before it.
     """
     found = []
     for model in range(1, len(checkpoints)):
@@ -73,7 +73,24 @@ def measure_relatedness(
                 result = _like(result, before)
             before = result
             found.append(result)
+            if is_backbone and len(names) > 1 and result.verdict != "unrelated":
+                found += _foreign_parts(key_map, checkpoints, model, names)
     return tuple(found)
+
+
+def _foreign_parts(
+    key_map: KeyMap, checkpoints: Sequence[Checkpoint], model: int, names: tuple[str, ...]
+) -> list[Relatedness]:
+    """Top-level modules of a guessed backbone that are unrelated on their own: they count as heads.
+
+    Where no table says what the backbone is, a module with a plain name may be a decoder.
+    """
+    alone = [_judge(key_map, checkpoints, model, (name,), False) for name in names]
+    return [
+        result
+        for result in alone
+        if result is not None and result.cosine is not None and result.verdict == "unrelated"
+    ]
 
 
 def require_related(

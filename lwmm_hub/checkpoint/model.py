@@ -129,7 +129,13 @@ class Checkpoint:
             CheckpointError: the file ends before.
         """
         reader = self.readers[entry.file]
-        if entry.zip_record is not None:
+        if entry.strides is not None:  # of a file on the Hub; those on disk are gathered when opened
+            from lwmm_hub.checkpoint.pytorch import contiguous
+
+            gathered, spooled = contiguous({entry.key: entry}, reader)
+            assert spooled is not None
+            entry, reader = gathered[entry.key], spooled
+        elif entry.zip_record is not None:
             from lwmm_hub.checkpoint.pytorch import locate_entry
 
             entry = locate_entry(reader, entry)

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lwmm_hub.checkpoint import TensorEntry
-from lwmm_hub.key_map.naming import NamedKeys
+from lwmm_hub.key_map.naming import NamedKeys, Source
+
+# copies of a network that are not its student: taken only where nothing else matches as well
+OTHER_COPIES = ("ema", "teacher", "imnet", "momentum", "target")
 
 
 def align(
@@ -23,32 +26,48 @@ def align(
     """
     my_shapes = {name: s.shape(my_entries) for name, s in mine.sources.items()}
     their_shapes = {name: s.shape(their_entries) for name, s in theirs.sources.items()}
-    plain = sum(my_shapes.get(name) == shape for name, shape in their_shapes.items())
-    best, change = plain, ("", "")
-    for prefix in _leading(my_shapes):
-        count = sum(my_shapes.get(prefix + name) == s for name, s in their_shapes.items())
-        if count > best:
-            best, change = count, ("+", prefix)
-    for prefix in _leading(their_shapes):
-        count = sum(
-            my_shapes.get(name[len(prefix) :]) == s
-            for name, s in their_shapes.items()
-            if name.startswith(prefix)
-        )
-        if count > best:
-            best, change = count, ("-", prefix)
+    as_they_are = {name for name, shape in their_shapes.items() if my_shapes.get(name) == shape}
+    best, change = (len(as_they_are), 1), ("", "")
+    for sign, prefixes in (("+", _leading(my_shapes)), ("-", _leading(their_shapes))):
+        for prefix in prefixes:
+            moved = _moved(sign, prefix, my_shapes, their_shapes)
+            rank = (len(as_they_are | moved), int(not prefix.startswith(OTHER_COPIES)))
+            if rank > best:
+                best, change = rank, (sign, prefix)
     sign, prefix = change
     if not sign:
         return theirs, ""
-    renamed = {}
+    moved = _moved(sign, prefix, my_shapes, their_shapes)
+    renamed: dict[str, Source] = {}
+    for name in moved:
+        renamed[_rename(sign, prefix, name)] = theirs.sources[name]
     for name, source in theirs.sources.items():
-        if sign == "+":
-            renamed[prefix + name] = source
-        elif name.startswith(prefix):
-            renamed[name[len(prefix) :]] = source
-        else:
-            renamed[name] = source
+        if name not in moved:
+            renamed.setdefault(name, source)  # a name that the prefix did not make does not win
     return replace(theirs, sources=renamed), sign + prefix
+
+
+def _rename(sign: str, prefix: str, name: str) -> str:
+    return prefix + name if sign == "+" else name[len(prefix) :]
+
+
+def _moved(
+    sign: str,
+    prefix: str,
+    mine: Mapping[str, tuple[int, ...]],
+    theirs: Mapping[str, tuple[int, ...]],
+) -> set[str]:
+    """The donor's names that the prefix makes equal to a name and shape of the anchor's.
+
+    With "+", a name that matches as it is stays as it is.
+    """
+    return {
+        name
+        for name, shape in theirs.items()
+        if (sign == "+" or name.startswith(prefix))
+        and mine.get(_rename(sign, prefix, name)) == shape
+        and not (sign == "+" and mine.get(name) == shape)
+    }
 
 
 def _leading(names: Mapping[str, object]) -> list[str]:

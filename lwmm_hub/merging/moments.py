@@ -32,6 +32,8 @@ def mixture_statistics(
             if variance is None:
                 continue
             spreads = _vectors(variance, checkpoints)
+            if [s is None for s in spreads] != [m is None for m in means]:
+                continue  # a model with a variance but no mean: no mixture, so they merge linearly
             mixed_spread = sum(
                 w * (s + (m - mixed) ** 2)
                 for w, s, m in zip(variance.weights, spreads, means, strict=True)

@@ -87,9 +87,10 @@ def plan_merge(
         merged,
         {key: kept[key] for key in anchor.entries if key in kept and key not in merged_keys},
         tuple(
-            _unused_now(i, key_map, merged, reasons, left_out) for i in range(1, len(checkpoints))
+            _unused_now(i, donor, key_map, merged, reasons, left_out)
+            for i, donor in enumerate(checkpoints[1:], start=1)
         ),
-        (*warnings, *_dtype_warnings(merged, checkpoints)),
+        (*warnings, *_gaps(key_map, checkpoints), *_dtype_warnings(merged, checkpoints)),
         _cost(merged, checkpoints, options),
         key_map.order_source,
         tuple(
@@ -119,11 +120,13 @@ def _left_out(
     left_out: set[tuple[int, str]] = set()
     why: dict[str, str] = {}
     recorded = {(i, part) for i, parts in enumerate(kept_parts or ()) for part in parts}
+    guessed = [part.name for part in key_map.parts if part.backbone]
+    known = heads + (guessed if len(guessed) > 1 else [])
     for _, part in sorted(recorded):
-        if part not in heads:
+        if part not in known:
             raise RecipeError(
                 f"kept_parts names {part!r}, which is no head that the models share. They share: "
-                f"{', '.join(map(repr, heads)) or 'none'}. Mend the recipe."
+                f"{', '.join(map(repr, known)) or 'none'}. Mend the recipe."
             )
     judged = {(r.model, r.part): r for r in relatedness if not r.backbone}
     for i, part in sorted(recorded) if kept_parts is not None else judged:
@@ -196,8 +199,29 @@ def _classes(checkpoint: Checkpoint, classifier: int | None) -> int | None:
     return number if isinstance(number, int) else None
 
 
+def _gaps(key_map: KeyMap, checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A warning per donor that lacks a part of the backbone: its model may be another size."""
+    backbone = {part.name for part in key_map.parts if part.backbone}
+    apart = [
+        key
+        for key, why in key_map.kept.items()
+        if key_map.part_of_key.get(key) in backbone and why.startswith(("absent", "shape differs"))
+    ]
+    shared = [p for p in key_map.shared if p.part in backbone]
+    warnings = []
+    for i, donor in enumerate(checkpoints[1:], start=1):
+        missing = len(apart) + sum(p.sources[i] is None for p in shared)
+        if missing:
+            warnings.append(
+                f"{donor.label} lacks {missing} of the {len(shared) + len(apart)} backbone "
+                "parameters: the anchor's are kept there."
+            )
+    return warnings
+
+
 def _unused_now(
     i: int,
+    checkpoint: Checkpoint,
     key_map: KeyMap,
     merged: Sequence[MergedTensor],
     reasons: Mapping[str, str],
@@ -205,7 +229,7 @@ def _unused_now(
 ) -> dict[str, str]:
     """Why each of a donor's keys is no source, those of parts that are left out included."""
     used = {s.key for t in merged if (s := t.sources[i]) is not None}
-    unused = dict(key_map.unused[i - 1])
+    unused = dict(key_map.unused[i - 1]) | dict(checkpoint.ignored)
     for parameter in key_map.shared:
         source = parameter.sources[i]
         if source is not None and source.key not in used:
