@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from lwmm_hub.key_map import KeyMap
     from lwmm_hub.manifest import render_card
     from lwmm_hub.matching import match
-    from lwmm_hub.pipeline import MergeResult, merge, merge_recipe, plan
+    from lwmm_hub.pipeline import MergeResult, merge, plan
     from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
     from lwmm_hub.publishing import publish
     from lwmm_hub.reference import ModelReference
+    from lwmm_hub.rerunning import merge_recipe
     from lwmm_hub.resolving import resolve
     from lwmm_hub.verifying import verify
     from lwmm_hub.writing import write_model
@@ -43,7 +44,7 @@ _HOME = {
     "match": "matching",
     "measure_drift": "drifting",
     "merge": "pipeline",
-    "merge_recipe": "pipeline",
+    "merge_recipe": "rerunning",
     "plan": "pipeline",
     "plan_merge": "planning",
     "publish": "publishing",
@@ -84,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]

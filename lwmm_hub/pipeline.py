@@ -9,15 +9,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwmm_hub.checkpoint import Checkpoint
-from lwmm_hub.errors import RecipeError, UsageError, VerificationError
+from lwmm_hub.checkpoint import Checkpoint, LocalFile
+from lwmm_hub.errors import (
+    RecipeError,
+    UsageError,
+)
 from lwmm_hub.key_map import KeyMap
 from lwmm_hub.licenses import LicenseDecision, license_file
 from lwmm_hub.manifest import decide_license, make_manifest, write_card
 from lwmm_hub.matching import match, same_model_warnings, with_distinct_labels
 from lwmm_hub.merging import Progress
 from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
-from lwmm_hub.recipe import Recipe, RecipeModel, read_recipe, recipe_of, write_recipe
+from lwmm_hub.recipe import recipe_of, write_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.relatedness import measure_relatedness, require_related
 from lwmm_hub.resolving import resolve
@@ -28,7 +31,6 @@ from lwmm_hub.writing import (
     copy_side_files,
     publish_folder,
     read_beside,
-    sha256_of,
     start_sync,
     temporary_folder,
     write_json,
@@ -156,9 +158,9 @@ def plan(
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
     """
-    opened = _open(_references(anchor, donors), _options(options), download=False)
+    opened = open_models(_references(anchor, donors), _options(options), download=False)
     if check_weights:
-        return _decide(opened)
+        return decide(opened)
     return plan_merge(
         opened.key_map, opened.checkpoints, opened.options, warnings=_warnings(opened)
     )
@@ -190,7 +192,7 @@ def merge(
         LwmmError: see the tree in `lwmm_hub.errors`.
     """
     started = time.monotonic()
-    folder = _output_folder(output)
+    folder = output_folder(output)
     if isinstance(anchor, MergePlan):
         if donors or options:
             raise UsageError("a plan holds its models and options: pass the plan alone.")
@@ -199,102 +201,19 @@ def merge(
             kept = tuple(model.kept_parts for model in anchor.models)
     else:
         models, merge_options, kept = _references(anchor, donors), _options(options), None
-    return _merge(models, merge_options, kept, folder, overwrite, threads, progress, tags, started)
+    made = anchor if isinstance(anchor, MergePlan) else None
+    return run_merge(
+        models, merge_options, kept, folder, overwrite, threads, progress, tags, started, made
+    )
 
 
-def merge_recipe(
-    recipe: str | os.PathLike[str] | Recipe,
-    *,
-    output: str | os.PathLike[str] = "merged",
-    overwrite: bool = False,
-    threads: int | None = None,
-    progress: Progress | None = None,
-    parents: Mapping[str, str] | None = None,
-    tags: Sequence[str] = (),
-) -> MergeResult:
-    """Run a recipe again.
-
-    Args:
-        recipe: the file or its content.
-        output: the folder.
-        overwrite: replace an earlier merge of that name.
-        threads: workers; the result does not depend on it.
-        progress: called with the bytes made since the last call.
-        parents: label -> path of parents that the recipe names by label only.
-        tags: more tags for the card.
-
-    Raises:
-        RecipeError: the recipe is wrong, with the line; or a local parent is not given.
-    """
-    started = time.monotonic()
-    models, options, kept = _of_recipe(recipe, parents or {})
-    folder = _output_folder(output)
-    return _merge(models, options, kept, folder, overwrite, threads, progress, tags, started)
-
-
-def plan_recipe(
-    recipe: str | os.PathLike[str] | Recipe, *, parents: Mapping[str, str] | None = None
-) -> MergePlan:
-    """What `merge_recipe` would do; nothing is downloaded whole or written."""
-    models, options, kept = _of_recipe(recipe, parents or {})
-    return _decide(_open(models, options, download=False, kept_parts=kept))
-
-
-def _of_recipe(
-    recipe: str | os.PathLike[str] | Recipe, parents: Mapping[str, str]
-) -> tuple[list[ModelReference], MergeOptions, tuple[tuple[str, ...], ...] | None]:
-    """The models, the options, and per model the parts that are kept out, where that is decided."""
-    if not isinstance(recipe, Recipe):
-        recipe = read_recipe(Path(recipe))
-    for label in parents:
-        known = [model.local for model in recipe.models if model.local is not None]
-        if label not in known:
-            have = ", ".join(map(repr, known)) or "none"
-            raise RecipeError(
-                f"the recipe names no local model {label!r}, it has: {have}. Mend the label of "
-                "--parent, or leave it out."
-            )
-    models = [_parent(model, parents) for model in recipe.models]
-    kept = tuple(model.kept_parts for model in recipe.models)
-    return models, recipe.options, kept if recipe.scope_decided else None
-
-
-def _output_folder(output: str | os.PathLike[str]) -> Path:
+def output_folder(output: str | os.PathLike[str]) -> Path:
     """The folder to write; a link to a folder stays a link, and what it leads to is replaced."""
     path = Path(output).expanduser()
     try:
         return Path(os.path.realpath(path)) if path.is_symlink() else path
     except OSError:  # no name that a file can have; what that is, is said where it is written
         return path
-
-
-def _parent(model: RecipeModel, parents: Mapping[str, str]) -> ModelReference:
-    if model.reference is not None:
-        return ModelReference.parse(model.reference)
-    label = model.local or ""
-    if label not in parents:
-        raise RecipeError(
-            f"the recipe names the local model {label!r} without a path. Say where it is: "
-            f"--parent {label}=PATH."
-        )
-    reference = ModelReference.parse(parents[label])
-    _check_parent(label, Path(reference.location), model.sha256)
-    return reference
-
-
-def _check_parent(label: str, path: Path, sha256: Mapping[str, str]) -> None:
-    """Refuse a local parent that is not what the recipe was written for.
-
-    Raises:
-        VerificationError: a file has another checksum.
-    """
-    for name, digest in sha256.items():
-        file = path / name if path.is_dir() else path
-        if file.is_file() and sha256_of(file) != digest:
-            raise VerificationError(
-                f"{label!r} is not the model that the recipe names: another sha256 of {file.name}. "
-                f"Give the original with --parent {label}=PATH."
-            )
 
 
 def _references(anchor: Reference, donors: Sequence[Reference]) -> list[ModelReference]:
@@ -326,12 +245,13 @@ def _options(options: Mapping[str, Any]) -> MergeOptions:
     return MergeOptions(**options)
 
 
-def _open(
+def open_models(
     models: Sequence[ModelReference],
     options: MergeOptions,
     download: bool,
     kept_parts: tuple[tuple[str, ...], ...] | None = None,
 ) -> _Opened:
+    """Resolve and match models."""
     options.check(len(models))
     checkpoints = with_distinct_labels([resolve(m, download=download) for m in models])
     return _Opened(checkpoints, match(*checkpoints), options, kept_parts)
@@ -342,7 +262,7 @@ def _warnings(opened: _Opened) -> tuple[str, ...]:
     return (*own, *same_model_warnings(opened.checkpoints))
 
 
-def _decide(opened: _Opened) -> MergePlan:
+def decide(opened: _Opened) -> MergePlan:
     """Read the sample of weights, judge, and plan with the verdict."""
     results = measure_relatedness(opened.key_map, opened.checkpoints)
     labels = [c.label for c in opened.checkpoints]
@@ -357,7 +277,7 @@ def _decide(opened: _Opened) -> MergePlan:
     )
 
 
-def _merge(
+def run_merge(
     models: Sequence[ModelReference],
     options: MergeOptions,
     kept_parts: tuple[tuple[str, ...], ...] | None,
@@ -367,11 +287,29 @@ def _merge(
     progress: Progress | None,
     tags: Sequence[str],
     started: float,
+    made: MergePlan | None = None,
 ) -> MergeResult:
+    """The whole line for opened references; `merge` and `merge_recipe` are this with other inputs.
+
+    Args:
+        models: the parents, the anchor first.
+        options: what is asked for.
+        kept_parts: per model the parts that are kept out, where that is decided already.
+        output: the folder.
+        overwrite: replace an earlier merge of that name.
+        threads: workers.
+        progress: called with the bytes made since the last call.
+        tags: more tags for the card.
+        started: `time.monotonic()` of the call.
+        made: the plan that this must turn out to be.
+    """
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}: give a number from 1 on.")
-    opened = _open(models, options, download=False)
+    opened = open_models(models, options, download=False)
     inputs = [Path(m.location) for m in models if not m.on_hub]
+    inputs += [
+        r.path for c in opened.checkpoints for r in c.readers.values() if isinstance(r, LocalFile)
+    ]
     draft = plan_merge(opened.key_map, opened.checkpoints, options)
     check_output(output, overwrite, inputs, draft.cost.write_bytes)
     if any(m.on_hub for m in models):  # what headers and disk space can refuse, they have by now
@@ -390,7 +328,12 @@ def _merge(
             for c, first in zip(full, opened.checkpoints, strict=True)
         ]
         opened = replace(opened, checkpoints=tuple(same))  # same commits, so the same keys
-    plan = _decide(replace(opened, kept_parts=kept_parts))
+    plan = decide(replace(opened, kept_parts=kept_parts))
+    if made is not None and made.merged != (plan if made.scope_decided else draft).merged:
+        raise RecipeError(
+            "the plan is not what its models and options give: it was changed, or a local model "
+            "was. Make it again with lw.plan(...)."
+        )
     anchor = opened.checkpoints[0]
     with temporary_folder(output) as folder:
         written = write_weights(folder, plan, opened.checkpoints, threads, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 
 from lwmm_hub.card import assert_publishable, card_files, check_card
 from lwmm_hub.card.linting import LOCAL_PATH
+from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.errors import CardError, LwmmError, PublishError, RecipeError, UsageError
 from lwmm_hub.licenses import (
     LicenseDecision,
@@ -24,12 +24,10 @@ from lwmm_hub.manifest import read_manifest
 from lwmm_hub.recipe import Recipe, RecipeModel, parse_recipe, read_recipe, write_recipe
 from lwmm_hub.reference import ModelReference, is_repository_id
 from lwmm_hub.resolving import resolve
-from lwmm_hub.writing import MANIFEST, RECIPE, sha256_of
+from lwmm_hub.writing import MANIFEST, RECIPE, WEIGHT_FILES, sha256_of
+from lwmm_hub.writing.weights import INDEX
 
 LIBRARY = "lwmm-hub"
-# weight files of an earlier push that a new one replaces
-_STALE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|model\.pth")
-_SKIPPED = re.compile(r"\..*|.*\.tmp")
 LICENSE = "LICENSE"
 TEXT_MARK = "=" * 72  # above and below the title of each licence text in LICENSE
 _TEXTS = {"", ".json", ".md", ".svg", ".txt", ".yaml", ".yml"}
@@ -48,6 +46,8 @@ def publish(
     message: str | None = None,
 ) -> str:
     """Push a merged folder in one commit.
+
+    What `merge` wrote is pushed; other files that lie in the folder are left out.
 
     Args:
         folder: written by `merge`.
@@ -160,7 +160,10 @@ def _public_files(
     token: str,
     earlier: dict[str, Any] | None,
 ) -> dict[str, bytes | Path]:
-    """What the commit holds: weights as they are; card, recipe and manifest without local paths."""
+    """What the commit holds: weights as they are; card, recipe and manifest without local paths.
+
+    Files that no merge writes are left out, whatever they are.
+    """
     recipe = _public_recipe(folder, manifest)
     made_by = f"lwmm-hub {manifest['lwmm_hub']}"
     for model, parent in zip(manifest["plan"]["models"], recipe.models, strict=True):
@@ -172,10 +175,9 @@ def _public_files(
         "output": {**manifest["output"], "repository": repo},
     }
     manifest = _as_before(manifest, earlier)
+    ours = {*manifest["output"]["files"], INDEX, *SIDE_FILES, LICENSE}
     files: dict[str, bytes | Path] = {
-        path.name: path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not _SKIPPED.fullmatch(path.name)
+        path.name: path for path in sorted(folder.iterdir()) if path.name in ours and path.is_file()
     }
     texts = {name: text.encode() for name, text in card_files(manifest).items()}
     texts[RECIPE] = manifest["recipe"].encode()
@@ -286,17 +288,18 @@ def _public_recipe(folder: Path, manifest: dict[str, Any]) -> Recipe:
         local = read_recipe(folder / RECIPE)
     except RecipeError:
         return public
+    merged_at = (folder / RECIPE).stat().st_mtime
     if len(local.models) != len(public.models):
         return public
     models = [
-        replace(theirs, sha256=_checksums(ours) or theirs.sha256) if theirs.local else theirs
+        replace(theirs, sha256=_checksums(ours, merged_at)) if theirs.local else theirs
         for ours, theirs in zip(local.models, public.models, strict=True)
     ]
     return replace(public, models=tuple(models))
 
 
-def _checksums(model: RecipeModel) -> dict[str, str]:
-    """sha256 of a local parent's weight files, empty where it is gone."""
+def _checksums(model: RecipeModel, merged_at: float) -> dict[str, str]:
+    """sha256 of a local parent's weight files; empty where it is gone or newer than the merge."""
     if model.reference is None:
         return dict(model.sha256)
     try:
@@ -307,6 +310,8 @@ def _checksums(model: RecipeModel) -> dict[str, str]:
     for name in checkpoint.readers:
         file = checkpoint.folder / name if checkpoint.folder is not None else None
         if file is not None and file.is_file():
+            if file.stat().st_mtime > merged_at:
+                return {}
             found[name] = sha256_of(file)
     return found
 
@@ -330,7 +335,7 @@ def _commit(
     operations += [
         CommitOperationDelete(path_in_repo=name)
         for name in sorted(there)
-        if _STALE.fullmatch(name) and name not in files
+        if WEIGHT_FILES.fullmatch(name) and name not in files
     ]
     commit = api.create_commit(
         repo,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from lwmm_hub.errors import ModelReferenceError, RecipeError, UsageError
 from lwmm_hub.planning import MergeOptions, MergePlan
-from lwmm_hub.reference import ModelReference
+from lwmm_hub.reference import WEIGHTS, ModelReference
 
 if TYPE_CHECKING:
     import yaml
@@ -26,12 +26,16 @@ _MAX_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class RecipeModel:
-    """One parent of a recipe: a pinned reference, or a local label with its checksums."""
+    """One parent of a recipe: a pinned reference, a local path with its label, or the label alone.
+
+    `weights` says which copy of the file is meant where there is no reference to say it.
+    """
 
     reference: str | None = None
     local: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     kept_parts: tuple[str, ...] = ()
+    weights: str = "student"
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,10 @@ def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Reci
             pinned = str(replace(reference, revision=model.commit))
             models.append(RecipeModel(pinned, None, sha256, model.kept_parts))
         elif public:
-            models.append(RecipeModel(None, model.label, sha256, model.kept_parts))
+            models.append(RecipeModel(None, model.label, sha256, model.kept_parts, model.weights))
         else:
             text = _relative(model.reference, folder)
-            models.append(RecipeModel(text, None, sha256, model.kept_parts))
+            models.append(RecipeModel(text, model.label, sha256, model.kept_parts))
     return Recipe(tuple(models), plan.options, plan.scope_decided)
 
 
@@ -101,7 +105,9 @@ def write_recipe(recipe: Recipe, made_by: str) -> str:
     models = []
     for model in recipe.models:
         row: dict[str, Any] = {}
-        row |= {"reference": model.reference} if model.reference else {"local": model.local}
+        row |= {"reference": model.reference} if model.reference else {}
+        row |= {"local": model.local} if model.local else {}
+        row |= {"weights": model.weights} if model.weights != "student" else {}
         row |= {"sha256": dict(model.sha256)} if model.sha256 else {}
         row |= {"kept_parts": list(model.kept_parts)} if model.kept_parts else {}
         models.append(row)
@@ -244,17 +250,23 @@ class _Reader:
     def models(self, node: Any) -> tuple[RecipeModel, ...]:
         models: list[RecipeModel] = []
         for item in self.items(node, "models"):
-            row = self.mapping(item, "a model", {"reference", "local", "sha256", "kept_parts"})
-            if ("reference" in row) == ("local" in row):
+            row = self.mapping(
+                item, "a model", {"reference", "local", "weights", "sha256", "kept_parts"}
+            )
+            reference = self.reference(row["reference"]) if "reference" in row else None
+            local = self.scalar(row["local"], "local", str) if "local" in row else None
+            on_hub = reference is not None and not reference.startswith((".", "/"))
+            if (on_hub and local) or not (reference or local):
                 self.fail(item, "a model has either 'reference' or 'local': write one of them.")
-            reference = local = None
-            if "reference" in row:
-                reference = self.reference(row["reference"])
-            else:
-                local = self.scalar(row["local"], "local", str)
+            weights = "student"
+            if "weights" in row:
+                weights = self.scalar(row["weights"], "weights", str)
+                if reference or weights not in WEIGHTS:
+                    known = ", ".join(WEIGHTS)
+                    self.fail(row["weights"], f"weights goes with 'local' alone and is {known}.")
             if "kept_parts" in row and not models:
                 self.fail(row["kept_parts"], "the first model is the anchor: it keeps all parts.")
-            models.append(RecipeModel(reference, local, self.hashes(row), self.parts(row)))
+            models.append(RecipeModel(reference, local, self.hashes(row), self.parts(row), weights))
         if len(models) < 2:
             self.fail(node, "a merge has at least two models: the anchor and a donor.")
         return tuple(models)

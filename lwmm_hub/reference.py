@@ -64,7 +64,7 @@ class ModelReference:
         if found := _HUB_URL.fullmatch(body):
             revision = found["revision"] and unquote(found["revision"])
             return cls(found["repo"], True, revision, found["file"], weights)
-        path = Path(body).expanduser()
+        path = _expanded(body)
         if _exists(path):
             return cls(str(path), weights=weights)
         if _looks_local(body):
@@ -100,6 +100,14 @@ def is_repository_id(text: str) -> bool:
     """
     plain = re.fullmatch(rf"{_NAME}/{_NAME}", text) is not None
     return plain and "--" not in text and ".." not in text and not text.endswith(".git")
+
+
+def _expanded(body: str) -> Path:
+    """The path with `~` and `~user` as folders; an unknown user's stays as it is written."""
+    try:
+        return Path(body).expanduser()
+    except RuntimeError:
+        return Path(body)
 
 
 def _exists(path: Path) -> bool:

@@ -130,16 +130,23 @@ def _fades(schedule: Schedule, layers: Sequence[str]) -> list[float]:
 
 
 def _position(place: float | str, layers: Sequence[str], option: str) -> float:
-    """A fraction of depth or a layer's name as a position from 0 to N-1."""
+    """A fraction of depth, a layer, or a group of layers as a position from 0 to N-1.
+
+    A group (`stages.1`) starts at its first layer and ends at its last.
+
+    >>> _position("b", ["a", "b.0", "b.1"], "start"), _position("b", ["a", "b.0", "b.1"], "end")
+    (1.0, 2.0)
+    """
     if not isinstance(place, str):
         return place * (len(layers) - 1)
-    if place not in layers:
+    found = [j for j, name in enumerate(layers) if name == place or name.startswith(f"{place}.")]
+    if not found:
         near = [name for name in layers if place in name][:3] or list(layers[:1])
         raise UsageError(
-            f"{option} {place!r} is no shared layer. Give a fraction from 0 to 1 or a name that "
-            f"'lwmm-hub plan' lists, such as {' or '.join(map(repr, near))}."
+            f"{option} {place!r} is no shared layer. Give a fraction from 0 to 1, or a layer or "
+            f"group that 'lwmm-hub plan' lists, such as {' or '.join(map(repr, near))}."
         )
-    return float(layers.index(place))
+    return float(found[0] if option == "start" else found[-1])
 
 
 def _curve(schedule: Schedule, j: int, start: float, end: float) -> float:

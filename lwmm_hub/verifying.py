@@ -11,9 +11,9 @@ from typing import Any
 from lwmm_hub.errors import OutputError, ResolveError, VerificationError
 from lwmm_hub.manifest import read_manifest
 from lwmm_hub.merging import Progress
-from lwmm_hub.pipeline import merge_recipe
 from lwmm_hub.recipe import read_recipe
 from lwmm_hub.reference import ModelReference
+from lwmm_hub.rerunning import merge_recipe
 from lwmm_hub.writing import MANIFEST, RECIPE, sha256_of
 
 
@@ -121,7 +121,7 @@ def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]]:
     checksums = {
         s.rfilename: s.lfs.sha256
         for s in info.siblings or ()
-        if s.lfs and s.rfilename.endswith((".safetensors", ".pth"))
+        if s.lfs and s.rfilename.endswith((".safetensors", ".pth", ".bin"))
     }
     if not checksums:
         raise ResolveError(f"{reference} holds no safetensors files to compare.")

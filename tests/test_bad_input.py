@@ -15,6 +15,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -476,6 +477,48 @@ def test_a_class_that_does_not_exist_does_not_matter_to_a_family_with_a_table(
     assert lwmm("merge", tmp_path / "anchor", tiny.donor).code == 0
 
 
+@pytest.mark.parametrize("classes", [10**400, -(10**400), True, 1.5, "many"])
+def test_an_impossible_number_of_classes_does_not_matter(
+    classes: Any, lwmm: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    values = {f"backbone.{i}.weight": np.random.default_rng(i).normal(size=(8, 8)) for i in (1, 2)}
+    write_safetensors(folder / "model.safetensors", cast(values, "float32"))
+    (folder / "config.json").write_text(json.dumps({"num_labels": classes}))
+    found = lwmm("merge", folder, folder)
+    assert found.code == 0, found.err
+    assert_complete(Path("merged"))
+
+
+def test_a_tensor_called_as_the_metadata_of_safetensors_is_refused(
+    lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    import torch
+
+    bad = tmp_path / "bad.pth"
+    torch.save({"module.__metadata__": torch.ones(4), "module.a": torch.ones(4)}, bad)
+    words = ("bad has a tensor called '__metadata__'", "Rename it")
+    refused_everywhere(lwmm, tmp_path, 1, words, bad, tiny.donor)
+    refused_everywhere(lwmm, tmp_path, 1, words, tiny.anchor, bad)
+
+
+def test_a_few_lines_of_a_card_cannot_describe_gigabytes(lwmm: Command, tiny: Models) -> None:
+    shutil.copytree(tiny.anchor, "anchor")
+    merges = ["a0: &a0 {" + ", ".join(f"k{i}: 1" for i in range(10)) + "}"]
+    lists = ["b0: &b0 [1]"]
+    for i in range(1, 9):
+        merges.append(f"a{i}: &a{i} {{<<: [" + ", ".join([f"*a{i - 1}"] * 9) + "]}")
+        lists.append(f"b{i}: &b{i} [" + ", ".join([f"*b{i - 1}"] * 9) + "]")
+    for lines in (merges, lists, ["<<: {license: mit}"]):
+        text = "\n".join(["license: mit", *lines])
+        Path("anchor/README.md").write_text(f"---\n{text}\n---\n# A model\n")
+        started = time.monotonic()
+        found = lwmm("plan", "anchor", tiny.donor, "--json")
+        assert time.monotonic() - started < 5
+        assert found.data["models"][0]["license"] is None
+
+
 # ---------------------------------------------------------------------- values
 
 
@@ -846,7 +889,7 @@ RECIPES: dict[str, tuple[str, str, int, Words]] = {  # what is replaced, by what
     "one model": ("- reference: {donor}\n", "", 3, ("at least two models",)),
     "a model of two kinds": (
         "- reference: {donor}",
-        "- reference: {donor}\n  local: x",
+        "- reference: org/name\n  local: x",
         4,
         ("either 'reference' or 'local'",),
     ),
@@ -972,6 +1015,46 @@ def test_keys_from_a_file_cannot_speak_to_the_terminal(
     found = lwmm("plan", tiny.anchor, tmp_path / "bad")
     assert_refused(found, 1, "unknown dtype")
     assert "\x1b" not in found.err
+
+
+@pytest.mark.parametrize("wrong", ["NaN", "no common shape"])
+def test_keys_in_an_error_cannot_speak_to_the_terminal(
+    wrong: str, lwmm: Command, tmp_path: Path
+) -> None:
+    escape = "\x1b]0;pwned\x07\x1b[31m\u202e"
+    random = np.random.default_rng(0)
+    shape = (8, 8) if wrong == "NaN" else (9, 8)
+    for name, size in (("a", (8, 8)), ("b", shape)):
+        values = {f"backbone.{escape}{i}.weight": random.normal(size=size) for i in range(3)}
+        tensors = cast(values, "float32")
+        if name == "b" and wrong == "NaN":
+            tensors[f"backbone.{escape}1.weight"][0, 0] = np.nan
+        write_safetensors(tmp_path / f"{name}.safetensors", tensors)
+    models = (tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--allow-unrelated")
+    found = lwmm("merge", *models)
+    assert_refused(found, 1 if wrong == "NaN" else 4, "NaN in" if wrong == "NaN" else "share no")
+    assert found.err.rstrip("\n").isprintable()
+
+
+def test_hostile_names_are_inert_in_a_notebook(tiny: Models, tmp_path: Path) -> None:
+    import lwmm_hub as lw
+
+    evil = "<img src=x onerror=alert(1)>\"'\x1b[31m"
+    anchor = changed(
+        tiny.anchor,
+        tmp_path / evil,
+        lambda t: t.update({f"decode_head.{evil}": np.ones(3, "f4")}),
+    )
+    config = json.loads((anchor / "config.json").read_text())
+    config["id2label"] = {str(i): f"{evil}{i}" for i in range(5)}
+    (anchor / "config.json").write_text(json.dumps(config))
+    (anchor / "README.md").write_text(f"---\n{yaml.safe_dump({'license': evil})}---\n")
+    html = lw.plan(anchor, tiny.donor)._repr_html_()
+    assert "onerror" in html
+    assert "<img" not in html
+    assert "\x1b" not in html
+    tags = re.findall(r"<[^>]*>", html)
+    assert not [tag for tag in tags if "onerror" in tag]
 
 
 # ---------------------------------------------------------------------- as a process

@@ -558,7 +558,8 @@ def test_paths_in_a_recipe_are_relative_to_it(
     )  # the recipe alone moved
     found = lwmm("merge", "--recipe", "recipe.yaml", "-o", "lost")
     assert found.code == 1
-    assert "There is no file or folder" in found.err
+    assert "the local model 'city' is not where the recipe says" in found.err
+    assert "--parent city=PATH" in found.err
 
 
 def test_odd_names_survive_a_recipe(lwmm: Command, tiny: Models) -> None:

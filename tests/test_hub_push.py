@@ -125,13 +125,30 @@ def test_a_push_that_fails_keeps_the_folder_and_names_it(
             assert_one_line(run("push", wrong, "alice/z", token="alice"))
         done = run("push", "kept", "no-owner", token="alice")
         assert_one_line(done, "'no-owner' is not a repository id: write owner/name", code=2)
-        (cwd / "kept" / "notes.txt").write_text(f"my token is {hub.tokens['alice']}")
+        beside = cwd / "kept" / "preprocessor_config.json"
+        beside.write_text(json.dumps({"token": hub.tokens["alice"]}))
         done = run("push", "kept", "alice/z", token="alice")
-        assert_one_line(done, "notes.txt is not fit to publish", "access token")
+        assert_one_line(done, "preprocessor_config.json is not fit to publish", "access token")
         assert hub.tokens["alice"] not in done.err
-        (cwd / "kept" / "notes.txt").write_text("from /home/alice/runs/latest.pth")
+        beside.write_text('{"from": "/home/alice/runs/latest.pth"}')
         assert_one_line(run("push", "kept", "alice/z", token="alice"), "a path of this machine")
         assert not hub.exists("alice/z")
+
+
+def test_a_push_leaves_out_what_no_merge_writes(hub: TestHub, tiny: Models, tmp_path: Path) -> None:
+    cwd = tmp_path / "cwd"
+    with client(hub, tmp_path / "home", cwd, xet=False) as run:
+        sharded = ("-o", "kept", "--max-shard-size", "200KB")
+        assert run("merge", tiny.anchor, tiny.donor, *sharded).code == 0
+        written = {path.name for path in (cwd / "kept").iterdir()}
+        assert "model.safetensors.index.json" in written
+        for name in ("notes.txt", "predictions.csv", "other.safetensors", "train.py", ".env"):
+            (cwd / "kept" / name).write_text(f"my token is {hub.tokens['alice']}")
+        (cwd / "kept" / "runs").mkdir()
+        (cwd / "kept" / "runs" / "config.json").write_text("{}")
+        done = run("push", "kept", "alice/x", "--license", "mit", token="alice")
+    assert done.code == 0, done.err
+    assert set(hub.files("alice/x")) == {*written, ".gitattributes"}
 
 
 def test_a_merge_whose_push_fails_is_moved_to_a_named_folder(

@@ -23,6 +23,9 @@ from hub import TestHub
 from safetensors.numpy import load_file
 from stories import Models
 
+from lwmm_hub.reference import ModelReference
+from lwmm_hub.resolving.hub import HubFile
+
 # deep and over 30 MB, so that headers and samples are small beside it
 DEEP = SegformerSize(depths=(2, 2, 10, 2), widths=(32, 64, 160, 256), decoder_width=512)
 AGAIN = {"Retry-After": "0"}
@@ -274,6 +277,54 @@ def test_a_merge_downloads_what_it_needs_once(hub: TestHub, tiny: Models, tmp_pa
     assert all(commit in recipes[1] for commit in commits)
     gone = lwmm_hub("plan", "org/a@v2", "org/b", **offline)
     assert_one_line(gone, "org/a@v2 is not in the cache")
+
+
+def test_files_of_absurd_size_are_never_downloaded(
+    hub: TestHub, tiny: Models, tmp_path: Path
+) -> None:
+    huge = {name: tmp_path / f"{name}.bytes" for name in ("settings", "tokenizer", "text")}
+    for path, size in zip(huge.values(), (11 << 20, 65 << 20, 12 << 20), strict=True):
+        with path.open("wb") as file:
+            file.truncate(size)
+    good = files_of(tiny.anchor)
+    hub.create_repo("org/b", files_of(tiny.donor))
+    hub.create_repo("org/config", {**good, "config.json": huge["settings"]})
+    hub.create_repo("org/index", {"model.safetensors.index.json": huge["settings"]})
+    hub.create_repo("org/beside", {**good, "tokenizer.json": huge["tokenizer"]})
+    hub.create_repo("org/text", {**good, "README.md": huge["text"], "LICENSE": huge["text"]})
+    with client(hub, tmp_path / "home", tmp_path / "cwd") as run:
+        done = run("merge", "org/config", "org/b")
+        assert_one_line(done, "org/config: config.json has 11534336 bytes: that is no config")
+        done = run("merge", "org/index", "org/b")
+        assert_one_line(done, "org/index: model.safetensors.index.json has 11534336 bytes")
+        done = run("merge", "org/beside", "org/b")
+        assert_one_line(done, "org/beside: tokenizer.json has 68157440 bytes: that is no part")
+        assert run("merge", "org/text", "org/b").code == 0
+    asked = {record.path for record in hub.requests if "/resolve/" in record.path}
+    asked_of = {path.partition("/resolve/")[0].rpartition("/")[2] for path in asked}
+    assert asked_of == {"b", "beside", "text"}
+    assert not [p for p in asked if p.endswith(("tokenizer.json", "LICENSE"))]
+    assert not [p for p in asked if "/text/" in p and p.endswith("README.md")]
+
+
+def test_ranges_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    size, piece = 100 << 20, 3 << 20
+    asked: list[int] = []
+
+    def fetch(_: HubFile, start: int, stop: int) -> bytes:
+        asked.append(start)
+        return bytes(stop - start)
+
+    monkeypatch.setattr(HubFile, "_fetch", fetch)
+    file = HubFile(ModelReference("org/a", True), "0" * 40, "model.safetensors", size)
+    for start in range(0, size - piece, piece):
+        assert file.read(start, piece) == bytes(piece)
+        assert sum(len(kept) for _, kept in file._kept) <= 16 << 20
+    before = len(asked)
+    file.read(asked[-1] + 5, 100)  # still there
+    assert len(asked) == before
+    file.read(0, 100)  # dropped
+    assert asked[before:] == [0]
 
 
 def test_an_old_pickle_is_downloaded_for_its_plan(

@@ -92,7 +92,9 @@ def test_a_run_that_is_killed_leaves_the_old_folder_or_the_whole_new_one(
         assert run("merge", *middle, "-o", "out", "--schedule", "isotropic", cwd=tmp_path).code == 0
     points = random.Random(2409 + overwrite)
     killed = 0
-    for point in range(POINTS):
+    for point in range(3 * POINTS):
+        if killed == POINTS:
+            break
         before = assert_complete(out) if out.exists() else None
         process = start_merge(middle, tmp_path, *more)
         if point % 4 == 0:  # anywhere, from the start of Python on
@@ -102,7 +104,11 @@ def test_a_run_that_is_killed_leaves_the_old_folder_or_the_whole_new_one(
             time.sleep(seconds * points.uniform(0, 1.0))
         process.kill()
         process.communicate()
-        killed += process.returncode == -signal.SIGKILL
+        if process.returncode == -signal.SIGKILL:
+            killed += 1
+        else:  # the kill came too late: this machine is faster than it was
+            assert process.returncode == 0
+            seconds *= 0.9
         if out.exists():
             found = assert_complete(out)
             assert found == new or found == before == old
@@ -124,7 +130,7 @@ def test_a_run_that_is_killed_leaves_the_old_folder_or_the_whole_new_one(
                 assert again.code == 0
             else:
                 shutil.rmtree(out)
-    assert killed >= POINTS // 2
+    assert killed == POINTS
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -140,7 +146,9 @@ def test_a_run_that_is_interrupted_exits_130_and_leaves_nothing(
         assert run("merge", *middle, "-o", "out", "--schedule", "isotropic", cwd=tmp_path).code == 0
     points = random.Random(130)
     interrupted = 0
-    for _ in range(5):
+    for _ in range(12):
+        if interrupted == 5:
+            break
         before = everything_below(tmp_path)
         process = start_merge(middle, tmp_path, *more)
         wait_for_work(process, tmp_path)
@@ -154,12 +162,13 @@ def test_a_run_that_is_interrupted_exits_130_and_leaves_nothing(
                 assert everything_below(tmp_path) == before
         else:
             assert process.returncode == 0
+            seconds *= 0.7
         assert leftovers(tmp_path) == []
         if (tmp_path / "out").exists():  # the old one, or it was finished just before
             assert assert_complete(tmp_path / "out") in (old, new)
         if not overwrite:
             shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    assert interrupted >= 2
+    assert interrupted == 5
 
 
 def test_an_interrupted_run_takes_the_folders_it_made_along(

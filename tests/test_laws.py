@@ -248,6 +248,58 @@ def test_a_plan_saved_and_loaded_is_the_same_plan(
     assert str(loaded) == str(plan)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scope_decided", "no"),
+        ("scope_decided", 1),
+        ("warnings", "abc"),
+        ("warnings", [1]),
+        ("order_source", 5),
+        ("kept", [{"key": 1, "reason": "why"}]),
+        ("kept", [{"key": "a", "reason": None}]),
+        ("unused", [{"model": -1, "key": "a", "reason": "why"}]),
+        ("unused", [{"model": 9, "key": "a", "reason": "why"}]),
+        ("parts", [{"name": "a", "backbone": "yes", "tensors": 1}]),
+        ("cost", {"read_bytes": "much"}),
+        ("cost", {"read_bytes": True}),
+        ("layers", [{"index": 0, "name": "a", "part": "b", "weights": "11"}]),
+    ],
+)
+def test_a_plan_with_a_field_of_another_type_is_none(
+    field: str, value: object, mixed: list[Path]
+) -> None:
+    data = lw.plan(*mixed).to_dict()
+    assert field in data
+    with pytest.raises(RecipeError, match="not a merge plan of version 1"):
+        lw.MergePlan.from_dict({**data, field: value})
+
+
+@pytest.mark.parametrize(
+    ("table", "field", "value"),
+    [
+        ("models", "label", 1),
+        ("models", "files", "model.safetensors"),
+        ("models", "sha256", {"a": 1}),
+        ("models", "parameters", 1.5),
+        ("merged", "shape", "88"),
+        ("merged", "shape", [8, "8"]),
+        ("merged", "weights", ["0.5", "0.5", "0"]),
+        ("merged", "weights", [10**400, 0, 0]),
+        ("merged", "sources", [1, None, None]),
+        ("merged", "layer", None),
+    ],
+)
+def test_a_row_of_a_plan_with_a_field_of_another_type_is_none(
+    table: str, field: str, value: object, mixed: list[Path]
+) -> None:
+    data = lw.plan(*mixed).to_dict()
+    assert field in data[table][0]
+    data[table][0][field] = value
+    with pytest.raises(RecipeError, match="not a merge plan of version 1"):
+        lw.MergePlan.from_dict(data)
+
+
 def test_every_row_of_a_plan_sums_to_1(mixed: list[Path]) -> None:
     plan = lw.plan(*mixed)
     for tensor in plan.merged:

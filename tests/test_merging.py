@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from enumerators import (
+    B5,
     TINY,
     cast,
     segformer_transformers_old,
@@ -34,6 +35,7 @@ from oracle import (
     stranger,
     unspell,
 )
+from safetensors import safe_open
 
 import lwmm_hub as lw
 from lwmm_hub import floats, merging
@@ -820,3 +822,21 @@ def test_progress_counts_every_byte_once(tmp_path: Path) -> None:
     result = lw.merge(*paths, output=tmp_path / "m", progress=report)
     assert sum(made) == result.plan.cost.write_bytes == sum(v.nbytes for v in net().values())
     assert {"F64", "F32", "F16", "BF16"} == MERGEABLE
+
+
+def test_a_merge_of_the_largest_segformers_is_the_float64_sum(tmp_path: Path) -> None:
+    """B5, 85 million parameters: the first, some middle and the last tensors in depth order."""
+    entries = [e for e in segformer_transformers_old(B5) if e.dtype == "F32"]
+    random = np.random.default_rng(5)
+    start = {e.key: random.random(e.shape, np.float32) for e in entries}
+    donor = {key: value[..., ::-1] * np.float32(0.5) for key, value in start.items()}
+    files = [save(tmp_path / f"{i}.safetensors", m) for i, m in enumerate((start, donor))]
+    result = lw.merge(*files, output=tmp_path / "merged")
+    assert len(result.plan.merged) == len(entries)
+    count = len(result.plan.layers)
+    with safe_open(result.folder / "model.safetensors", "numpy") as file:
+        for tensor in result.plan.merged[:: len(entries) // 40] + result.plan.merged[-1:]:
+            weight = (1 - tensor.layer / (count - 1)) / 2
+            one, other = (m[tensor.key].astype(np.float64) for m in (start, donor))
+            expected = (1 - weight) * one + weight * other
+            assert_within_rounding({"": file.get_tensor(tensor.key)}, {"": expected})

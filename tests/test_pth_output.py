@@ -70,3 +70,20 @@ def test_a_merge_written_as_pth_is_a_parent_again(tmp_path: Path) -> None:
     first = lw.merge(anchor, donor, output=tmp_path / "first", output_format="pth")
     again = lw.merge(first.folder, donor, output=tmp_path / "second")
     assert len(again.plan.merged) == len(first.plan.merged)
+
+
+def test_a_checkpoint_of_lightning_merges_as_the_same_weights_in_a_pth_file(
+    tmp_path: Path,
+) -> None:
+    values = [spell_nvlabs(finetuned(START, seed), TINY) for seed in (1, 2)]
+    merged = []
+    for suffix in (".pth", ".ckpt"):
+        files = [
+            write_pth(tmp_path / f"{name}{suffix}", own, wrapper="state_dict")
+            for name, own in zip(("city", "rain"), values, strict=True)
+        ]
+        result = lw.merge(*files, output=tmp_path / f"out{suffix}")
+        assert [m.label for m in result.plan.models] == ["city", "rain"]
+        merged.append(load_file(result.folder / "model.safetensors"))
+    assert merged[0].keys() == merged[1].keys() == values[0].keys()
+    assert all(torch.equal(merged[0][key], merged[1][key]) for key in merged[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -150,9 +150,10 @@ def dataset_name(dataset: Mapping[str, Any]) -> str:
 
 
 def finite(value: object) -> bool:
-    """Whether `value` is a number that can stand in a table of scores."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(float(value))  # type: ignore[arg-type]
+    """Whether `value` is a number that can stand in a table: no NaN, none beyond all floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def _mapping(entry: Any) -> Mapping[str, Any]:

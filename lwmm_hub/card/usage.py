@@ -76,8 +76,8 @@ def reproduce_code(manifest: Mapping[str, Any]) -> Markdown:
     version = redact(one_line(str(manifest.get("lwmm_hub") or "")))
     pinned = f"=={version}" if re.fullmatch(r"[\w.+-]+", version, re.ASCII) else ""
     repository = _repository(output)
-    where = repository or "merged"
-    commands = [f"pip install lwmm-hub{pinned}"]
+    where = repository or _folder(output)
+    commands = [f"# with lwmm-hub{pinned}"]
     if repository:
         commands.append(f"hf download {repository} lwmm_recipe.yaml --local-dir .")
     commands += [

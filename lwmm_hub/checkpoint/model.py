@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class ModelFacts:
     """What a repository says of a model; all of it may be missing.
 
     `license`, `license_name`, `license_link` are as declared; `sha256` maps weight files to the
-    Hub's checksums; `sizes` maps them to bytes.
+    Hub's checksums.
     """
 
     license: str | None = None
@@ -44,7 +44,6 @@ class ModelFacts:
     tags: tuple[str, ...] = ()
     pipeline_tag: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
-    sizes: Mapping[str, int] = field(default_factory=dict)
     download_bytes: int = 0
 
 
@@ -129,7 +128,9 @@ class Checkpoint:
             CheckpointError: the file ends before.
         """
         reader = self.readers[entry.file]
-        if entry.strides is not None:  # of a file on the Hub; those on disk are gathered when opened
+        if (
+            entry.strides is not None
+        ):  # of a file on the Hub; those on disk are gathered when opened
             from lwmm_hub.checkpoint.pytorch import contiguous
 
             gathered, spooled = contiguous({entry.key: entry}, reader)
@@ -140,7 +141,3 @@ class Checkpoint:
 
             entry = locate_entry(reader, entry)
         return reader.read(entry.offset + skip, entry.size - skip if length is None else length)
-
-    def with_entries(self, entries: Mapping[str, TensorEntry]) -> Checkpoint:
-        """The same model with other entries."""
-        return replace(self, entries=entries)

@@ -16,6 +16,7 @@ from lwmm_hub.checkpoint.entries import DTYPES, ByteReader, TensorEntry, tensor_
 from lwmm_hub.errors import CheckpointError
 
 MAX_HEADER = 100_000_000  # the reference implementation's own limit
+RESERVED = "__metadata__"  # in a header the name of its metadata, so of no tensor
 
 
 def read_safetensors(reader: ByteReader) -> tuple[dict[str, TensorEntry], dict[str, str]]:
@@ -35,9 +36,9 @@ def read_safetensors(reader: ByteReader) -> tuple[dict[str, TensorEntry], dict[s
             f"{_damaged(name)}: its header claims {length} bytes, the file has {size}. {_AGAIN}"
         )
     header = _parse_header(name, reader.read(8, length))
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop(RESERVED, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointError(f"{_damaged(name)}: __metadata__ is not a map of texts. {_AGAIN}")
+        raise CheckpointError(f"{_damaged(name)}: {RESERVED} is not a map of texts. {_AGAIN}")
     fields = {key: _check_entry(name, key, value) for key, value in header.items()}
     ordered = sorted(fields.items(), key=lambda item: item[1][2:])
     entries, end = {}, 0
@@ -69,7 +70,7 @@ def write_header(
     >>> starts == [len(head)], len(head) % 8
     (True, 0)
     """
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    header: dict[str, Any] = {RESERVED: dict(sorted(metadata.items()))}
     starts, end = [], 0
     for key, dtype, shape in tensors:
         size = tensor_bytes(dtype, tuple(shape))

@@ -165,10 +165,12 @@ def find_state_dicts(
         CheckpointError: no state dict, several of equal rank, or keys that are not text.
     """
     wrappers = tuple(wrappers)
+    counted: dict[int, int] = {}
     path: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     while not parts:
-        found = _first_wrapper(_below(tree, path), wrappers) or _only_child(tree, path, name)
+        here = _below(tree, path)
+        found = _first_wrapper(here, wrappers, counted) or _only_child(here, name, counted)
         if found is None:
             break
         if len(found) == 1:
@@ -177,7 +179,7 @@ def find_state_dicts(
             parts = found
     here = _below(tree, path)
     dicts = {part: here[part] for part in parts} if isinstance(here, dict) and parts else {"": here}
-    taken, notes = _tensors(dicts, "/".join(path), name)
+    taken, notes = _tensors(dicts, "/".join(path), name, counted)
     if not any(taken.values()):
         raise CheckpointError(
             f"{name} holds no state dict (a dictionary of named tensors). Save one: "
@@ -226,13 +228,19 @@ def _below(tree: object, path: tuple[str, ...]) -> object:
     return tree
 
 
-def _tensor_count(value: object) -> int:
-    """Tensors in a dictionary and the dictionaries below it, without optimizer state."""
+def _tensor_count(value: object, counted: dict[int, int]) -> int:
+    """Tensors in a dictionary and the dictionaries below it, without optimizer state.
+
+    `counted` maps the ids of dictionaries of one tree to their counts: each is walked once, however
+    many wrappers lie around it.
+    """
     if not isinstance(value, dict):
         return 0
-    return _direct_count(value) + sum(
-        _tensor_count(item) for key, item in value.items() if not _of_optimizer(key)
-    )
+    if id(value) not in counted:
+        counted[id(value)] = _direct_count(value) + sum(
+            _tensor_count(item, counted) for key, item in value.items() if not _of_optimizer(key)
+        )
+    return counted[id(value)]
 
 
 def _direct_count(value: Mapping[object, object]) -> int:
@@ -243,27 +251,28 @@ def _of_optimizer(key: object) -> bool:
     return isinstance(key, str) and any(word in key.lower() for word in _OPTIMIZERS)
 
 
-def _first_wrapper(value: object, wrappers: tuple[tuple[str, ...], ...]) -> tuple[str, ...] | None:
+def _first_wrapper(
+    value: object, wrappers: tuple[tuple[str, ...], ...], counted: dict[int, int]
+) -> tuple[str, ...] | None:
     """The first row whose keys all hold tensors, and at least as many as lie beside them."""
     if not isinstance(value, dict):
         return None
     beside = _direct_count(value)
     for row in wrappers:
-        counts = [_tensor_count(value.get(key)) for key in row]
+        counts = [_tensor_count(value.get(key), counted) for key in row]
         if all(counts) and sum(counts) >= beside:
             return row
     return None
 
 
-def _only_child(tree: object, path: tuple[str, ...], name: str) -> tuple[str, ...] | None:
+def _only_child(value: object, name: str, counted: dict[int, int]) -> tuple[str, ...] | None:
     """The one key whose dictionary holds tensors, if no tensor lies beside it."""
-    value = _below(tree, path)
     if not isinstance(value, dict) or _direct_count(value):
         return None
     children = [
         key
         for key, item in value.items()
-        if isinstance(key, str) and not _of_optimizer(key) and _tensor_count(item)
+        if isinstance(key, str) and not _of_optimizer(key) and _tensor_count(item, counted)
     ]
     if len(children) > 1:
         raise CheckpointError(
@@ -275,7 +284,7 @@ def _only_child(tree: object, path: tuple[str, ...], name: str) -> tuple[str, ..
 
 
 def _tensors(
-    dicts: Mapping[str, object], where: str, name: str
+    dicts: Mapping[str, object], where: str, name: str, counted: dict[int, int]
 ) -> tuple[dict[str, dict[str, TensorEntry]], list[str]]:
     """The tensors directly in each dictionary, and a line for everything else in it."""
     taken: dict[str, dict[str, TensorEntry]] = {}
@@ -290,7 +299,7 @@ def _tensors(
                     f"{name}: the tensor {shown_key(key)} in {shown(where or 'the file')} has a "
                     "name that is not text. Save a state dict: torch.save(model.state_dict(), ...)."
                 )
-            elif not _tensor_count(item):
+            elif not _tensor_count(item, counted):
                 path = "/".join(filter(None, (where, part, _step(key))))
                 notes.append(f"{shown(path)}: not a tensor")
     return taken, notes

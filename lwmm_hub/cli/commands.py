@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,7 +104,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("models", nargs=-1, metavar="ANCHOR DONOR...")
+@click.argument("models", nargs=-1, metavar="[ANCHOR DONOR...]")
 @click.option("-o", "--output", "folder", metavar="DIR", help="Where to (default ./merged).")
 @click.option("--push", metavar="REPO", help="Push the result to this repository.")
 @_with(_PUSH_OPTIONS)
@@ -157,15 +157,16 @@ def merge(
         _show_plan(models, options, True, output, recipe, parents)
         return
     from lwmm_hub.pipeline import merge as run_merge
-    from lwmm_hub.pipeline import merge_recipe
     from lwmm_hub.publishing import check_push
+    from lwmm_hub.rerunning import merge_recipe
 
-    passing = push is not None and folder is None  # only on the way to the Hub
-    with tempfile.TemporaryDirectory(prefix="lwmm-") if passing else nullcontext("") as scratch:
-        where = folder or str(Path(scratch) / "merged")
+    # without -o the folder is only on the way to the Hub, and stays where the push fails
+    scratch = tempfile.mkdtemp(prefix="lwmm-") if push is not None and folder is None else None
+    where = folder or ("merged" if scratch is None else str(Path(scratch) / "merged"))
+    try:
         if push is not None:
             check_push(push, license_id)
-        with output.progress(_bytes_of(models, options) if recipe is None else 0, "merging") as bar:
+        with output.progress(_bytes_of(models) if recipe is None else 0, "merging") as bar:
             common: dict[str, Any] = {
                 "output": where, "overwrite": overwrite, "threads": threads, "progress": bar,
             }  # fmt: skip
@@ -180,13 +181,16 @@ def merge(
         if push is not None:
             try:
                 url = result.push_to_hub(push, **pushing)
-            except LwmmError as error:
-                if folder is not None:
+            except Exception as error:
+                if scratch is None:
                     raise
                 raise _kept(error, Path(where), push) from error
-        if push is not None and folder is None:
-            data["output"] = None
-        data["commit_url"] = url
+    finally:
+        if scratch is not None and not _left_behind(Path(scratch)):
+            shutil.rmtree(scratch, ignore_errors=True)
+    if scratch is not None:
+        data["output"] = None
+    data["commit_url"] = url
 
     def human() -> str:
         if url is not None:
@@ -216,23 +220,36 @@ def _merge_rows(data: Mapping[str, Any]) -> list[str]:
     return [*rows, *(tab_row("sha256", name, value) for name, value in data["sha256"].items())]
 
 
-def _kept(error: LwmmError, folder: Path, repo: str) -> LwmmError:
+def _kept(error: Exception, folder: Path, repo: str) -> LwmmError:
     """The error of a push, after its merge was saved from the temporary folder it lies in."""
-    import shutil
-
+    from lwmm_hub.errors import PublishError
     from lwmm_hub.recipe import moved_recipe, read_recipe, write_recipe
     from lwmm_hub.writing import RECIPE, write_text
 
     stem = f"merged-{repo.rpartition('/')[2]}"
     names = (Path(stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
     kept = next(path for path in names if not path.exists())
-    recipe = moved_recipe(read_recipe(folder / RECIPE), kept.absolute())
-    write_text(folder / RECIPE, write_recipe(recipe, f"lwmm-hub {__version__}"))
-    shutil.move(folder, kept)
+    try:
+        recipe = moved_recipe(read_recipe(folder / RECIPE), kept.absolute())
+        shutil.copytree(folder, kept)
+        write_text(kept / RECIPE, write_recipe(recipe, f"lwmm-hub {__version__}"))
+    except OSError:  # no room or no right to write here: then it stays where it is
+        shutil.rmtree(kept, ignore_errors=True)
+        (folder.parent / _KEEP).touch()
+        kept = folder
+    kind = type(error) if isinstance(error, LwmmError) else PublishError
     said = str(error).partition(f" The merged folder is kept: {folder}")[0]
-    return type(error)(
+    return kind(
         f"{said} The merged folder is kept as {kept}: push it with 'lwmm-hub push {kept} {repo}'."
     )
+
+
+_KEEP = ".keep"
+
+
+def _left_behind(scratch: Path) -> bool:
+    """Whether a temporary folder holds a merge that could be saved nowhere else."""
+    return (scratch / _KEEP).exists()
 
 
 def _given(name: str) -> bool:
@@ -258,9 +275,8 @@ def _parents(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _bytes_of(models: Sequence[str], options: Mapping[str, Any]) -> int:
+def _bytes_of(models: Sequence[str]) -> int:
     """What a bar counts up to: the size of local anchors; larger than any bar's floor otherwise."""
-    del options
     path = Path(models[0]) if models else Path()
     if path.is_dir():
         return sum(f.stat().st_size for f in path.glob("*.safetensors"))
@@ -289,7 +305,7 @@ def _show_plan(
         _two(models)
     from lwmm_hub.display import plan_rows, plan_text
     from lwmm_hub.pipeline import plan as make_plan
-    from lwmm_hub.pipeline import plan_recipe
+    from lwmm_hub.rerunning import plan_recipe
 
     with output.progress(0, "planning"):
         if recipe is not None:
@@ -408,6 +424,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.ClickException as error:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             _say(f"{error.format_message()} See '{error.ctx.command_path} --help'.")
@@ -426,4 +445,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    click.echo(f"lwmm-hub: {' '.join(text.split())}", err=True)
+    from lwmm_hub.display import one_line  # here, so that --help stays instant
+
+    click.echo(f"lwmm-hub: {one_line(text)}", err=True)

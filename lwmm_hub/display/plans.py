@@ -123,13 +123,12 @@ def _layer_table(plan: Mapping[str, Any], color: bool) -> list[str]:
     rows = []
     for name, layers in groups.items():
         columns = list(zip(*(layer["weights"] for layer in layers), strict=True))
-        low, high = columns[0][0], columns[0][-1]
         rows.append(
             (
                 one_line(name),
                 f"{layers[0]['index']}-{layers[-1]['index']}",
                 *(_span(column[0], column[-1]) for column in columns),
-                _bar((low + high) / 2, color),
+                _bar(sum(columns[0]) / len(columns[0]), color),
             )
         )
     return _table(("layers", "number", *names, "anchor's share"), rows)

@@ -98,6 +98,7 @@ def plan_merge(
             for part in key_map.parts
         ),
         tuple(relatedness),
+        dict(anchor.ignored),
     )
 
 

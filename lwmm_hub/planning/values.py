@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lwmm_hub.display import plan_html, plan_text
 from lwmm_hub.errors import RecipeError
@@ -116,6 +118,7 @@ class MergePlan:
         order_source: where the depth order comes from.
         parts: (name, whether backbone, number of shared parameters).
         relatedness: what the weights said; empty before they are read.
+        ignored: key of the anchor's file that is not the model's (other copies) -> why.
     """
 
     models: tuple[PlannedModel, ...]
@@ -130,6 +133,7 @@ class MergePlan:
     order_source: str
     parts: tuple[tuple[str, bool, int], ...] = ()
     relatedness: tuple[Relatedness, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, ready for JSON (`lwmm-hub plan --json`)."""
@@ -143,7 +147,7 @@ class MergePlan:
             "kept": [{"key": key, "reason": why} for key, why in self.kept.items()],
             "unused": [
                 {"model": i, "key": key, "reason": why}
-                for i, keys in enumerate(self.unused, start=1)
+                for i, keys in enumerate((self.ignored, *self.unused))
                 for key, why in keys.items()
             ],
             "warnings": list(self.warnings),
@@ -165,7 +169,7 @@ class MergePlan:
         """
         try:
             return _plan_from_dict(data)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise RecipeError(
                 f"this is not a merge plan of version {VERSION} ({type(error).__name__}: {error}). "
                 "Make it again with 'lwmm-hub plan --json'."
@@ -222,34 +226,39 @@ def _plan_from_dict(data: Mapping[str, Any]) -> MergePlan:
         raise ValueError(f"version {data['version']!r} is unknown")
     options = _from_fields(MergeOptions, data["options"])
     options.check(len(data["models"]))
-    unused: list[dict[str, str]] = [{} for _ in data["models"][1:]]
+    unused: list[dict[str, str]] = [{} for _ in data["models"]]
     for row in data["unused"]:
-        unused[row["model"] - 1][row["key"]] = row["reason"]
-    return MergePlan(
+        if row["model"] < 0:
+            raise ValueError(f"there is no model {row['model']}")
+        unused[row["model"]][row["key"]] = row["reason"]
+    plan = MergePlan(
         tuple(_from_fields(PlannedModel, row) for row in data["models"]),
         options,
-        bool(data["scope_decided"]),
+        data["scope_decided"],
         tuple(_from_fields(Layer, row) for row in data["layers"]),
         tuple(_merged_from_dict(row) for row in data["merged"]),
         {row["key"]: row["reason"] for row in data["kept"]},
-        tuple(unused),
-        tuple(data["warnings"]),
+        tuple(unused[1:]),
+        _tuples(data["warnings"]),
         _from_fields(Cost, data["cost"]),
         data["order_source"],
         tuple((row["name"], row["backbone"], row["tensors"]) for row in data["parts"]),
         tuple(_from_fields(Relatedness, row) for row in data["relatedness"]),
+        unused[0],
     )
+    return _checked(plan)
 
 
 def _merged_from_dict(row: Mapping[str, Any]) -> MergedTensor:
     parts = row.get("parts") or [None] * len(row["sources"])
     sources = tuple(
-        None if key is None else Source(key, *(part or (0, 1)))
+        None if key is None else _checked(Source(key, *(part or (0, 1))))
         for key, part in zip(row["sources"], parts, strict=True)
     )
-    weights = tuple(float(w) for w in row["weights"])
-    return MergedTensor(
-        row["name"], row["layer"], row["key"], tuple(row["shape"]), row["dtype"], sources, weights
+    weights = tuple(w + 0.0 for w in row["weights"])  # unlike float(), takes no text
+    shape = _tuples(row["shape"])
+    return _checked(
+        MergedTensor(row["name"], row["layer"], row["key"], shape, row["dtype"], sources, weights)
     )
 
 
@@ -258,7 +267,39 @@ def _from_fields(cls: type[Any], row: Mapping[str, Any]) -> Any:
     known = {f.name for f in fields(cls)}
     if unknown := set(row) - known:
         raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
-    return cls(**{name: _tuples(value) for name, value in row.items()})
+    return _checked(cls(**{name: _tuples(value) for name, value in row.items()}))
+
+
+_Value = TypeVar("_Value")
+
+
+@functools.cache
+def _types_of(cls: type[Any]) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _checked(value: _Value) -> _Value:
+    """The dataclass itself, if its fields have the types that it declares."""
+    cls = type(value)
+    for name, kind in _types_of(cls).items():  # type: ignore[arg-type]  # a class is hashable
+        if not _fits(getattr(value, name), kind):
+            raise TypeError(f"{cls.__name__}.{name} has the wrong type")
+    return value
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of a declared type, to the last item; an int is a float, a bool no int."""
+    inner = get_args(kind)
+    if isinstance(value, tuple) and get_origin(kind) is tuple:
+        kinds = inner[:1] * len(value) if inner[-1] is ... else inner
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if isinstance(value, Mapping) and get_origin(kind) is Mapping:
+        return all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if inner:
+        return get_origin(kind) in (UnionType, Union) and any(_fits(value, k) for k in inner)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def _tuples(value: Any) -> Any:

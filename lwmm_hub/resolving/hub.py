@@ -40,16 +40,24 @@ from lwmm_hub.resolving.local import (
     is_license_file,
     open_folder,
 )
-from lwmm_hub.resolving.opening import NeedsDownload, open_files, parse_config
+from lwmm_hub.resolving.opening import (
+    NeedsDownload,
+    check_config_size,
+    open_files,
+    parse_config,
+)
 
 HEAD = 1 << 16  # bytes of one range request, at least
 TRIES = 3  # of a range whose connection breaks
 KEEP = 1 << 22  # longest range that is kept in memory
+KEEP_ALL = 1 << 24  # of all ranges of a file together
+MAX_TEXT = 10 << 20  # bytes of a card or licence; a longer one is not downloaded
+MAX_BESIDE = 64 << 20  # of a file that the model needs beside its weights, such as a tokenizer
 LIBRARY = "lwmm-hub"
 
 
 class HubFile:
-    """A file on the Hub, read by ranges; what was read once is not asked for again."""
+    """A file on the Hub, read by ranges; what was read lately is not asked for again."""
 
     def __init__(self, reference: ModelReference, commit: str, name: str, size: int) -> None:
         self.name, self.size = name, size
@@ -75,6 +83,8 @@ class HubFile:
         data = self._fetch(offset, min(self.size, offset + max(length, HEAD)))
         if len(data) <= KEEP:
             self._kept.append((offset, data))
+            while sum(len(kept) for _, kept in self._kept) > KEEP_ALL:
+                del self._kept[0]
         return data[:length]
 
     def _fetch(self, start: int, stop: int) -> bytes:
@@ -152,11 +162,13 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
     config_name = _beside(chosen, "config.json")
     config = None
     if config_name in sizes:
+        check_config_size(sizes[config_name], f"{label}: {config_name}")
         content = _fetch(pinned, commit, config_name).read_bytes()
         config = parse_config(content, f"{label}: {config_name}")
     refuse_quantised(config, (), label)
     index, files = None, [chosen]
     if chosen.endswith(".json"):
+        check_config_size(sizes[chosen], f"{label}: {chosen}")
         index = parse_config(_fetch(pinned, commit, chosen).read_bytes(), chosen)
         files = shard_names(index, label, chosen, sizes)
     cached = {name: path for name in files if (path := _in_cache(pinned, commit, name))}
@@ -191,10 +203,11 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
                 facts=facts,
                 warnings=(*opened.warnings, *warnings),
             )
-    beside = [_beside(chosen, name) for name in SIDE_FILES]
-    for name in (*beside, "README.md", *facts.license_files):
-        if name in sizes:
-            _fetch(pinned, commit, name)
+    beside = [name for side in SIDE_FILES if (name := _beside(chosen, side)) in sizes]
+    _check_beside(beside, sizes, label)
+    texts = [n for n in ("README.md", *facts.license_files) if sizes.get(n, MAX_TEXT) < MAX_TEXT]
+    for name in (*beside, *texts):
+        _fetch(pinned, commit, name)
     folder = None
     for name in files:
         folder = Path(str(_fetch(pinned, commit, name))[: -len(name)])
@@ -203,6 +216,16 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
     above = "../" * chosen.count("/")  # licences lie at the top, whatever file was chosen
     facts = replace(facts, license_files=tuple(above + name for name in facts.license_files))
     return replace(found, facts=facts, warnings=(*found.warnings, *warnings))
+
+
+def _check_beside(names: Sequence[str], sizes: Mapping[str, int], label: str) -> None:
+    """Refuse files of absurd size before any of them is downloaded."""
+    for name in names:
+        if sizes[name] > MAX_BESIDE:
+            raise CheckpointError(
+                f"{label}: {name} has {sizes[name]} bytes: that is no part of a model. Download "
+                "the weights alone and name their file."
+            )
 
 
 def _fetch(reference: ModelReference, commit: str, name: str) -> Path:
@@ -266,7 +289,6 @@ def _facts(
         gated=bool(info.gated),
         private=bool(info.private),
         sha256=checksums,
-        sizes={name: sizes[name] for name in files},
         download_bytes=sum(sizes[name] for name in files if name not in cached),
         pipeline_tag=info.pipeline_tag,
     )

@@ -103,7 +103,10 @@ def facts_of_card(folder: Path) -> ModelFacts:
 
 
 def front_matter(text: str) -> dict[str, Any]:
-    """The YAML at the head of a card, empty where there is none or it is broken."""
+    """The YAML at the head of a card, empty where there is none or it is broken.
+
+    It counts as broken where it has aliases or merge keys, by which a few lines describe gigabytes.
+    """
     if not text.startswith("---"):
         return {}
     head, found, _ = text[3:].partition("\n---")
@@ -111,8 +114,12 @@ def front_matter(text: str) -> dict[str, Any]:
         return {}
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        declared = yaml.load(head, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        for event in yaml.parse(head, loader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "value", None) == "<<":
+                return {}
+        declared = yaml.load(head, loader)
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
     return declared if isinstance(declared, dict) else {}

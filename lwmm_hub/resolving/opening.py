@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from lwmm_hub.checkpoint import ByteReader, LocalFile, TensorEntry
-from lwmm_hub.checkpoint.safetensors import read_safetensors
+from lwmm_hub.checkpoint.safetensors import RESERVED, read_safetensors
 from lwmm_hub.errors import CheckpointError
 from lwmm_hub.resolving.choosing import check_shards
 
@@ -42,8 +42,8 @@ def open_files(
     """Read the headers of a model's files and pick the wanted copy of its weights.
 
     Raises:
-        CheckpointError: a file is damaged, a tensor stands in two files or in none, or there is no
-            such copy.
+        CheckpointError: a file is damaged, a tensor stands in two files or in none or has a name
+            that cannot be written, or there is no such copy.
     """
     opened = [_open_of(label, reader) for reader in readers]
     if len(opened) == 1:
@@ -63,7 +63,13 @@ def open_files(
         check_shards(index, found, label, index_name)
     if not merged.entries:
         raise CheckpointError(f"{label} holds no tensors. Name a file with weights.")
-    return _choose_copy(merged, label, weights)
+    chosen = _choose_copy(merged, label, weights)
+    if RESERVED in chosen.entries:
+        raise CheckpointError(
+            f"{label} has a tensor called {RESERVED!r}, which no safetensors file can hold. Rename "
+            "it and save the model again."
+        )
+    return chosen
 
 
 def _open_of(label: str, reader: ByteReader) -> OpenedFiles:
@@ -90,7 +96,7 @@ def _open(reader: ByteReader) -> OpenedFiles:
         return OpenedFiles("safetensors", entries, {reader.name: reader})
     if kind == "zip" or not isinstance(reader, LocalFile):
         if kind != "zip":
-            raise _NeedsDownload(reader.name)
+            raise NeedsDownload(reader.name)
         pickled = pytorch.read_pytorch_zip(reader, locate=isinstance(reader, LocalFile))
         source: ByteReader = reader
     else:
@@ -113,11 +119,8 @@ def _open(reader: ByteReader) -> OpenedFiles:
     )
 
 
-class _NeedsDownload(Exception):
+class NeedsDownload(Exception):
     """A legacy pickle on the Hub: it has no index, so it is downloaded whole."""
-
-
-NeedsDownload = _NeedsDownload
 
 
 def _refuse_pointer(reader: ByteReader) -> None:
@@ -159,14 +162,25 @@ def _choose_copy(opened: OpenedFiles, label: str, weights: str) -> OpenedFiles:
     return replace(opened, entries=entries, prefix=opened.prefix + wanted, ignored=ignored)
 
 
+def check_config_size(size: int, name: str) -> None:
+    """Refuse a configuration that is absurdly long, before it is downloaded or parsed.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    if size > MAX_CONFIG:
+        raise CheckpointError(
+            f"{name} has {size} bytes: that is no configuration. Ask its author for a sound copy."
+        )
+
+
 def parse_config(data: bytes, name: str) -> dict[str, Any]:
     """The content of a JSON file that is a table.
 
     Raises:
         CheckpointError: it is not one, or absurdly long.
     """
-    if len(data) > MAX_CONFIG:
-        raise CheckpointError(f"{name} has {len(data)} bytes: that is no configuration.")
+    check_config_size(len(data), name)
     try:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ from lwmm_hub.writing.beside import (
 from lwmm_hub.writing.folder import (
     MANIFEST,
     RECIPE,
+    WEIGHT_FILES,
     check_output,
     publish_folder,
     recover,
@@ -33,6 +34,7 @@ from lwmm_hub.writing.weights import (
 __all__ = [
     "MANIFEST",
     "RECIPE",
+    "WEIGHT_FILES",
     "WrittenFile",
     "check_output",
     "copy_side_files",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -14,11 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.errors import OutputError
 
 MANIFEST = "lwmm_manifest.json"
 
 RECIPE = "lwmm_recipe.yaml"
+
+# what a merged folder holds; --overwrite replaces nothing else
+OURS = frozenset({MANIFEST, RECIPE, *SIDE_FILES, "README.md", "layer_weights.svg", "LICENSE"})
+WEIGHT_FILES = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|model\.pth|pytorch_model\.bin"
+)
 
 SPARE = 1 << 20  # for everything that is not weights
 
@@ -49,24 +57,39 @@ def check_output(output: Path, overwrite: bool, inputs: Sequence[Path], need: in
     if output.exists():
         if not output.is_dir():
             raise OutputError(f"{output} is a file: choose another folder with -o.")
-        ours = (output / MANIFEST).exists()
         if any(output.iterdir()):
             if not overwrite:
                 raise OutputError(
                     f"{output} exists already. Pass --overwrite to replace it, or choose another "
                     "folder with -o."
                 )
-            if not ours:
-                raise OutputError(
-                    f"{output} was not written by lwmm-hub (it has no {MANIFEST}), so --overwrite "
-                    "leaves it alone. Choose another folder with -o."
-                )
+            _require_ours(output)
     parent = _existing_parent(output)
     free = shutil.disk_usage(parent).free
     if free < need + SPARE:
         raise OutputError(
             f"the merge needs {(need + SPARE) / 1e6:.0f} MB in {parent}, and {free / 1e6:.0f} MB "
             "are free. Make room, or choose another folder with -o."
+        )
+
+
+def _require_ours(output: Path) -> None:
+    """Refuse to replace a folder that holds anything which lwmm-hub did not write.
+
+    Raises:
+        OutputError: it is not a merged folder, or somebody put files into it.
+    """
+    names = sorted(path.name for path in output.iterdir())
+    if names and MANIFEST not in names:
+        raise OutputError(
+            f"{output} was not written by lwmm-hub (it has no {MANIFEST}), so --overwrite "
+            "leaves it alone. Choose another folder with -o."
+        )
+    foreign = [name for name in names if name not in OURS and not WEIGHT_FILES.fullmatch(name)]
+    if foreign:
+        raise OutputError(
+            f"{output} holds files that lwmm-hub did not write: {', '.join(foreign[:5])}. Move "
+            "them, or choose another folder with -o."
         )
 
 
@@ -168,7 +191,10 @@ def publish_folder(folder: Path, output: Path, overwrite: bool) -> None:
             else:
                 why = f"cannot be replaced ({error.strerror})"
             raise OutputError(f"{output} {why}. Choose another folder with -o.") from error
-    elif _exchange(folder, output):
+        _sync(output.parent)
+        return
+    _require_ours(output)  # again: somebody may have put something there meanwhile
+    if _exchange(folder, output):
         shutil.rmtree(folder, ignore_errors=True)  # holds the old content now
     else:
         aside = output.with_name(f".{output.name}.lwmm-{secrets.token_hex(6)}.old")

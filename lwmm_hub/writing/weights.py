@@ -21,6 +21,7 @@ from lwmm_hub.writing.folder import disk_error
 WEIGHTS = "model.safetensors"
 
 PTH = "model.pth"
+BIN = "pytorch_model.bin"  # the name under which transformers looks for such a file
 
 INDEX = "model.safetensors.index.json"
 
@@ -102,10 +103,11 @@ def write_weights(
 
 def _as_pth(folder: Path, anchor: Checkpoint) -> WrittenFile:
     """Turn the merged safetensors file into a `.pth` file."""
-    path = folder / PTH
+    plain = not (anchor.path or anchor.prefix or anchor.parts)
+    path = folder / (BIN if plain and anchor.architecture else PTH)
     write_pth(path, folder / WEIGHTS, anchor)
     (folder / WEIGHTS).unlink()
-    return WrittenFile(PTH, sha256_of(path), path.stat().st_size)
+    return WrittenFile(path.name, sha256_of(path), path.stat().st_size)
 
 
 def sha256_of(path: Path) -> str:

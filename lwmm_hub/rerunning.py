@@ -1,0 +1,134 @@
+"""Run a recipe again: its parents found and checked, its decisions kept."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lwmm_hub.errors import LwmmError, ModelReferenceError, RecipeError, VerificationError
+from lwmm_hub.manifest import read_manifest
+from lwmm_hub.merging import Progress
+from lwmm_hub.pipeline import MergeResult, decide, open_models, output_folder, run_merge
+from lwmm_hub.planning import MergeOptions, MergePlan
+from lwmm_hub.recipe import Recipe, RecipeModel, read_recipe
+from lwmm_hub.reference import ModelReference
+from lwmm_hub.writing import sha256_of
+
+
+def merge_recipe(
+    recipe: str | os.PathLike[str] | Recipe,
+    *,
+    output: str | os.PathLike[str] = "merged",
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    parents: Mapping[str, str] | None = None,
+    tags: Sequence[str] = (),
+) -> MergeResult:
+    """Run a recipe again.
+
+    Args:
+        recipe: the file or its content.
+        output: the folder.
+        overwrite: replace an earlier merge of that name.
+        threads: workers; the result does not depend on it.
+        progress: called with the bytes made since the last call.
+        parents: label -> path of parents that the recipe names by label only.
+        tags: more tags for the card.
+
+    Raises:
+        RecipeError: the recipe is wrong, with the line; or a local parent is not given.
+    """
+    started = time.monotonic()
+    models, options, kept = _of_recipe(recipe, parents or {})
+    folder = output_folder(output)
+    before = {} if isinstance(recipe, Recipe) else _files_beside(Path(recipe))
+    result = run_merge(models, options, kept, folder, overwrite, threads, progress, tags, started)
+    if not before or before == result.files:
+        return result
+    changed = "the weights are not those beside the recipe: a local model has changed since then."
+    return replace(result, plan=replace(result.plan, warnings=(*result.warnings, changed)))
+
+
+def _files_beside(recipe: Path) -> dict[str, str]:
+    """sha256 of the weight files that the manifest beside a recipe names; empty without one."""
+    try:
+        files = read_manifest(recipe.parent)["output"]["files"]
+        return {name: str(file["sha256"]) for name, file in files.items()}
+    except (LwmmError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def plan_recipe(
+    recipe: str | os.PathLike[str] | Recipe, *, parents: Mapping[str, str] | None = None
+) -> MergePlan:
+    """What `merge_recipe` would do; nothing is downloaded whole or written."""
+    models, options, kept = _of_recipe(recipe, parents or {})
+    return decide(open_models(models, options, download=False, kept_parts=kept))
+
+
+def _of_recipe(
+    recipe: str | os.PathLike[str] | Recipe, parents: Mapping[str, str]
+) -> tuple[list[ModelReference], MergeOptions, tuple[tuple[str, ...], ...] | None]:
+    """The models, the options, and per model the parts that are kept out, where that is decided."""
+    if not isinstance(recipe, Recipe):
+        recipe = read_recipe(Path(recipe))
+    for label in parents:
+        known = [model.local for model in recipe.models if model.local is not None]
+        if label not in known:
+            have = ", ".join(map(repr, known)) or "none"
+            raise RecipeError(
+                f"the recipe names no local model {label!r}, it has: {have}. Mend the label of "
+                "--parent, or leave it out."
+            )
+    models = [_parent(model, parents) for model in recipe.models]
+    kept = tuple(model.kept_parts for model in recipe.models)
+    return models, recipe.options, kept if recipe.scope_decided else None
+
+
+def _parent(model: RecipeModel, parents: Mapping[str, str]) -> ModelReference:
+    """Where a parent of a recipe is: where the user says, else where the recipe says."""
+    label = model.local
+    if label is not None and label in parents:
+        reference = ModelReference.parse(parents[label])
+        weights = model.weights
+        if model.reference is not None and "?weights=" in model.reference:
+            weights = model.reference.rpartition("=")[2]
+        if reference.weights == "student":
+            reference = replace(reference, weights=weights)
+    elif model.reference is not None:
+        try:
+            reference = ModelReference.parse(model.reference)
+        except ModelReferenceError as error:
+            if label is None:
+                raise
+            raise RecipeError(
+                f"the local model {label!r} is not where the recipe says. Say where it is: "
+                f"--parent {label}=PATH."
+            ) from error
+    else:
+        raise RecipeError(
+            f"the recipe names the local model {label!r} without a path. Say where it is: "
+            f"--parent {label}=PATH."
+        )
+    if not reference.on_hub:
+        _check_parent(label or reference.label, Path(reference.location), model.sha256)
+    return reference
+
+
+def _check_parent(label: str, path: Path, sha256: Mapping[str, str]) -> None:
+    """Refuse a local parent that is not what the recipe was written for.
+
+    Raises:
+        VerificationError: a file is missing or has another checksum.
+    """
+    for name, digest in sha256.items():
+        file = path / name if path.is_dir() else path
+        if not file.is_file() or sha256_of(file) != digest:
+            raise VerificationError(
+                f"{label!r} is not the model that the recipe names: another sha256 of {file.name}. "
+                f"Give the original with --parent {label}=PATH."
+            )

@@ -1,0 +1,242 @@
+"""Merges that would have been wrong without a word: each story was once proved by a reviewer."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from enumerators import (
+    TINY,
+    ancestor,
+    finetuned,
+    spell_nvlabs,
+    write_pth,
+    write_safetensors,
+    write_transformers_folder,
+)
+from safetensors.numpy import load_file
+
+import lwmm_hub as lw
+from lwmm_hub.errors import OutputError, RecipeError
+
+START = ancestor(TINY, seed=0)
+RNG = np.random.default_rng(0)
+Tensors = dict[str, np.ndarray]
+
+
+def tensors(*names: str, like: Tensors | None = None, noise: float = 0.0) -> Tensors:
+    """A 6 x 6 weight per name; `like` another model of the same names plus noise."""
+    own = {name: RNG.standard_normal((6, 6)).astype(np.float32) for name in names}
+    if like is None:
+        return own
+    return {
+        name: (like[name] + noise * own[name]).astype(np.float32) if name in like else own[name]
+        for name in names
+    }
+
+
+def save(path: Path, values: Tensors) -> Path:
+    return write_safetensors(path, values)
+
+
+def sources(plan: lw.MergePlan) -> dict[str, str | None]:
+    return {t.name: t.sources[1].key if t.sources[1] else None for t in plan.merged}
+
+
+# ------------------------------------------------------------------------------------- prefixes
+
+
+def test_a_prefix_that_is_taken_off_never_gives_way_to_another_tensor(tmp_path: Path) -> None:
+    anchor = tensors("a.weight", "b.weight", "c.weight", "d.weight")
+    donor = {f"m.{name}": value for name, value in anchor.items()}
+    donor |= tensors("c.weight", "d.weight")  # of an auxiliary network
+    plan = lw.plan(
+        save(tmp_path / "anchor.safetensors", anchor), save(tmp_path / "donor.safetensors", donor)
+    )
+    assert sources(plan) == {name: f"m.{name}" for name in anchor}
+    assert {row["key"] for row in plan.to_dict()["unused"]} == {"c.weight", "d.weight"}
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_names_that_match_as_they_are_stay_beside_a_prefix(tmp_path: Path, swapped: bool) -> None:
+    layers = [f"l{i}.weight" for i in range(5)]
+    heads = [f"decode_head.c{i}.weight" for i in range(3)]
+    short = tensors(*layers, *heads)
+    long = {f"backbone.{n}" if n in layers else n: value for n, value in short.items()}
+    files = [save(tmp_path / "long.safetensors", long), save(tmp_path / "short.safetensors", short)]
+    plan = lw.plan(*(reversed(files) if swapped else files))
+    assert len(plan.merged) == 8
+
+
+def test_of_two_copies_that_match_as_well_the_student_is_taken(tmp_path: Path) -> None:
+    anchor = tensors("a.weight", "b.weight", "c.weight")
+    donor = {f"{copy}.{n}": v for copy in ("ema", "student") for n, v in anchor.items()}
+    plan = lw.plan(
+        save(tmp_path / "anchor.safetensors", anchor), save(tmp_path / "donor.safetensors", donor)
+    )
+    assert plan.models[1].renamed == "-student."
+
+
+# ------------------------------------------------------------------------------- parts and moments
+
+
+def test_a_foreign_module_of_a_guessed_backbone_is_left_out(tmp_path: Path) -> None:
+    body = [f"body.{i}.weight" for i in range(9)]
+    pixel = [f"pixel_module.{i}.weight" for i in range(3)]
+    anchor = tensors(*body, *pixel)
+    donor = tensors(*body, like=anchor, noise=0.1) | tensors(*pixel)
+    result = lw.merge(
+        save(tmp_path / "anchor.safetensors", anchor),
+        save(tmp_path / "donor.safetensors", donor),
+        output=tmp_path / "out",
+    )
+    assert result.plan.models[1].kept_parts == ("pixel_module",)
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(np.array_equal(merged[name], anchor[name]) for name in pixel)
+    lw.verify(tmp_path / "out")
+
+
+def test_moments_without_a_mean_merge_linearly(tmp_path: Path) -> None:
+    def model(mean: bool) -> Tensors:
+        values = tensors("conv.weight")
+        values["bn.weight"] = np.ones(4, np.float32)
+        values["bn.running_var"] = np.full(4, 9, np.float32)
+        return values | ({"bn.running_mean": np.zeros(4, np.float32)} if mean else {})
+
+    files = [
+        save(tmp_path / f"{i}.safetensors", model(mean))
+        for i, mean in enumerate((True, True, False))
+    ]
+    lw.merge(*files, output=tmp_path / "out", batch_norm="moment", allow_unrelated=True)
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    np.testing.assert_allclose(merged["bn.running_var"], 9, rtol=1e-6)
+
+
+def test_a_donor_that_lacks_backbone_layers_is_named(tmp_path: Path) -> None:
+    anchor, donor = folders(tmp_path)
+    values = load_file(donor / "model.safetensors")
+    less = {key: value for key, value in values.items() if ".block.2." not in key}
+    plan = lw.plan(anchor, save(tmp_path / "less.safetensors", less))
+    missing = len(values) - len(less)
+    assert any(f"less lacks {missing} of the" in text for text in plan.warnings)
+
+
+# ----------------------------------------------------------------------------- recipes and plans
+
+
+def copies(path: Path, seed: int) -> Path:
+    """A training checkpoint with a student and an EMA copy that differ."""
+    values = spell_nvlabs(finetuned(START, seed), TINY)
+    shifted = {key: np.asarray(value * 2) for key, value in values.items()}
+    both = {f"model.{k}": v for k, v in values.items()}
+    return write_pth(path, both | {f"ema_model.{k}": v for k, v in shifted.items()})
+
+
+def test_a_public_recipe_says_which_copy_of_the_weights(tmp_path: Path) -> None:
+    file = copies(tmp_path / "latest.pth", 1)
+    result = lw.merge(file, f"{file}?weights=ema", output=tmp_path / "out")
+    manifest = (tmp_path / "out" / "lwmm_manifest.json").read_text()
+    assert "weights: ema" in manifest.replace("\\n", "\n")
+    recipe = tmp_path / "public.yaml"
+    recipe.write_text(json.loads(manifest)["recipe"])
+    parents = {"latest": str(file), "latest-2": str(file)}
+    again = lw.merge_recipe(recipe, output=tmp_path / "again", parents=parents)
+    assert again.files == result.files
+
+
+def test_every_copy_of_the_file_that_is_not_merged_is_listed(tmp_path: Path) -> None:
+    anchor, donor = copies(tmp_path / "a.pth", 1), copies(tmp_path / "b.pth", 2)
+    plan = lw.plan(anchor, donor)
+    for model in (0, 1):
+        listed = {r["key"] for r in plan.to_dict()["unused"] if r["model"] == model}
+        assert any(key.startswith("ema_model.") for key in listed)
+    assert lw.MergePlan.from_dict(plan.to_dict()) == plan
+
+
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    one, two = (
+        write_transformers_folder(tmp_path / name, finetuned(START, seed), TINY)
+        for name, seed in (("anchor", 1), ("donor", 2))
+    )
+    return one, two
+
+
+def test_a_parent_that_changed_since_the_recipe_was_written_is_noticed(tmp_path: Path) -> None:
+    anchor, donor = folders(tmp_path)
+    lw.merge(anchor, donor, output=tmp_path / "out")
+    recipe = tmp_path / "out" / "lwmm_recipe.yaml"
+    assert not lw.merge_recipe(recipe, output=tmp_path / "same").warnings
+    write_transformers_folder(tmp_path / "other", finetuned(START, 3), TINY)
+    (donor / "model.safetensors").write_bytes(
+        (tmp_path / "other" / "model.safetensors").read_bytes()
+    )
+    again = lw.merge_recipe(recipe, output=tmp_path / "again")
+    assert "a local model has changed since then" in again.warnings[-1]
+
+
+def test_a_moved_parent_is_named_by_its_label(tmp_path: Path) -> None:
+    anchor, donor = folders(tmp_path)
+    result = lw.merge(anchor, donor, output=tmp_path / "out")
+    donor.rename(tmp_path / "elsewhere")
+    recipe = tmp_path / "out" / "lwmm_recipe.yaml"
+    with pytest.raises(RecipeError, match="--parent donor=PATH"):
+        lw.merge_recipe(recipe, output=tmp_path / "again")
+    parents = {"donor": str(tmp_path / "elsewhere")}
+    assert lw.verify(tmp_path / "out", parents=parents).files == result.files
+
+
+def test_a_plan_that_was_changed_is_not_run_as_if_it_were_not(tmp_path: Path) -> None:
+    anchor, donor = folders(tmp_path)
+    plan = lw.plan(anchor, donor)
+    first = replace(plan.merged[0], weights=(0.0, 1.0))
+    changed = replace(plan, merged=(first, *plan.merged[1:]))
+    with pytest.raises(RecipeError, match="the plan is not what its models and options give"):
+        lw.merge(changed, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_group_of_layers_is_a_place(tmp_path: Path) -> None:
+    plan = lw.plan(*folders(tmp_path), start="stages.1", end="stages.2")
+    weights = {layer.name: layer.weights[0] for layer in plan.layers}
+    assert weights["stages.1.patch_embed.proj"] == 0.5
+    assert weights["stages.2.norm"] == 1.0
+
+
+# ------------------------------------------------------------------------------------ what is lost
+
+
+def test_overwriting_spares_folders_with_files_of_the_user(tmp_path: Path) -> None:
+    anchor, donor = folders(tmp_path)
+    lw.merge(anchor, donor, output=tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"did not write: notes\.txt"):
+        lw.merge(anchor, donor, output=tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_weights_that_are_linked_into_the_output_are_not_replaced(tmp_path: Path) -> None:
+    anchor, donor = folders(tmp_path)
+    first = lw.merge(anchor, donor, output=tmp_path / "out")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "model.safetensors").symlink_to(first.folder / "model.safetensors")
+    (linked / "config.json").write_bytes((anchor / "config.json").read_bytes())
+    with pytest.raises(OutputError, match="holds one of the models"):
+        lw.merge(linked, donor, output=tmp_path / "out", overwrite=True)
+
+
+def test_a_pth_merge_of_a_transformers_model_loads(tmp_path: Path) -> None:
+    result = lw.merge(*folders(tmp_path), output=tmp_path / "out", output_format="pth")
+    assert list(result.files) == ["pytorch_model.bin"]
+    assert isinstance(result.load(), torch.nn.Module)
+    again = lw.merge(
+        *(tmp_path / n for n in ("anchor", "donor")), output=tmp_path / "out", overwrite=True
+    )
+    assert list(again.files) == ["model.safetensors"]
+    assert not (tmp_path / "out" / "pytorch_model.bin").exists()
