@@ -617,18 +617,18 @@ def test_small_files_that_describe_much_are_refused_soon(tmp_path: Path, body: b
 
 def test_wrappers_around_a_large_dictionary_are_unwrapped_soon(tmp_path: Path) -> None:
     """Counting what each of the 55 holds takes a minute, where the ones below are counted again."""
-    leaves = {f"k{i}": b"N" for i in range(400)}
+    leaves = {f"k{i}": b"N" for i in range(1200)}
     shared = by_hand.dictionary(**leaves, w=TENSOR) + b"q\x01"
-    body = shared + b"0" + by_hand.dictionary(**{f"d{i}": b"h\x01" for i in range(300)})
+    body = shared + b"0" + by_hand.dictionary(**{f"d{i}": b"h\x01" for i in range(1000)})
     for _ in range(55):
         body += b"q\x02" + b"0}" + by_hand.text("model") + b"h\x02s"
     path = by_hand.write(tmp_path, by_hand.archive(by_hand.pickled(body)))
     file = read_pytorch_zip(local(path), locate=True)
-    assert len(file.entries) == 300
+    assert len(file.entries) == 1000
     started = time.monotonic()
     with pytest.raises(CheckpointError, match="several dictionaries of tensors"):
         find_state_dicts(file.tree, path.name)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 8
 
 
 def test_a_tensor_expanded_beyond_bounds_is_not_gathered(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_options_out_of_range_are_usage_errors(options: dict[str, object], says:
 def test_an_unknown_layer_is_answered_with_the_names_it_is_part_of() -> None:
     layers = ["stages.0.norm", "stages.3.blocks.0.attn.q", "stages.3.blocks.1.attn.q"]
     with pytest.raises(UsageError, match=r"'stages\.3\.blocks\.0\.attn\.q' or 'stages\.3"):
-        layer_weights(Schedule(start="stages.3"), layers, 2)
+        layer_weights(Schedule(start="s.3.blocks"), layers, 2)
 
 
 def test_the_least_anchor_weight_falls_with_the_number_of_models() -> None:
