@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `lwmm-hub`; ends the process with the exit code of the interface."""
+    # A command makes many values and few cycles: looking for those often costs CPU for nothing.
+    gc.set_threshold(200_000, 20, 20)
     try:
         from lwmm_hub.cli.commands import run
 
