@@ -108,7 +108,7 @@ def test_numbers_out_of_range_and_other_keys_have_no_name(
         if "{3-i}" in rule.source:
             assert rule.names(rule.source.replace("{3-i}", "4").replace("*", "weight")) == ()
     for key in ("", ".", "weight", "norm1", "block1.0.attn.qq.weight", "norm1.weight.weight"):
-        assert dialect.names(key) == ()
+        assert [n for n in dialect.names(key) if table.rank(module(n)) is not None] == []
 
 
 def test_every_dialect_names_the_same_parameters() -> None:

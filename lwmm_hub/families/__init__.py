@@ -6,9 +6,40 @@ other module changes.
 
 from __future__ import annotations
 
+from lwmm_hub.families.conmix import BOTTLENECK_CLASSIFIER, R50_VIT
+from lwmm_hub.families.daformer import (
+    DAFORMER_HEAD,
+    EDAPS_INSTANCES,
+    HRDA_ATTENTION,
+    PIPA_TRAINING,
+)
+from lwmm_hub.families.deeplab import (
+    DEEPLABV2_AUXILIARY,
+    DEEPLABV2_HEAD,
+    DEEPLABV3_HEAD,
+)
+from lwmm_hub.families.detectors import FASTER_RCNN, MASK_RCNN
 from lwmm_hub.families.grammar import Dialect, KeyRule, Repeat, Table
 from lwmm_hub.families.mit import MIT, SEGFORMER_HEAD
+from lwmm_hub.families.resnet import RESNET, RESNET_STEM
 
-TABLES: tuple[Table, ...] = (MIT, SEGFORMER_HEAD)
+# Backbones first; within both groups in the order of depth where a model has several.
+TABLES: tuple[Table, ...] = (
+    MIT,
+    RESNET_STEM,
+    RESNET,
+    R50_VIT,
+    PIPA_TRAINING,
+    SEGFORMER_HEAD,
+    DEEPLABV2_AUXILIARY,
+    DEEPLABV2_HEAD,
+    DEEPLABV3_HEAD,
+    BOTTLENECK_CLASSIFIER,
+    FASTER_RCNN,
+    MASK_RCNN,
+    HRDA_ATTENTION,
+    EDAPS_INSTANCES,
+    DAFORMER_HEAD,
+)
 
 __all__ = ["TABLES", "Dialect", "KeyRule", "Repeat", "Table"]

@@ -67,6 +67,7 @@ class Dialect:
             canonical names.
         dead: key pattern -> why these tensors have no meaning.
         needs: further keys (whole, with what stands before them) that the file must have.
+        lacks: keys (without prefix) that show another architecture spelt alike.
         convention: what its network computes where the names alone do not show it; two models of
             unlike conventions match by name and are not the same function.
     """
@@ -77,6 +78,7 @@ class Dialect:
     rules: tuple[KeyRule, ...] = ()
     dead: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
     convention: str = ""
 
     def __hash__(self) -> int:

@@ -97,6 +97,8 @@ def _readings(
         if not all(key in entries for key in dialect.needs):
             continue
         for prefix in _prefixes(table, dialect, entries):
+            if any(prefix + key in entries for key in dialect.lacks):
+                continue
             names: dict[str, Source] = {}
             dead: dict[str, str] = {}
             for key, entry in entries.items():
