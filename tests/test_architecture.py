@@ -56,6 +56,7 @@ GUESTS = {
     "yaml": {"resolving", "recipe", "card"},
     "datasets": {"evaluation"},
     "evaluate": {"evaluation"},
+    "pycocotools": {"evaluation"},
     "socket": set(),
     "urllib.request": set(),
     "pickle": set(),
