@@ -41,13 +41,14 @@ ROOMS = (
     "pipeline",
     "rerunning",
     "verifying",
+    "converting",
     "cli",
 )
 ENTRANCES = {"__init__", "__main__"}  # below all rooms
 # What is heavy or reaches the network, and the only rooms that may ask for it.
 GUESTS = {
     "torch": {"checkpoint", "tracing", "torch_files"},
-    "transformers": {"tracing", "loading", "pipeline"},  # pipeline: a type
+    "transformers": {"tracing", "loading", "pipeline", "converting"},  # the last two: a type
     "huggingface_hub": {"tracing", "resolving", "publishing", "verifying", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
