@@ -33,6 +33,7 @@ ROOMS = (
     "torch_files",
     "writing",
     "loading",
+    "evaluation",
     "drifting",
     "licenses",
     "card",

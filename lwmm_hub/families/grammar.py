@@ -63,21 +63,29 @@ class Dialect:
         name: the system that writes it.
         prefixes: what may stand before every key.
         signature: a key (without prefix) that only this spelling has.
-        rules: key -> canonical name; the first that fits decides.
+        rules: key -> canonical name; the first that fits decides. Without rules the keys are the
+            canonical names.
         dead: key pattern -> why these tensors have no meaning.
+        needs: further keys (whole, with what stands before them) that the file must have.
+        convention: what its network computes where the names alone do not show it; two models of
+            unlike conventions match by name and are not the same function.
     """
 
     name: str
     prefixes: tuple[str, ...]
     signature: str
-    rules: tuple[KeyRule, ...]
+    rules: tuple[KeyRule, ...] = ()
     dead: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    convention: str = ""
 
     def __hash__(self) -> int:
-        return hash((self.name, self.signature))
+        return hash((self.name, self.signature, self.prefixes))
 
     def names(self, key: str) -> tuple[str, ...]:
         """The canonical names of a key without its prefix; empty where no rule fits."""
+        if not self.rules:
+            return (key,)
         for rule in self._candidates.get(_shape_of(key), ()):
             if names := rule.names(key):
                 return names

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lwmm_hub.checkpoint import TensorEntry
-from lwmm_hub.key_map.naming import NamedKeys, Source
-
-# copies of a network that are not its student: taken only where nothing else matches as well
-OTHER_COPIES = ("ema", "teacher", "imnet", "momentum", "target")
+from lwmm_hub.key_map.naming import OTHER_COPIES, NamedKeys, Source
 
 
 def align(
@@ -22,10 +19,10 @@ def align(
 
     Every pair of prefixes that ends at a dot is tried by counting; the one with most equal names
     and shapes wins if it beats matching by name as it is, and is reported ("-encoder." was taken
-    off the donor's keys, "+encoder." was put on).
+    off the donor's keys, "+encoder." was put on). What a table named stays as it is.
     """
-    my_shapes = {name: s.shape(my_entries) for name, s in mine.sources.items()}
-    their_shapes = {name: s.shape(their_entries) for name, s in theirs.sources.items()}
+    my_shapes = _untabled_shapes(mine, my_entries)
+    their_shapes = _untabled_shapes(theirs, their_entries)
     as_they_are = {name for name, shape in their_shapes.items() if my_shapes.get(name) == shape}
     best, change = (len(as_they_are), 1), ("", "")
     for sign, prefixes in (("+", _leading(my_shapes)), ("-", _leading(their_shapes))):
@@ -45,6 +42,12 @@ def align(
         if name not in moved:
             renamed.setdefault(name, source)  # a name that the prefix did not make does not win
     return replace(theirs, sources=renamed), sign + prefix
+
+
+def _untabled_shapes(
+    named: NamedKeys, entries: Mapping[str, TensorEntry]
+) -> dict[str, tuple[int, ...]]:
+    return {n: s.shape(entries) for n, s in named.sources.items() if n not in named.tables}
 
 
 def _rename(sign: str, prefix: str, name: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lwmm_hub.checkpoint import TensorEntry
 from lwmm_hub.families import TABLES, Dialect, Table
+
+# copies of a network that are not its student: taken only where nothing else matches as well
+OTHER_COPIES = ("ema", "teacher", "imnet", "momentum", "target")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class NamedKeys:
         dead: key -> why the tensor has no meaning.
         dialects: table name -> dialect name.
         found: the tables that fit, backbone first.
+        conventions: table name -> its dialect and what the names do not show of its networks.
     """
 
     sources: dict[str, Source]
@@ -40,6 +44,12 @@ class NamedKeys:
     dead: dict[str, str]
     dialects: dict[str, str]
     found: tuple[Table, ...]
+    conventions: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def find(self, name: str, other: NamedKeys) -> Source | None:
+        """Where the parameter lies that `other` calls `name`; None unless one table named both."""
+        same = self.tables.get(name) is other.tables.get(name)
+        return self.sources.get(name) if same else None
 
     @property
     def family(self) -> str | None:
@@ -53,6 +63,7 @@ def name_keys(entries: Mapping[str, TensorEntry]) -> NamedKeys:
     tables: dict[str, Table] = {}
     dead: dict[str, str] = {}
     dialects: dict[str, str] = {}
+    conventions: dict[str, tuple[str, str]] = {}
     found: list[Table] = []
     named_keys: set[str] = set()
     for table in TABLES:
@@ -61,6 +72,8 @@ def name_keys(entries: Mapping[str, TensorEntry]) -> NamedKeys:
             continue
         dialect, names, without_meaning = best
         dialects[table.name] = dialect.name
+        if dialect.convention:
+            conventions[table.name] = (dialect.name, dialect.convention)
         found.append(table)
         dead |= without_meaning
         for name, source in names.items():
@@ -72,7 +85,7 @@ def name_keys(entries: Mapping[str, TensorEntry]) -> NamedKeys:
             sources[key] = Source(key)
     place = {key: i for i, key in enumerate(entries)}
     ordered = sorted(sources.items(), key=lambda item: (place[item[1].key], item[1].part))
-    return NamedKeys(dict(ordered), tables, dead, dialects, tuple(found))
+    return NamedKeys(dict(ordered), tables, dead, dialects, tuple(found), conventions)
 
 
 def _readings(
@@ -81,9 +94,9 @@ def _readings(
     """Every way to read a file's keys by a table: the dialect, what it names, what is dead."""
     readings = []
     for dialect in table.dialects:
-        for prefix in dialect.prefixes:
-            if prefix + dialect.signature not in entries:
-                continue
+        if not all(key in entries for key in dialect.needs):
+            continue
+        for prefix in _prefixes(table, dialect, entries):
             names: dict[str, Source] = {}
             dead: dict[str, str] = {}
             for key, entry in entries.items():
@@ -101,6 +114,19 @@ def _readings(
                         names.setdefault(name, Source(key, i, len(parts)))
             readings.append((dialect, names, dead))
     return readings
+
+
+def _prefixes(table: Table, dialect: Dialect, entries: Mapping[str, TensorEntry]) -> list[str]:
+    """What stands before a dialect's keys in a file: as its table says, else whatever does.
+
+    A backbone is recognised below any wrapper; copies of it that are not the student come last.
+    """
+    signature = dialect.signature
+    listed = [prefix for prefix in dialect.prefixes if prefix + signature in entries]
+    if listed or not table.backbone:
+        return listed
+    found = [key[: -len(signature)] for key in entries if key.endswith(f".{signature}")]
+    return sorted(found, key=lambda prefix: prefix.startswith(OTHER_COPIES))
 
 
 def module_of(name: str) -> str:

@@ -88,6 +88,11 @@ def tabled_order(named: NamedKeys) -> DepthOrder:
     return DepthOrder(f"the table of the {names}", ranks)
 
 
+def with_rest(tabled: DepthOrder, rest: DepthOrder) -> DepthOrder:
+    """The order where tables know the backbone, and `rest` what stands behind it."""
+    return DepthOrder(f"{tabled.source}; the rest by {rest.source}", rest.ranks)
+
+
 def wrapper_of(keys: Sequence[str]) -> str:
     """What all keys begin with and says nothing of the model's parts, up to a dot.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from lwmm_hub.checkpoint import MERGEABLE, TensorEntry, dtype_name
 from lwmm_hub.key_map.aligning import align
 from lwmm_hub.key_map.naming import NamedKeys, Source, module_of, name_keys
-from lwmm_hub.key_map.ordering import DepthOrder, tabled_order
+from lwmm_hub.key_map.ordering import DepthOrder, tabled_order, with_rest
 from lwmm_hub.key_map.parts import Part, parts_of
 
 _NORM = "a part of weight norm or spectral norm is never averaged by itself"
@@ -65,6 +65,7 @@ class KeyMap:
         order_source: where the depth order comes from.
         prefixes: per donor, the prefix that was taken off ("-") or put on ("+") its keys, or "".
         classifiers: per model, shape[0] of the known classifier, or None.
+        warnings: what the tables know and names and shapes do not show.
     """
 
     shared: tuple[SharedParameter, ...]
@@ -77,6 +78,7 @@ class KeyMap:
     prefixes: tuple[str, ...]
     classifiers: tuple[int | None, ...]
     part_of_key: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def match_keys(
@@ -89,7 +91,7 @@ def match_keys(
     Args:
         models: per model, key -> entry in file order; the anchor first.
         labels: per model, what to call it.
-        order: gives the anchor's depth order; asked only where no table knows its backbone.
+        order: gives the anchor's depth order; asked only for layers that no table knows.
 
     Raises:
         UnrelatedModelsError: a donor shares no backbone parameter of at least two dimensions.
@@ -98,7 +100,7 @@ def match_keys(
     tabled = any(table.backbone for table in named[0].found)
     named_donors, prefixes = [], []
     for i, donor in enumerate(named[1:], start=1):
-        aligned, prefix = (donor, "") if tabled else align(named[0], models[0], donor, models[i])
+        aligned, prefix = align(named[0], models[0], donor, models[i])
         named_donors.append(aligned)
         prefixes.append(prefix)
     named = [named[0], *named_donors]
@@ -117,8 +119,9 @@ def match_keys(
             shape = source.shape(models[0])
             layer = module_of(name)
             shared.append(SharedParameter(name, layer, part_of(name, source.key), shape, sources))
-    rank = _ranker(named[0], depth)
-    shared.sort(key=rank)
+    if tabled and len({p.layer for p in shared if p.name not in named[0].tables}) > 1:
+        depth = with_rest(depth, order())
+    shared.sort(key=_ranker(named[0], depth))
     merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
     kept = {key: why for key, why in kept.items() if key not in merged_keys}
     unused = tuple(_unused(i, named, models, shared, labels) for i in range(1, len(models)))
@@ -137,12 +140,29 @@ def match_keys(
         tuple(prefixes),
         classifiers,
         part_of_key,
+        _unlike_conventions(named, labels),
     )
 
 
+def _unlike_conventions(named: Sequence[NamedKeys], labels: Sequence[str]) -> tuple[str, ...]:
+    """A warning per donor whose parameters match by name alone: its network computes otherwise."""
+    warnings = []
+    for keys, label in zip(named[1:], labels[1:], strict=True):
+        for table, (system, convention) in named[0].conventions.items():
+            other, unlike = keys.conventions.get(table, (system, convention))
+            if unlike != convention:
+                warnings.append(
+                    f"{labels[0]} ({system}: {convention}) and {label} ({other}: {unlike}) have "
+                    f"the same names for unlike {table} networks: what is merged was not trained "
+                    "for the anchor's. Expect a poor result, or choose a donor of the same kind."
+                )
+    return tuple(warnings)
+
+
 def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], tuple[object, ...]]:
-    """Sort key of a parameter: backbone table, head table, then the rest."""
+    """Sort key of a parameter: backbone tables, head tables in their order, then the rest."""
     last = len(named.sources)
+    place = {table: i for i, table in enumerate(named.found)}
 
     def rank(parameter: SharedParameter) -> tuple[object, ...]:
         table = named.tables.get(parameter.name)
@@ -150,7 +170,8 @@ def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], 
         assert source is not None
         if table is None:
             return (2, depth.ranks.get(source.key, last), parameter.layer)
-        return (0 if table.backbone else 1, *(table.rank(parameter.layer) or ()))
+        depth_in_table = table.rank(parameter.layer) or ()
+        return (0 if table.backbone else 1, place[table], *depth_in_table)
 
     return rank
 
@@ -172,7 +193,7 @@ def _find(
     sources: list[Source | None] = [source]
     reasons = []
     for keys, entries, label in zip(named[1:], models[1:], labels[1:], strict=True):
-        theirs = keys.sources.get(name)
+        theirs = keys.find(name, named[0])
         if theirs is None:
             sources.append(None)
             reasons.append(f"absent in {label}")
@@ -206,7 +227,7 @@ def _unused(
     for name, source in named[i].sources.items():
         if source.key in used:
             continue
-        mine = named[0].sources.get(name)
+        mine = named[0].find(name, named[i])
         entry = models[i][source.key]
         if mine is None:
             why = f"absent in {labels[0]}"

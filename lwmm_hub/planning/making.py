@@ -90,7 +90,12 @@ def plan_merge(
             _unused_now(i, donor, key_map, merged, reasons, left_out)
             for i, donor in enumerate(checkpoints[1:], start=1)
         ),
-        (*warnings, *_gaps(key_map, checkpoints), *_dtype_warnings(merged, checkpoints)),
+        (
+            *warnings,
+            *key_map.warnings,
+            *_gaps(key_map, checkpoints),
+            *_dtype_warnings(merged, checkpoints),
+        ),
         _cost(merged, checkpoints, options),
         key_map.order_source,
         tuple(
