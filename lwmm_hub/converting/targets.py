@@ -6,6 +6,7 @@ stands before their keys in its files, and how its configuration follows from sh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -51,6 +52,17 @@ TARGETS = (
     Target("ResNetModel", "resnet", {"resnet": ""}, resnet.describe),
     Target("SwinModel", "swin", {"swin": ""}, swin.describe),
 )
+
+# in transformers' spelling of a family -> why its class neither has nor needs such a tensor
+NOT_LOADED = {
+    "relative_position_index": "a constant of the window size",
+    "hidden_states_norms.": "a norm of the feature maps that a backbone hands to its head",
+    "embeddings.mask_token": "for pre-training with masks only",
+}
+# (table, dialect) -> what its network does that the class of transformers does not
+OTHER_FUNCTIONS = {
+    ("resnet", "ResNet-D"): "it pools in its shortcuts (ResNet-D), which a ResNetModel does not",
+}
 
 # in a key -> the file is of a system whose blocks stride in their first convolution: DeepLab v2 of
 # AdvEnt, AdaptSegNet and MaxSquare, and the detector of MIC (KEYS of the systems: trap 1)
@@ -109,19 +121,25 @@ def spell_for_transformers(checkpoint: Checkpoint, given: Mapping[str, Any]) -> 
                 f"{label} becomes a {target.name}, and the config given is that of a "
                 f"{str(told['model_type'])[:40]!r}. Give one of model_type {target.model_type!r}."
             )
+    for table, dialect in named.dialects.items():
+        if table in target.prefixes and (why := OTHER_FUNCTIONS.get((table, dialect))):
+            raise CheckpointError(f"{label}: {why}. Convert it in its own keys: leave --to out.")
     own = checkpoint.config or {}
     known = own if own.get("model_type") == target.model_type else {}
-    entries, left_out, split = _renamed(checkpoint.entries, named, target)
+    entries, origins, left_out = _renamed(checkpoint.entries, named, target)
+    _refuse_foreign_parts(left_out, origins, named, target, label)
     draft = ConfigDraft(label, {**known, **given})
     shapes = {key: entry.shape for key, entry in entries.items()}
     described = _describe(target, shapes, draft, checkpoint.entries)
     draft.finish()
     for key in [key for key in entries if key not in described.expected]:
-        if not key.endswith(COUNTER):  # of a frozen norm, which transformers has not
+        why = next((why for mark, why in NOT_LOADED.items() if mark in key), None)
+        if why is None:
             raise CheckpointError(
                 f"{label} holds {key!r} (as transformers calls it), which a {target.name} of its "
                 "sizes has not. Convert it in its own keys: leave --to out."
             )
+        left_out[origins[key]] = why
     added = _check(entries, described.expected, target.name, label)
     counters, readers = _zeros(added, checkpoint)
     ordered = {key: {**entries, **counters}[key] for key in described.expected}
@@ -131,7 +149,7 @@ def spell_for_transformers(checkpoint: Checkpoint, given: Mapping[str, Any]) -> 
         {"architectures": [target.name], "model_type": target.model_type} | draft.values,
         draft.sources,
         left_out,
-        split,
+        sum(count > 1 for count in Counter(origins.values()).values()),
         added,
         described.notes,
     )
@@ -164,11 +182,11 @@ def _describe(
 
 def _renamed(
     entries: Mapping[str, TensorEntry], named: NamedKeys, target: Target
-) -> tuple[dict[str, TensorEntry], dict[str, str], int]:
-    """Entries under transformers' keys; why others are left out; how many were split."""
+) -> tuple[dict[str, TensorEntry], dict[str, str], dict[str, str]]:
+    """Entries under transformers' keys; the file's key of each; why other keys are left out."""
     found: dict[str, TensorEntry] = {}
+    origins: dict[str, str] = {}
     left_out = dict(named.dead)
-    split: set[str] = set()
     for name, source in named.sources.items():
         table = named.tables.get(name)
         if table is None or table.name not in target.prefixes:
@@ -180,9 +198,39 @@ def _renamed(
             continue
         key = target.prefixes[table.name] + key
         found[key] = _part(entries[source.key], source, key)
-        if source.parts > 1:
-            split.add(source.key)
-    return found, left_out, len(split)
+        origins[key] = source.key
+    return found, origins, left_out
+
+
+def _refuse_foreign_parts(
+    left_out: Mapping[str, str],
+    origins: Mapping[str, str],
+    named: NamedKeys,
+    target: Target,
+    label: str,
+) -> None:
+    """Refuse a model whose blocks do more than those of the class (squeeze-and-excite, ...).
+
+    Raises:
+        CheckpointError: a block holds tensors for which the class has no place.
+    """
+    blocks = {block for key in origins.values() for block in _blocks_around(key)}
+    for key in left_out:
+        if key not in named.dead and not blocks.isdisjoint(_blocks_around(key)):
+            raise CheckpointError(
+                f"{label} holds {key!r} inside a block, and the blocks of a {target.name} have "
+                "nothing like it: it is another model. Convert it in its own keys: leave --to out."
+            )
+
+
+def _blocks_around(key: str) -> list[str]:
+    """The numbered modules that a tensor lies in.
+
+    >>> _blocks_around("layer1.0.se.fc.1.weight")
+    ['layer1.0', 'layer1.0.se.fc.1']
+    """
+    steps = key.split(".")
+    return [".".join(steps[: i + 1]) for i, step in enumerate(steps) if step.isdecimal()]
 
 
 def _dialect(table: Table) -> Dialect:
@@ -190,7 +238,9 @@ def _dialect(table: Table) -> Dialect:
 
 
 def _key_of(dialect: Dialect, name: str) -> str | None:
-    """The key of a canonical name: the dialect's rules, read backwards."""
+    """The key of a canonical name: rules read backwards, or the name where there are none."""
+    if not dialect.rules:
+        return name
     for rule in dialect.rules:
         if (key := rule.key(name)) is not None:
             return key
