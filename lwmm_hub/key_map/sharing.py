@@ -160,15 +160,19 @@ def _unlike_conventions(named: Sequence[NamedKeys], labels: Sequence[str]) -> tu
 
 
 def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], tuple[object, ...]]:
-    """Sort key of a parameter: backbone tables, head tables in their order, then the rest."""
+    """Sort key of a parameter: backbone tables, head tables in their order, then the rest.
+
+    A head's table alone says nothing of a model: where the backbone has none, all follow `depth`.
+    """
     last = len(named.sources)
+    tabled = any(table.backbone for table in named.found)
     place = {table: i for i, table in enumerate(named.found)}
 
     def rank(parameter: SharedParameter) -> tuple[object, ...]:
         table = named.tables.get(parameter.name)
         source = parameter.sources[0]
         assert source is not None
-        if table is None:
+        if table is None or not tabled:
             return (2, depth.ranks.get(source.key, last), parameter.layer)
         depth_in_table = table.rank(parameter.layer) or ()
         return (0 if table.backbone else 1, place[table], *depth_in_table)
