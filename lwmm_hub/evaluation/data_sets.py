@@ -9,8 +9,6 @@ from lwmm_hub.evaluation.label_spaces import LabelSpace
 from lwmm_hub.evaluation.values import Sample
 
 
-
-
 @dataclass(frozen=True, eq=False)
 class DataSet:
     """Images with what is true of them, in a fixed order, read on demand.

@@ -59,9 +59,7 @@ class RunOptions:
                 "there are."
             )
         if self.task is not None and self.task not in _COUNTERS:
-            raise EvaluationError(
-                f"task {self.task!r} is unknown: choose {', '.join(_COUNTERS)}."
-            )
+            raise EvaluationError(f"task {self.task!r} is unknown: choose {', '.join(_COUNTERS)}.")
         if data.count == 0:
             split = f" {data.split}" if data.split else ""
             raise EvaluationError(

@@ -134,10 +134,11 @@ class HubModel:
     def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
         """Predictions in the data set's labels."""
         if task == "classification":
-            found = self.map.table[self._predictor.classify(images)]
-            return [Prediction(label=int(label)) for label in found]
+            labels = self.map.table[self._predictor.classify(images)]
+            return [Prediction(label=int(label)) for label in labels]
         if task == "detection":
-            return [Prediction(boxes=_mapped_boxes(b, self.map)) for b in self._predictor.detect(images)]
+            boxes = self._predictor.detect(images)
+            return [Prediction(boxes=_mapped_boxes(found, self.map)) for found in boxes]
         outputs = self._predictor.segment(images, task)
         if task == "panoptic":
             return [self._panoptic(output) for output in outputs]
@@ -233,8 +234,8 @@ class OwnModule:
                 labels = given.numpy()
             else:
                 raise EvaluationError(
-                    f"predict gave {given.dtype} of shape {tuple(given.shape)}: return float scores "
-                    "of (classes, h, w) or integer labels of (height, width)."
+                    f"predict gave {given.dtype} of shape {tuple(given.shape)}: return float "
+                    "scores of (classes, h, w) or integer labels of (height, width)."
                 )
             predictions.append(Prediction(self.map(labels)))
         return predictions
