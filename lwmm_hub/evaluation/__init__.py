@@ -9,6 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lwmm_hub.evaluation.confusion import ConfusionMatrix
+    from lwmm_hub.evaluation.label_spaces import LabelMap, LabelSpace, label_space, map_labels
+    from lwmm_hub.evaluation.panoptic import PanopticCounts
     from lwmm_hub.evaluation.values import (
         Boxes,
         Panoptic,
@@ -20,20 +23,32 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Boxes": "values",
+    "ConfusionMatrix": "confusion",
+    "LabelMap": "label_spaces",
+    "LabelSpace": "label_spaces",
     "Panoptic": "values",
+    "PanopticCounts": "panoptic",
     "Prediction": "values",
     "Sample": "values",
     "Scores": "values",
     "Segment": "values",
+    "label_space": "label_spaces",
+    "map_labels": "label_spaces",
 }
 
 __all__ = [
     "Boxes",
+    "ConfusionMatrix",
+    "LabelMap",
+    "LabelSpace",
     "Panoptic",
+    "PanopticCounts",
     "Prediction",
     "Sample",
     "Scores",
     "Segment",
+    "label_space",
+    "map_labels",
 ]
 
 
