@@ -26,6 +26,7 @@ ROOMS = (
     "schedule",
     "floats",
     "relatedness",
+    "untrained",
     "display",
     "planning",
     "recipe",
