@@ -81,7 +81,7 @@ class _Counts:
         if task == "panoptic":
             self.parts["panoptic"] = PanopticCounts.of(space)
         if task == "classification":
-            self.parts["classification"] = ClassificationCounts(space.labels)
+            self.parts["classification"] = ClassificationCounts(len(space), labels=space.labels)
         if task == "detection":
             self.parts["detection"] = DetectionResults(space.labels)
 
