@@ -26,6 +26,7 @@ ROOMS = (
     "schedule",
     "floats",
     "relatedness",
+    "untrained",
     "display",
     "planning",
     "recipe",
@@ -42,19 +43,21 @@ ROOMS = (
     "pipeline",
     "rerunning",
     "verifying",
+    "converting",
     "cli",
 )
 ENTRANCES = {"__init__", "__main__"}  # below all rooms
 # What is heavy or reaches the network, and the only rooms that may ask for it.
 GUESTS = {
-    "torch": {"checkpoint", "tracing", "torch_files"},
-    "transformers": {"tracing", "loading", "pipeline"},  # pipeline: a type
+    "torch": {"checkpoint", "tracing", "torch_files", "evaluation"},
+    # a type in pipeline and converting
+    "transformers": {"tracing", "loading", "evaluation", "pipeline", "converting"},
     "huggingface_hub": {"tracing", "resolving", "publishing", "verifying", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
     "jinja2": {"card"},
     "yaml": {"resolving", "recipe", "card"},
-    "datasets": set(),
+    "datasets": {"evaluation"},
     "evaluate": {"evaluation"},
     "pycocotools": {"evaluation"},
     "socket": set(),

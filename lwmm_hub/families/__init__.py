@@ -6,9 +6,50 @@ other module changes.
 
 from __future__ import annotations
 
+from lwmm_hub.families.conmix import BOTTLENECK_CLASSIFIER, R50_VIT
+from lwmm_hub.families.convnext import CONVNEXT, CONVNEXTV2
+from lwmm_hub.families.daformer import (
+    DAFORMER_HEAD,
+    EDAPS_INSTANCES,
+    HRDA_ATTENTION,
+    PIPA_TRAINING,
+)
+from lwmm_hub.families.deeplab import (
+    DEEPLABV2_AUXILIARY,
+    DEEPLABV2_HEAD,
+    DEEPLABV3_HEAD,
+)
+from lwmm_hub.families.detectors import FASTER_RCNN, MASK_RCNN
+from lwmm_hub.families.dinov2 import DINOV2
 from lwmm_hub.families.grammar import Dialect, KeyRule, Repeat, Table
 from lwmm_hub.families.mit import MIT, SEGFORMER_HEAD
+from lwmm_hub.families.resnet import RESNET, RESNET_STEM
+from lwmm_hub.families.swin import SWIN, SWINV2
+from lwmm_hub.families.vit import VIT
 
-TABLES: tuple[Table, ...] = (MIT, SEGFORMER_HEAD)
+# Backbones first; within both groups in the order of depth where a model has several.
+TABLES: tuple[Table, ...] = (
+    MIT,
+    RESNET_STEM,
+    RESNET,
+    SWIN,
+    SWINV2,
+    CONVNEXT,
+    CONVNEXTV2,
+    R50_VIT,
+    VIT,
+    DINOV2,
+    PIPA_TRAINING,
+    SEGFORMER_HEAD,
+    DEEPLABV2_AUXILIARY,
+    DEEPLABV2_HEAD,
+    DEEPLABV3_HEAD,
+    BOTTLENECK_CLASSIFIER,
+    FASTER_RCNN,
+    MASK_RCNN,
+    HRDA_ATTENTION,
+    EDAPS_INSTANCES,
+    DAFORMER_HEAD,
+)
 
 __all__ = ["TABLES", "Dialect", "KeyRule", "Repeat", "Table"]
