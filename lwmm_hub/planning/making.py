@@ -232,6 +232,7 @@ def _planned_model(
         sha256={file: facts.sha256.get(file) for file in checkpoint.files},
         kept_parts=tuple(kept_parts),
         renamed=key_map.prefixes[index - 1] if index else "",
+        stage=checkpoint.reference.stage,
     )
 
 
