@@ -46,8 +46,7 @@ FITTING = {
 def write(system: System, folder: Path, name: str, seed: int) -> tuple[str, Trained]:
     """A whole file of a tiny run, and how to name the model in it."""
     run = system.run(seed, system.tiny)
-    path = system.save(folder, name, run)
-    return f"{path}?weights=ema" if system.name == "MIC-det teacher" else str(path), run
+    return str(system.save(folder, name, run)), run
 
 
 def counts(key: str) -> bool:
@@ -119,6 +118,40 @@ def test_a_system_as_the_anchor_gets_its_own_file_back(name: str, tmp_path: Path
     keys = dict(zip(wanted, ours.values, strict=True))
     found = {keys[path]: tensor.numpy() for path, tensor in flat(saved).items()}
     assert_merged(found, result.plan, ours, theirs)
+    assert list(lw.resolve(str(result.folder)).entries) == list(ours.values)  # a parent again
+
+
+@pytest.mark.parametrize("name", ["CoNMix R50-ViT", "CoNMix DeiT"])
+def test_a_folder_of_conmix_comes_back_as_three_files_of_its_stage(
+    name: str, tmp_path: Path
+) -> None:
+    """Both stages lie in one folder; the target model is merged with another run's source."""
+    system = SYSTEMS[name]
+    source, ours, theirs = (system.run(seed, system.tiny) for seed in (1, 2, 3))
+    system.save(tmp_path, "anchor", source, stage="source")
+    anchor = system.save(tmp_path, "anchor", ours, stage="target")
+    donor = system.save(tmp_path, "donor", theirs, stage="source")
+    result = lw.merge(
+        f"{anchor}?stage=target",
+        f"{donor}?stage=source",
+        output=tmp_path / "merged",
+        output_format="pth",
+    )
+    wanted = flat(system.nest(ours.values))
+    saved = {
+        part: torch.load(result.folder / f"target_{part}.pt", weights_only=True) for part in "FBC"
+    }
+    assert [(path, str(t.dtype), tuple(t.shape)) for path, t in flat(saved).items()] == [
+        (path, f"torch.{value.dtype}", value.shape) for path, value in wanted.items()
+    ]
+    keys = dict(zip(wanted, ours.values, strict=True))
+    found = {keys[path]: tensor.numpy() for path, tensor in flat(saved).items()}
+    assert_merged(found, result.plan, ours, theirs)
+    within = lw.plan(f"{anchor}?stage=target", f"{anchor}?stage=source", check_weights=True)
+    assert within.merged
+    assert not list(result.folder.glob("source_*"))
+    again = lw.resolve(f"{result.folder}?stage=target")
+    assert list(again.entries) == list(ours.values)
 
 
 @pytest.mark.parametrize("name", ["DAFormer", "EDAPS", "MaxSquare", "FADA FrozenBN", "GLC"])
@@ -156,6 +189,29 @@ def test_each_copy_of_a_training_run_can_be_asked_for(name: str, tmp_path: Path)
     assert student.read(student.entries["backbone.norm4.weight"]) == (
         ours.values["backbone.norm4.weight"].tobytes()
     )
+
+
+def test_a_teacher_in_a_file_of_its_own_is_the_model_and_is_named_as_the_teacher(
+    tmp_path: Path,
+) -> None:
+    path, run = write(SYSTEMS["MIC-det teacher"], tmp_path, "model_final_teacher", 1)
+    for reference in (path, f"{path}?weights=ema"):
+        assert list(lw.resolve(reference).entries) == list(run.values)
+    assert ["teacher" in warning for warning in lw.resolve(path).warnings] == [True]
+    with pytest.raises(lw.LwmmError, match="imagenet"):
+        lw.resolve(f"{path}?weights=imagenet")
+
+
+def test_what_is_saved_beside_the_networks_is_never_taken_for_weights(tmp_path: Path) -> None:
+    """FADA's discriminator and PiPa's own layers hold tensors, too; both are listed."""
+    path, run = write(SYSTEMS["FADA FrozenBN"], tmp_path, "fada", 1)
+    checkpoint = lw.resolve(path)
+    assert list(checkpoint.entries) == list(run.values)
+    assert any("model_D" in key for key in checkpoint.ignored)
+    path, run = write(SYSTEMS["PiPa(DAFormer)"], tmp_path, "pipa", 1)
+    checkpoint = lw.resolve(path)
+    assert {"project.0.weight", "classifier.bias"} <= set(checkpoint.ignored)
+    assert list(checkpoint.entries) == list(run.values)
 
 
 def test_the_imagenet_copies_of_two_runs_are_one_backbone_and_two_heads(tmp_path: Path) -> None:

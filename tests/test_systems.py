@@ -39,6 +39,7 @@ R101_SYSTEMS = [name for name, system in ALL.items() if system.thin == THIN_R101
 TRAINING_ONLY = ("cls_head.", "proj_head.")
 NEVER = ("weight_g", "weight_v", "num_batches_tracked")
 CONSTANTS = "rpn.anchor_generator."  # boxes of the anchor's own images
+DEAD = "F/feature_extractor.decoder.blocks."  # CoNMix takes its features before them
 
 
 @dataclass
@@ -88,8 +89,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return model
 
 
-# what names a model in a file without a student
-QUERIES = {"MIC-det teacher": "?weights=ema"}
+# what names a model in a folder of two stages
+QUERIES = {
+    "CoNMix R50-ViT": "?stage=source",
+    "CoNMix DeiT": "?stage=source",
+}
 
 
 @functools.cache
@@ -113,7 +117,7 @@ def matched(anchor: Model, donor: Model) -> set[str]:
 
 def to_merge(anchor: Model, donor: Model) -> set[str]:
     untrained = (*anchor.system.untrained, *donor.system.untrained)
-    out = (*untrained, *TRAINING_ONLY, CONSTANTS)
+    out = (*untrained, *TRAINING_ONLY, CONSTANTS, DEAD)
     return {
         key for key in matched(anchor, donor) if not key.startswith(out) and not key.endswith(NEVER)
     }
@@ -385,6 +389,21 @@ def test_weight_norm_is_never_averaged_in_parts_and_the_plan_says_so(
         assert "weight norm" in why or (matching < 328 and "shape differs" in why)
 
 
+@pytest.mark.parametrize(("name", "counters"), [("CoNMix R50-ViT", 9), ("CoNMix DeiT", 1)])
+def test_two_runs_of_conmix_share_all_but_counters_and_weight_norm(
+    name: str, counters: int, models: Models
+) -> None:
+    """Its classifier's bias may go either way: its weight is the product of the two kept."""
+    anchor, donor = models(name, "anchor"), models(name, "donor")
+    plan = plan_of(anchor, donor)
+    assert_every_key_is_accounted_for(plan, anchor, donor)
+    merged = {tensor["key"] for tensor in plan["merged"]}
+    assert merged | {"C/fc.bias"} == to_merge(anchor, donor)
+    reasons = kept_reasons(plan)
+    assert all("weight norm" in reasons[f"C/fc.{leaf}"] for leaf in ("weight_g", "weight_v"))
+    assert len([key for key in reasons if key.endswith("num_batches_tracked")]) == counters
+
+
 # ------------------------------------------------------------------------------ refusals, warnings
 
 
@@ -409,8 +428,9 @@ def test_two_sizes_of_segformer_share_twelve_tensors_and_are_refused(
         assert caught.value.exit_code == 4
 
 
-def test_backbones_of_other_architectures_are_refused(models: Models) -> None:
-    for anchor, donor in (("GLC", "DAFormer"), ("DAFormer", "GLC"), ("AdvEnt", B5)):
+@pytest.mark.parametrize("other", ["DAFormer", "CoNMix R50-ViT", "CoNMix DeiT"])
+def test_backbones_of_other_architectures_are_refused(other: str, models: Models) -> None:
+    for anchor, donor in (("GLC", other), (other, "GLC")):
         with pytest.raises(lw.LwmmError) as caught:
             plan_of(models(anchor, "anchor"), models(donor, "donor"))
         assert caught.value.exit_code == 4
