@@ -6,14 +6,17 @@ discriminators, scores.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from enumerators import ancestor, finetuned, segformer_transformers_old, write_transformers_folder
 from enumerators.systems.table import SYSTEMS, System
-from enumerators.systems.values import Trained
+from enumerators.systems.values import MIT, Trained
+from oracle import assert_within_rounding, in_backbone, merge_by_hand, read, unspell
 from safetensors.numpy import load_file
 
 import lwmm_hub as lw
@@ -167,6 +170,52 @@ def test_as_safetensors_a_system_has_its_students_keys_in_their_order(
     found = load_file(result.folder / "model.safetensors")
     assert found.keys() == ours.values.keys()
     assert_merged(found, result.plan, ours, theirs)
+
+
+# ------------------------------------------------------------------------------ with transformers
+
+SIZE = replace(SYSTEMS["DAFormer"].tiny, heads=(1, 2, 3, 4))
+
+
+def neutral_run(name: str, folder: Path, seed: int) -> tuple[Path, Trained, dict[str, np.ndarray]]:
+    """A whole file of a system, and its backbone in the names of the oracle."""
+    run = SYSTEMS[name].run(seed, SIZE)
+    backbone = [entry for entry in run.entries if entry.key.startswith("backbone.")]
+    return SYSTEMS[name].save(folder, name, run), run, unspell(backbone, run.values)
+
+
+@pytest.mark.parametrize("name", ["DAFormer", "PiPa(HRDA)", "EDAPS"])
+def test_a_backbone_of_the_paper_merges_into_a_model_that_transformers_loads(
+    name: str, tmp_path: Path
+) -> None:
+    """By the oracle's order, layer weights and formula; the head stays as it was."""
+    ours = finetuned(ancestor(SIZE, MIT), 7)
+    anchor = write_transformers_folder(tmp_path / "anchor", ours, SIZE)
+    donor, _, theirs = neutral_run(name, tmp_path, 8)
+    result = lw.merge(anchor, donor, output=tmp_path / "merged")
+    found = unspell(segformer_transformers_old(SIZE), read(result.folder))
+    assert_within_rounding(found, merge_by_hand([ours, theirs], SIZE))
+    assert len(result.plan.merged) == sum(map(in_backbone, ours))
+    weights = result.load().state_dict()
+    assert len(weights) == len(segformer_transformers_old(SIZE))
+
+
+@pytest.mark.parametrize("name", ["DAFormer", "PiPa(HRDA)", "EDAPS"])
+def test_a_model_of_transformers_merges_into_a_backbone_of_the_paper(
+    name: str, tmp_path: Path
+) -> None:
+    theirs = finetuned(ancestor(SIZE, MIT), 7)
+    donor = write_transformers_folder(tmp_path / "donor", theirs, SIZE)
+    anchor, run, ours = neutral_run(name, tmp_path, 8)
+    result = lw.merge(anchor, donor, output=tmp_path / "merged")
+    tensors = read(result.folder)
+    backbone = [entry for entry in run.entries if entry.key.startswith("backbone.")]
+    assert_within_rounding(unspell(backbone, tensors), merge_by_hand([ours, theirs], SIZE))
+    for key in set(tensors) - {entry.key for entry in backbone}:
+        assert tensors[key].tobytes() == run.values[key].tobytes()
+
+
+# ------------------------------------------------------------------------------ copies
 
 
 @pytest.mark.parametrize("name", ["DAFormer", "PiPa(HRDA)", "EDAPS", "MIC, own teacher"])

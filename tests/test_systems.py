@@ -558,6 +558,33 @@ def test_the_heads_of_the_daformer_family_come_after_the_backbone_in_forward_ord
         assert len(head) == 4 + 2 * 8 + 1
 
 
+def test_the_classifiers_of_deeplab_come_last_the_one_on_the_third_stage_first(
+    models: Models,
+) -> None:
+    """In a file, too, though it reads what the fourth stage has not seen yet."""
+    branches = [f"layer{i}.conv2d_list.{n}" for i in (5, 6) for n in range(4)]
+    for anchor, donor in (("AdvEnt", "MinEnt"), ("MaxSquare", "AdvEnt, old torch")):
+        one = models(anchor, "anchor", tiny=True)
+        plan = plan_of(one, models(donor, "donor", tiny=True))
+        assert_layers(plan, one, [*resnet_modules(one.system.tiny), *branches])
+
+
+def test_a_donor_without_the_head_has_no_weight_there(models: Models) -> None:
+    """Three donors of the backbone, two of them with DAFormer's head: the rest is shared anew."""
+    anchor = models("DAFormer", "anchor", tiny=True)
+    donors = [models(name, "donor", tiny=True) for name in ("EDAPS", "SegFormer", "HRDA")]
+    plan = lw.plan(anchor.reference, *(donor.reference for donor in donors)).to_dict()
+    merged = {tensor["key"]: tensor for tensor in plan["merged"]}
+    last = len(plan["layers"]) - 1
+    for key, tensor in merged.items():
+        share = 0.25 * (1 - tensor["layer"] / last)
+        whole = key.startswith("backbone.")
+        assert [source is not None for source in tensor["sources"]] == [True, True, whole, True]
+        row = [1 - 3 * share, share, share if whole else 0.0, share]
+        assert tensor["weights"] == pytest.approx([weight / sum(row) for weight in row])
+    assert len(merged) == len(to_merge(anchor, donors[0]))
+
+
 def test_values_of_a_start_are_one_over_all_files() -> None:
     """The files of one start are related, those of two are not: what the tests above rest on."""
 
