@@ -26,6 +26,7 @@ ROOMS = (
     "schedule",
     "floats",
     "relatedness",
+    "untrained",
     "display",
     "planning",
     "recipe",
@@ -42,14 +43,16 @@ ROOMS = (
     "pipeline",
     "rerunning",
     "verifying",
+    "converting",
     "cli",
 )
 ENTRANCES = {"__init__", "__main__"}  # below all rooms
 # What is heavy or reaches the network, and the only rooms that may ask for it.
 GUESTS = {
     "torch": {"checkpoint", "tracing", "torch_files", "evaluation"},
-    "transformers": {"tracing", "loading", "evaluation", "pipeline"},  # pipeline: a type
-    "huggingface_hub": {"tracing", "resolving", "publishing", "verifying", "cli"},
+    # a type in pipeline and converting
+    "transformers": {"tracing", "loading", "evaluation", "pipeline", "converting"},
+    "huggingface_hub": {"tracing", "resolving", "evaluation", "publishing", "verifying", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
     "jinja2": {"card"},

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from lwmm_hub.families.grammar import Dialect, Repeat, Table, rules
 
+# AdaptSegNet's forward pass returns after two of the four branches, and saves all four.
+_UNUSED_BY_ADAPTSEGNET = (2, 3)
+_INITIAL = 0.01
+
 DEEPLABV2_AUXILIARY = Table(
     name="deeplabv2_auxiliary",
     backbone=False,
@@ -20,6 +24,7 @@ DEEPLABV2_AUXILIARY = Table(
         ),
     ),
     order=(Repeat("auxiliary.branches.{}", ("",)),),
+    untrained={f"auxiliary.branches.{i}": _INITIAL for i in _UNUSED_BY_ADAPTSEGNET},
 )
 
 DEEPLABV2_HEAD = Table(
@@ -41,6 +46,7 @@ DEEPLABV2_HEAD = Table(
         ),
     ),
     order=(Repeat("head.branches.{}", ("",)),),
+    untrained={f"head.branches.{i}": _INITIAL for i in _UNUSED_BY_ADAPTSEGNET},
 )
 
 DEEPLABV3_HEAD = Table(
