@@ -53,7 +53,7 @@ GUESTS = {
     "torch": {"checkpoint", "tracing", "torch_files", "evaluation"},
     # a type in pipeline and converting
     "transformers": {"tracing", "loading", "evaluation", "pipeline", "converting"},
-    "huggingface_hub": {"tracing", "resolving", "publishing", "verifying", "cli"},
+    "huggingface_hub": {"tracing", "resolving", "evaluation", "publishing", "verifying", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
     "jinja2": {"card"},

@@ -200,7 +200,7 @@ def test_a_window_as_large_as_the_image_sees_the_image_at_its_own_size(
     predictor = Predictor.load(folders[name])
     pixels = predictor._pixels(shown, do_resize=False, do_pad=False)
     with torch.inference_mode():
-        outputs = predictor._model(pixel_values=pixels[None])
+        outputs = predictor.network(pixel_values=pixels[None])
     if name == "mask2former":
         classes, masks = outputs.class_queries_logits[0], outputs.masks_queries_logits[0]
         expected = MaskScores(classes, masks, (64, 64), tuple(masks.shape[1:]))
@@ -260,7 +260,7 @@ def test_semantic_maps_of_segformer_are_those_of_transformers(folders: dict[str,
     predictor = Predictor.load(folders["segformer"])
     shown = image(50, 70)
     with torch.inference_mode():
-        outputs = predictor._model(pixel_values=predictor._pixels(shown)[None])
+        outputs = predictor.network(pixel_values=predictor._pixels(shown)[None])
     (theirs,) = predictor._processor.post_process_semantic_segmentation(outputs, [(50, 70)])
     (ours,) = predictor.segment([shown])
     assert (ours.labels() == theirs.numpy()).mean() > 0.999

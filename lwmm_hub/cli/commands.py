@@ -15,6 +15,7 @@ import click
 
 from lwmm_hub import __version__
 from lwmm_hub.cli.converting import convert
+from lwmm_hub.cli.evaluating import evaluate
 from lwmm_hub.cli.options import with_options, with_output
 from lwmm_hub.cli.output import Output
 from lwmm_hub.errors import LwmmError, UsageError
@@ -385,6 +386,7 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
 
 
 cli.add_command(convert)
+cli.add_command(evaluate)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -243,7 +243,9 @@ def _to_dict(boxes: Boxes) -> dict[str, Any]:
 
 
 def _from_dict(state: Mapping[str, Any]) -> Boxes:
-    parts = {name: np.array(state[name], kind) for name, kind in _PARTS.items() if name in state}
+    parts: dict[str, Any] = {
+        name: np.array(state[name], kind) for name, kind in _PARTS.items() if name in state
+    }
     return Boxes(**{**parts, "corners": parts["corners"].reshape(-1, 4)})
 
 

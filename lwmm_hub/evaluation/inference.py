@@ -69,6 +69,7 @@ class Predictor:
     Attributes:
         labels: names of the classes, in the order of the network's outputs.
         name: what to call the model in messages.
+        network: the module itself, on its device.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Predictor:
         try:
             self._device = torch.device(self.options.device or _best_device())
             self._dtype = getattr(torch, self.options.dtype)
-            self._model = model.to(self._device, self._dtype).eval()
+            self.network = model.to(self._device, self._dtype).eval()
         except (RuntimeError, AssertionError) as error:  # no such device, or it is full
             raise EvaluationError(
                 f"{name} cannot be moved to the device {self.options.device!r}: {_first(error)} "
@@ -248,7 +249,7 @@ class Predictor:
             inputs["pixel_mask"] = mask.to(self._device)
         try:
             with torch.inference_mode(), memory_watched(self.name):
-                return self._model(**inputs)
+                return self.network(**inputs)
         except (ValueError, IndexError, RuntimeError) as error:
             height, width = batch.shape[2:]
             raise EvaluationError(

@@ -8,9 +8,11 @@ Differences from others, all deliberate:
 
 - Every crowd of a class forgives; panopticapi and cityscapesScripts look at the last one in the
   list (COCO draws one for each class and image, so that both agree on it).
-- A class that occurs nowhere scores NaN, where they write 0; all leave it out of the means.
-- torchmetrics' `PanopticQuality` has no crowds, takes all stuff of a class as one segment, and
-  lists things first; its numbers agree on truths without crowds.
+- A class that occurs nowhere scores NaN, where they write 0 and hotcoco -1; all leave it out of the
+  means.
+- torchmetrics' `PanopticQuality` has no crowds, takes all stuff of a class as one segment, lists
+  things first, and forgives a miss that lies mostly where nothing was predicted; here, as in COCO,
+  that is a miss. Its numbers agree where none of this plays a part.
 - The sum of IoUs is kept in steps of 2**-40, so that it is the same in whatever order images and
   shards are added; the error is below 1e-12 of a score.
 """

@@ -90,7 +90,7 @@ RESNET = Table(
             "transformers",
             prefixes=("resnet.", ""),
             signature="encoder.stages.3.layers.0.layer.0.convolution.weight",
-            lacks=("encoder.stages.0.layers.0.layer.2.attention.0.weight",),  # RegNet
+            without=("encoder.stages.0.layers.0.layer.2.attention.0.weight",),  # RegNet
             rules=rules(
                 ("embedder.embedder.convolution.*", "stem.conv.*"),
                 ("embedder.embedder.normalization.*", "stem.bn.*"),

@@ -172,7 +172,7 @@ def _unlike_conventions(named: Sequence[NamedKeys], labels: Sequence[str]) -> tu
 def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], tuple[object, ...]]:
     """Sort key of a parameter: backbone tables, head tables in their order, then the rest.
 
-    A head's table alone orders nothing: the rest, which has the backbone, would come after it.
+    A head's table alone says nothing of a model: where the backbone has none, all follow `depth`.
     """
     last = len(named.sources)
     tabled = any(table.backbone for table in named.found)
