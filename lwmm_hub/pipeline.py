@@ -16,6 +16,7 @@ from lwmm_hub.errors import (
 )
 from lwmm_hub.key_map import KeyMap, leave_out
 from lwmm_hub.licenses import LicenseDecision, license_file
+from lwmm_hub.lineage import lineage_of
 from lwmm_hub.manifest import decide_license, make_manifest, write_card
 from lwmm_hub.matching import match, same_model_warnings, with_distinct_labels
 from lwmm_hub.merging import Progress
@@ -163,7 +164,11 @@ def plan(
     if check_weights:
         return decide(opened)
     return plan_merge(
-        opened.key_map, opened.checkpoints, opened.options, warnings=_warnings(opened)
+        opened.key_map,
+        opened.checkpoints,
+        opened.options,
+        warnings=_warnings(opened),
+        lineage=lineage_of(opened.key_map, opened.checkpoints),
     )
 
 
@@ -287,6 +292,7 @@ def decide(opened: _Opened) -> MergePlan:
         results,
         (*_warnings(opened), *related, *untrained_warnings(untrained, opened.options.scope)),
         opened.kept_parts,
+        lineage_of(key_map, opened.checkpoints, results),
     )
 
 

@@ -27,6 +27,7 @@ ROOMS = (
     "floats",
     "relatedness",
     "untrained",
+    "lineage",
     "display",
     "planning",
     "recipe",

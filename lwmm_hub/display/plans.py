@@ -33,7 +33,7 @@ def plan_text(plan: Mapping[str, Any], color: bool = False) -> str:
     lines += ["", *_parts(plan), *_renamed(plan)]
     lines += [f"Layers: {len(plan['layers'])}, in the order of {plan['order_source']}", ""]
     lines += _layer_table(plan, color)
-    lines += _kept(plan) + _unused(plan) + _relatedness(plan)
+    lines += _kept(plan) + _unused(plan) + _relatedness(plan) + _lineage(plan)
     if not plan["scope_decided"]:
         lines += [
             "",
@@ -200,6 +200,15 @@ def _relatedness(plan: Mapping[str, Any]) -> list[str]:
     return ["", *_table(("", "part", "mean cosine", "tensors", "verdict"), rows)]
 
 
+def _lineage(plan: Mapping[str, Any]) -> list[str]:
+    """Whether the donors were made from the anchor's pre-training, as far as it is known."""
+    lines = [
+        f"Same pre-training, donor {row['model']}: {row['verdict']} ({one_line(row['why'])})"
+        for row in plan.get("lineage", [])
+    ]
+    return ["", *lines] if lines else []
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as their widest cell."""
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
@@ -224,6 +233,10 @@ def plan_rows(plan: Mapping[str, Any]) -> list[str]:
         rows.append(tab_row("merged", tensor["name"], tensor["layer"], tensor["key"], weights))
     rows += [tab_row("kept", row["key"], row["reason"]) for row in plan["kept"]]
     rows += [tab_row("unused", row["model"], row["key"], row["reason"]) for row in plan["unused"]]
+    rows += [
+        tab_row("lineage", row["model"], row["verdict"], row["why"])
+        for row in plan.get("lineage", [])
+    ]
     rows += [tab_row("warning", text) for text in plan["warnings"]]
     return [*rows, *(tab_row("cost", name, value) for name, value in plan["cost"].items())]
 
@@ -256,6 +269,7 @@ def plan_html(plan: Mapping[str, Any]) -> str:
         + table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
         + ramp_svg(plan["layers"], labels, heads=heads)
         + (kept if reasons else "")
+        + "".join(f"<p>{escape(line)}</p>" for line in _lineage(plan)[1:])
         + (f"<ul>{warnings}</ul>" if warnings else "")
         + "</div>"
     )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from lwmm_hub.display import plan_html, plan_text
 from lwmm_hub.errors import RecipeError
 from lwmm_hub.key_map import Source
+from lwmm_hub.lineage import Lineage
 from lwmm_hub.planning.options import MergeOptions
 from lwmm_hub.relatedness import Relatedness
 
@@ -120,6 +121,8 @@ class MergePlan:
         parts: (name, whether backbone, number of shared parameters).
         relatedness: what the weights said; empty before they are read.
         ignored: key of the anchor's file that is not the model's (other copies) -> why.
+        lineage: per donor of which something is known, whether it was made from the same
+            pre-training as the anchor.
     """
 
     models: tuple[PlannedModel, ...]
@@ -135,6 +138,7 @@ class MergePlan:
     parts: tuple[tuple[str, bool, int], ...] = ()
     relatedness: tuple[Relatedness, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
+    lineage: tuple[Lineage, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, ready for JSON (`lwmm-hub plan --json`)."""
@@ -159,6 +163,7 @@ class MergePlan:
                 for name, backbone, n in self.parts
             ],
             "relatedness": [_plain(asdict(result)) for result in self.relatedness],
+            "lineage": [asdict(result) for result in self.lineage],
         }
 
     @classmethod
@@ -246,6 +251,7 @@ def _plan_from_dict(data: Mapping[str, Any]) -> MergePlan:
         tuple((row["name"], row["backbone"], row["tensors"]) for row in data["parts"]),
         tuple(_from_fields(Relatedness, row) for row in data["relatedness"]),
         unused[0],
+        tuple(_from_fields(Lineage, row) for row in data.get("lineage", [])),
     )
     return _checked(plan)
 
