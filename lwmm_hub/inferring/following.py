@@ -152,11 +152,14 @@ def _leaves(mine: _Side, module: str, theirs: _Side, other: str) -> list[tuple[s
 def _in_containers(
     mine: _Side, theirs: _Side, known: Mapping[str, str]
 ) -> dict[str, tuple[str, list[str]]]:
-    """Norm layers of containers that correspond: all matched children of one lie in the other."""
-    containers = _one_to_one((_parent(a), _parent(b)) for a, b in known.items())
+    """Norm layers of containers that correspond: what is matched in one lies in the other."""
+    containers = _one_to_one(
+        pair for a, b in known.items() for pair in zip(_above(a), _above(b), strict=False)
+    )
     near: dict[str, list[str]] = {}
     for module in known:
-        near.setdefault(_parent(module), []).append(module)
+        for container in _above(module):
+            near.setdefault(container, []).append(module)
     taken = set(known.values())
     found = {}
     for container, other in containers.items():
@@ -219,7 +222,10 @@ def _same_signature(
 def _most_alike(
     mine: _Side, modules: Sequence[str], theirs: _Side, others: Sequence[str]
 ) -> dict[str, str]:
-    """Norm layers of one signature, a few neighbours, by the mean cosine of what they hold."""
+    """Norm layers of one signature, a few neighbours, by the mean cosine of what they hold.
+
+    Of equally many on both sides the last one needs no cosine.
+    """
     a, b = ([side.leaves(m) for m in ms] for side, ms in ((mine, modules), (theirs, others)))
     cosines = [
         centred_cosines(
@@ -232,7 +238,25 @@ def _most_alike(
     ]
     elements = sum(mine.entries[key].elements for _, _, key in a[0])
     pairs, _ = assign(np.mean(cosines, axis=0), needed_cosine(elements))
-    return {modules[pair.mine]: others[pair.theirs] for pair in pairs}
+    found = {modules[pair.mine]: others[pair.theirs] for pair in pairs}
+    if len(modules) == len(others) == len(found) + 1:
+        (last,) = set(modules) - found.keys()
+        (other,) = set(others) - set(found.values())
+        found[last] = other
+    return found
+
+
+def _above(module: str) -> list[str]:
+    """The containers of a module, from the innermost to the whole model.
+
+    >>> _above("stages.0.conv")
+    ['stages.0', 'stages', '']
+    """
+    found = []
+    while module:
+        module = _parent(module)
+        found.append(module)
+    return found
 
 
 def _parent(module: str) -> str:

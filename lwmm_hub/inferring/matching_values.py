@@ -44,7 +44,15 @@ def match_by(
         raise UsageError(f"match {how!r} is unknown: choose {', '.join(MATCH)}.")
     if how == "values":
         inferred = infer_pairs(checkpoints)
-        key_map = match(*checkpoints, pairs=inferred.pairs)
+        try:
+            key_map = match(*checkpoints, pairs=inferred.pairs)
+        except UnrelatedModelsError as error:
+            if not inferred.unsure:
+                raise
+            raise UnrelatedModelsError(
+                f"{error} {len(inferred.unsure)} tensors resemble several of a donor's alike: name "
+                "a file that holds one copy of its network."
+            ) from error
         return key_map, _left_open(key_map, inferred, checkpoints)
     look = look and can_be_read(checkpoints)
     try:
