@@ -304,6 +304,32 @@ def test_names_win_and_values_fill_in_the_rest(tmp_path: Path) -> None:
     assert set(plan.kept) == set(anchor) - set(floats(anchor))
 
 
+def test_a_tensor_of_the_same_name_and_another_shape_makes_room(tmp_path: Path) -> None:
+    """Other classes under the classifier's name; the anchor's classes under an auxiliary's."""
+    anchor, donor = tuned(start(), 0.2, 1), tuned(start(), 0.2, 2)
+    for leaf in ("weight", "bias"):
+        donor[f"aux.{leaf}"] = donor[f"head.classifier.{leaf}"]
+        donor[f"head.classifier.{leaf}"] = np.ones((7, *donor[f"aux.{leaf}"].shape[1:]), "f4")
+    files = write_pth(tmp_path / "a.pth", anchor), write_pth(tmp_path / "b.pth", donor)
+    assert "shape differs" in lw.plan(*files).kept["head.classifier.weight"]
+    plan = lw.plan(*files, match="values")
+    assert [(p.key, p.source) for p in plan.inferred] == [
+        (f"head.classifier.{leaf}", f"aux.{leaf}") for leaf in ("weight", "bias")
+    ]
+    for leaf in ("weight", "bias"):
+        why = plan.unused[0][f"head.classifier.{leaf}"]
+        assert why == "another tensor has its place"
+
+
+def test_values_of_one_donor_do_not_hide_that_another_shares_nothing(tmp_path: Path) -> None:
+    nets = tuned(start(), 0.2, 1), renamed(tuned(start(), 0.2, 2)), renamed(start(9))
+    files = [
+        write_pth(tmp_path / f"{name}.pth", net) for name, net in zip("abc", nets, strict=True)
+    ]
+    with pytest.raises(UnrelatedModelsError, match="a and c share no parameter"):
+        lw.plan(*files, check_weights=True)
+
+
 def test_each_donor_is_matched_on_its_own(tmp_path: Path) -> None:
     nets = [tuned(start(), 0.2, seed) for seed in (1, 2, 3)]
     files = [
@@ -314,6 +340,7 @@ def test_each_donor_is_matched_on_its_own(tmp_path: Path) -> None:
     assert {p.model for p in plan.inferred} == {2}
     assert len(plan.inferred) == len(plan.merged) == len(floats(nets[0]))
     assert all(None not in tensor.sources for tensor in plan.merged)
+    assert f"Inferred: {len(plan.inferred)} parameters of 2" in plan._repr_html_()
 
 
 def test_a_pair_that_does_not_fit_is_refused(pair: Pair) -> None:

@@ -288,11 +288,15 @@ def plan_html(plan: Mapping[str, Any]) -> str:
     kept = table(
         ("tensors", "kept from the anchor because"), [(str(n), w) for w, n in reasons.items()]
     )
+    inferred = "".join(
+        f"<p>{escape(line)}</p>" for line in _inferred(plan) if line.startswith("Inferred")
+    )
     warnings = "".join(f"<li>{escape(one_line(text))}</li>" for text in plan["warnings"])
     return (
         f"<div><p><b>{escape(headline(plan))}</b></p>"
         + table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
         + ramp_svg(plan["layers"], labels, heads=heads)
+        + inferred
         + (kept if reasons else "")
         + (f"<ul>{warnings}</ul>" if warnings else "")
         + "</div>"

@@ -61,6 +61,7 @@ def match_by(
         found = infer_pairs(checkpoints).pairs if look else ()
         if not found:
             raise
+        match(*checkpoints, pairs=found)  # raises where values do not help either
         raise UnrelatedModelsError(
             f"the names of {' and '.join(c.label for c in checkpoints)} share no backbone, but "
             f"{_counted(found)}. Pass --match values to merge them."

@@ -266,7 +266,9 @@ def _unused(
         unused.setdefault(source.key, why)
     for key in models[i]:
         if key not in used:
-            unused.setdefault(key, f"absent in {labels[0]}")
+            displaced = key in named[0].sources and key in named[i].sources
+            why = "another tensor has its place" if displaced else f"absent in {labels[0]}"
+            unused.setdefault(key, why)
     return {key: unused[key] for key in models[i] if key in unused}
 
 
