@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from lwmm_hub.errors import ModelReferenceError, RecipeError, UsageError
 from lwmm_hub.planning import MergeOptions, MergePlan
-from lwmm_hub.reference import WEIGHTS, ModelReference
+from lwmm_hub.reference import STAGES, WEIGHTS, ModelReference
 
 if TYPE_CHECKING:
     import yaml
@@ -28,7 +28,8 @@ _MAX_BYTES = 4 << 20
 class RecipeModel:
     """One parent of a recipe: a pinned reference, a local path with its label, or the label alone.
 
-    `weights` says which copy of the file is meant where there is no reference to say it.
+    Where there is no reference to say it, `weights` says which copy of the file is meant, and
+    `stage` which network of a folder.
     """
 
     reference: str | None = None
@@ -36,6 +37,7 @@ class RecipeModel:
     sha256: Mapping[str, str] = field(default_factory=dict)
     kept_parts: tuple[str, ...] = ()
     weights: str = "student"
+    stage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Reci
             pinned = str(replace(reference, revision=model.commit))
             models.append(RecipeModel(pinned, None, sha256, model.kept_parts))
         elif public:
-            models.append(RecipeModel(None, model.label, sha256, model.kept_parts, model.weights))
+            chosen = (model.weights, model.stage)
+            models.append(RecipeModel(None, model.label, sha256, model.kept_parts, *chosen))
         else:
             text = _relative(model.reference, folder)
             models.append(RecipeModel(text, model.label, sha256, model.kept_parts))
@@ -110,6 +113,7 @@ def write_recipe(recipe: Recipe, made_by: str) -> str:
         row |= {"reference": model.reference} if model.reference else {}
         row |= {"local": model.local} if model.local else {}
         row |= {"weights": model.weights} if model.weights != "student" else {}
+        row |= {"stage": model.stage} if model.stage else {}
         row |= {"sha256": dict(model.sha256)} if model.sha256 else {}
         row |= {"kept_parts": list(model.kept_parts)} if model.kept_parts else {}
         models.append(row)
@@ -262,23 +266,19 @@ class _Reader:
     def models(self, node: Any) -> tuple[RecipeModel, ...]:
         models: list[RecipeModel] = []
         for item in self.items(node, "models"):
-            row = self.mapping(
-                item, "a model", {"reference", "local", "weights", "sha256", "kept_parts"}
-            )
+            known = {"reference", "local", "weights", "stage", "sha256", "kept_parts"}
+            row = self.mapping(item, "a model", known)
             reference = self.reference(row["reference"]) if "reference" in row else None
             local = self.scalar(row["local"], "local", str) if "local" in row else None
             on_hub = reference is not None and not reference.startswith((".", "/"))
             if (on_hub and local) or not (reference or local):
                 self.fail(item, "a model has either 'reference' or 'local': write one of them.")
-            weights = "student"
-            if "weights" in row:
-                weights = self.scalar(row["weights"], "weights", str)
-                if reference or weights not in WEIGHTS:
-                    known = ", ".join(WEIGHTS)
-                    self.fail(row["weights"], f"weights goes with 'local' alone and is {known}.")
+            weights = self.choice(row, "weights", WEIGHTS, reference) or "student"
+            stage = self.choice(row, "stage", STAGES, reference)
             if "kept_parts" in row and not models:
                 self.fail(row["kept_parts"], "the first model is the anchor: it keeps all parts.")
-            models.append(RecipeModel(reference, local, self.hashes(row), self.parts(row), weights))
+            hashes, parts = self.hashes(row), self.parts(row)
+            models.append(RecipeModel(reference, local, hashes, parts, weights, stage))
         if len(models) < 2:
             self.fail(node, "a merge has at least two models: the anchor and a donor.")
         return tuple(models)
@@ -293,6 +293,17 @@ class _Reader:
                 self.fail(node, f"{why} In a recipe a local path begins with './', '../' or '/'.")
             text = f"hf://{reference}"
         return text
+
+    def choice(
+        self, row: Mapping[str, Any], name: str, known: Sequence[str], reference: str | None
+    ) -> str | None:
+        """What a row says where there is no reference to say it."""
+        if name not in row:
+            return None
+        value = str(self.scalar(row[name], name, str))
+        if reference or value not in known:
+            self.fail(row[name], f"{name} goes with 'local' alone and is {', '.join(known)}.")
+        return value
 
     def hashes(self, row: Mapping[str, Any]) -> dict[str, str]:
         import yaml

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from lwmm_hub.errors import LwmmError, ModelReferenceError, RecipeError, VerificationError
 from lwmm_hub.manifest import read_manifest
@@ -102,11 +103,12 @@ def _parent(model: RecipeModel, parents: Mapping[str, str]) -> ModelReference:
     label = model.local
     if label is not None and label in parents:
         reference = ModelReference.parse(parents[label])
-        weights = model.weights
-        if model.reference is not None and "?weights=" in model.reference:
-            weights = model.reference.rpartition("=")[2]
+        asked = {"weights": model.weights, "stage": model.stage}
+        asked |= dict(parse_qsl((model.reference or "").partition("?")[2]))
         if reference.weights == "student":
-            reference = replace(reference, weights=weights)
+            reference = replace(reference, weights=asked["weights"] or "student")
+        if reference.stage is None and Path(reference.location).is_dir():
+            reference = replace(reference, stage=asked["stage"])
     elif model.reference is not None:
         try:
             reference = ModelReference.parse(model.reference)

@@ -27,6 +27,7 @@ ROOMS = (
     "floats",
     "relatedness",
     "inferring",
+    "untrained",
     "display",
     "planning",
     "recipe",
@@ -34,6 +35,7 @@ ROOMS = (
     "torch_files",
     "writing",
     "loading",
+    "evaluation",
     "drifting",
     "licenses",
     "card",
@@ -42,20 +44,23 @@ ROOMS = (
     "pipeline",
     "rerunning",
     "verifying",
+    "converting",
     "cli",
 )
 ENTRANCES = {"__init__", "__main__"}  # below all rooms
 # What is heavy or reaches the network, and the only rooms that may ask for it.
 GUESTS = {
-    "torch": {"checkpoint", "tracing", "torch_files"},
-    "transformers": {"tracing", "loading", "pipeline"},  # pipeline: a type
-    "huggingface_hub": {"tracing", "resolving", "publishing", "verifying", "cli"},
+    "torch": {"checkpoint", "tracing", "torch_files", "evaluation"},
+    # a type in pipeline and converting
+    "transformers": {"tracing", "loading", "evaluation", "pipeline", "converting"},
+    "huggingface_hub": {"tracing", "resolving", "evaluation", "publishing", "verifying", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
     "jinja2": {"card"},
     "yaml": {"resolving", "recipe", "card"},
-    "datasets": set(),
-    "evaluate": set(),
+    "datasets": {"evaluation"},
+    "evaluate": {"evaluation"},
+    "pycocotools": {"evaluation"},
     "socket": set(),
     "urllib.request": set(),
     "pickle": set(),

@@ -47,6 +47,24 @@ def rules(*rows: tuple[str, ...]) -> tuple[KeyRule, ...]:
     return tuple(KeyRule(row[0], row[1:]) for row in rows)
 
 
+def under(source: str, target: str, *rows: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Rows for one group of layers: what stands before every source, and before every target.
+
+    >>> under("block{s+1}.", "stages.{s}.", ("norm1.*", "norm.*"))
+    (('block{s+1}.norm1.*', 'stages.{s}.norm.*'),)
+    """
+    return tuple((source + row[0], *(target + name for name in row[1:])) for row in rows)
+
+
+def normed(*convolutions: str, below: str = "") -> tuple[str, ...]:
+    """Convolutions, each with the norm behind it, as transformers names the two.
+
+    >>> normed("conv_1x1", below="stem.")
+    ('stem.conv_1x1.convolution', 'stem.conv_1x1.normalization')
+    """
+    return tuple(f"{below}{n}.{m}" for n in convolutions for m in ("convolution", "normalization"))
+
+
 @dataclass(frozen=True)
 class Repeat:
     """A numbered group of layers, e.g. `Repeat("stages.{}", (...))`, inside the depth order."""
@@ -62,11 +80,13 @@ class Dialect:
     Attributes:
         name: the system that writes it.
         prefixes: what may stand before every key.
-        signature: a key (without prefix) that only this spelling has.
+        signature: a key (without prefix) that only this spelling has, with a dot in it.
         rules: key -> canonical name; the first that fits decides. Without rules the keys are the
             canonical names.
         dead: key pattern -> why these tensors have no meaning.
         needs: further keys (whole, with what stands before them) that the file must have.
+        beside: further keys (without prefix) that stand beside the signature.
+        without: keys (without prefix) of other families that spell their signature alike.
         convention: what its network computes where the names alone do not show it; two models of
             unlike conventions match by name and are not the same function.
     """
@@ -77,6 +97,8 @@ class Dialect:
     rules: tuple[KeyRule, ...] = ()
     dead: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     convention: str = ""
 
     def __hash__(self) -> int:
@@ -91,6 +113,14 @@ class Dialect:
                 return names
         return ()
 
+    def stands(self, prefix: str, keys: Mapping[str, object]) -> bool:
+        """Whether a file with these `keys` has this spelling's below `prefix`."""
+        return (
+            prefix + self.signature in keys
+            and all(prefix + key in keys for key in self.beside)
+            and not any(prefix + key in keys for key in self.without)
+        )
+
     def why_dead(self, key: str) -> str | None:
         """Why the tensor `key` (without prefix) has no meaning, or None."""
         return next((why for text, why in self.dead.items() if _pattern(text).fullmatch(key)), None)
@@ -100,8 +130,7 @@ class Dialect:
         """Rules by the key's shape with numbers and last name blanked, so that few are tried."""
         found: dict[str, list[KeyRule]] = {}
         for rule in self.rules:
-            blank = re.sub(r"\d+", "#", _FIELD.sub("#", rule.source)).replace("*", "")
-            found.setdefault(blank, []).append(rule)
+            found.setdefault(_shape_of(_FIELD.sub("0", rule.source)), []).append(rule)
         return found
 
 
@@ -115,6 +144,8 @@ class Table:
         dialects: the spellings.
         order: canonical modules in the order of their last use in the forward pass.
         classifier: canonical name of the tensor whose first axis counts the classes.
+        untrained: canonical modules that some of these systems save untrained -> standard deviation
+            of the normal distribution (of mean 0) that they are initialised from.
     """
 
     name: str
@@ -122,6 +153,7 @@ class Table:
     dialects: tuple[Dialect, ...]
     order: tuple[str | Repeat, ...]
     classifier: str | None = None
+    untrained: Mapping[str, float] = field(default_factory=dict)
 
     def __hash__(self) -> int:
         return hash(self.name)

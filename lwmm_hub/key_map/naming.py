@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lwmm_hub.checkpoint import TensorEntry
@@ -66,8 +66,11 @@ def name_keys(entries: Mapping[str, TensorEntry]) -> NamedKeys:
     conventions: dict[str, tuple[str, str]] = {}
     found: list[Table] = []
     named_keys: set[str] = set()
+    tails = _Tails(entries)
     for table in TABLES:
-        best = max(_readings(table, entries), key=lambda reading: len(reading[1]), default=None)
+        best = max(
+            _readings(table, entries, tails), key=lambda reading: len(reading[1]), default=None
+        )
         if best is None:
             continue
         dialect, names, without_meaning = best
@@ -89,14 +92,14 @@ def name_keys(entries: Mapping[str, TensorEntry]) -> NamedKeys:
 
 
 def _readings(
-    table: Table, entries: Mapping[str, TensorEntry]
+    table: Table, entries: Mapping[str, TensorEntry], tails: _Tails
 ) -> list[tuple[Dialect, dict[str, Source], dict[str, str]]]:
     """Every way to read a file's keys by a table: the dialect, what it names, what is dead."""
     readings = []
     for dialect in table.dialects:
         if not all(key in entries for key in dialect.needs):
             continue
-        for prefix in _prefixes(table, dialect, entries):
+        for prefix in _prefixes(table, dialect, entries, tails):
             names: dict[str, Source] = {}
             dead: dict[str, str] = {}
             for key, entry in entries.items():
@@ -116,16 +119,36 @@ def _readings(
     return readings
 
 
-def _prefixes(table: Table, dialect: Dialect, entries: Mapping[str, TensorEntry]) -> list[str]:
+class _Tails:
+    """The keys of a file by their last two names: which of them end like a signature."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys: dict[str, list[str]] = {}
+        for key in keys:
+            self._keys.setdefault(_tail(key), []).append(key)
+
+    def before(self, signature: str) -> list[str]:
+        """What stands before the signature in keys that end with it, up to a dot; in file order."""
+        ending = f".{signature}"
+        found = self._keys.get(_tail(signature), ())
+        return [key[: -len(signature)] for key in found if key.endswith(ending)]
+
+
+def _tail(key: str) -> str:
+    return key[key.rfind(".", 0, max(key.rfind("."), 0)) + 1 :]
+
+
+def _prefixes(
+    table: Table, dialect: Dialect, entries: Mapping[str, TensorEntry], tails: _Tails
+) -> list[str]:
     """What stands before a dialect's keys in a file: as its table says, else whatever does.
 
     A backbone is recognised below any wrapper; copies of it that are not the student come last.
     """
-    signature = dialect.signature
-    listed = [prefix for prefix in dialect.prefixes if prefix + signature in entries]
+    listed = [prefix for prefix in dialect.prefixes if dialect.stands(prefix, entries)]
     if listed or not table.backbone:
         return listed
-    found = [key[: -len(signature)] for key in entries if key.endswith(f".{signature}")]
+    found = [p for p in tails.before(dialect.signature) if dialect.stands(p, entries)]
     return sorted(found, key=lambda prefix: prefix.startswith(OTHER_COPIES))
 
 

@@ -67,6 +67,9 @@ class KeyMap:
         prefixes: per donor, the prefix that was taken off ("-") or put on ("+") its keys, or "".
         classifiers: per model, shape[0] of the known classifier, or None.
         warnings: what the tables know and names and shapes do not show.
+        doubtful: shared layers that a model may hold untrained -> standard deviation of the initial
+            normal distribution; only values can tell.
+        left_out: (donor, layer) -> why values say that the donor's layer is not used.
         unmatched: per donor, what is left of it and of the anchor.
         pairs: what was matched by values, in depth order; None where they were not asked.
     """
@@ -82,6 +85,8 @@ class KeyMap:
     classifiers: tuple[int | None, ...]
     part_of_key: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    doubtful: dict[str, float] = field(default_factory=dict)
+    left_out: dict[tuple[int, str], str] = field(default_factory=dict)
     unmatched: tuple[OpenKeys, ...] = ()
     pairs: tuple[ValuePair, ...] | None = None
 
@@ -149,11 +154,16 @@ def match_keys(
         classifiers,
         part_of_key,
         _unlike_conventions(named, labels),
-        tuple(
+        {
+            p.layer: table.untrained[p.layer]
+            for p in shared
+            if (table := named[0].tables.get(p.name)) and p.layer in table.untrained
+        },
+        unmatched=tuple(
             open_keys(named, models, i, _matched(shared, i), NEVER_AVERAGED)
             for i in range(1, len(models))
         ),
-        None if pairs is None else tuple(sorted(pairs, key=_in_order(shared))),
+        pairs=None if pairs is None else tuple(sorted(pairs, key=_in_order(shared))),
     )
 
 
@@ -184,15 +194,19 @@ def _unlike_conventions(named: Sequence[NamedKeys], labels: Sequence[str]) -> tu
 
 
 def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], tuple[object, ...]]:
-    """Sort key of a parameter: backbone tables, head tables in their order, then the rest."""
+    """Sort key of a parameter: backbone tables, head tables in their order, then the rest.
+
+    A head's table alone says nothing of a model: where the backbone has none, all follow `depth`.
+    """
     last = len(named.sources)
+    tabled = any(table.backbone for table in named.found)
     place = {table: i for i, table in enumerate(named.found)}
 
     def rank(parameter: SharedParameter) -> tuple[object, ...]:
         table = named.tables.get(parameter.name)
         source = parameter.sources[0]
         assert source is not None
-        if table is None:
+        if table is None or not tabled:
             return (2, depth.ranks.get(source.key, last), parameter.layer)
         depth_in_table = table.rank(parameter.layer) or ()
         return (0 if table.backbone else 1, place[table], *depth_in_table)

@@ -49,6 +49,7 @@ class PlannedModel:
     sha256: Mapping[str, str | None] = field(default_factory=dict)
     kept_parts: tuple[str, ...] = ()
     renamed: str = ""
+    stage: str | None = None
 
 
 @dataclass(frozen=True)
