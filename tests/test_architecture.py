@@ -26,6 +26,7 @@ ROOMS = (
     "schedule",
     "floats",
     "relatedness",
+    "inferring",
     "untrained",
     "lineage",
     "display",
