@@ -46,7 +46,17 @@ def merge_recipe(
     models, options, kept = _of_recipe(recipe, parents or {})
     folder = output_folder(output)
     before = {} if isinstance(recipe, Recipe) else _files_beside(Path(recipe))
-    result = run_merge(models, options, kept, folder, overwrite, threads, progress, tags, started)
+    result = run_merge(
+        models,
+        options,
+        kept_parts=kept,
+        output=folder,
+        overwrite=overwrite,
+        threads=threads,
+        progress=progress,
+        tags=tags,
+        started=started,
+    )
     if not before or before == result.files:
         return result
     changed = "the weights are not those beside the recipe: a local model has changed since then."

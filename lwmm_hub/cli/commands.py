@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import click
 
 from lwmm_hub import __version__
+from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.output import FORMATS, Output
 from lwmm_hub.errors import LwmmError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
-INTERRUPTED = 130
 
 
 def _fraction_or_layer(_context: Any, _parameter: Any, value: str) -> float | str:
@@ -157,7 +157,6 @@ def merge(
         _show_plan(models, options, True, output, recipe, parents)
         return
     from lwmm_hub.pipeline import merge as run_merge
-    from lwmm_hub.publishing import check_push
     from lwmm_hub.rerunning import merge_recipe
 
     # without -o the folder is only on the way to the Hub, and stays where the push fails
@@ -165,6 +164,8 @@ def merge(
     where = folder or ("merged" if scratch is None else str(Path(scratch) / "merged"))
     try:
         if push is not None:
+            from lwmm_hub.publishing import check_push  # for a push alone
+
             check_push(push, license_id)
         with output.progress(_bytes_of(models) if recipe is None else 0, "merging") as bar:
             common: dict[str, Any] = {
@@ -418,10 +419,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         _say(str(error))
         return error.exit_code
-    except click.exceptions.Abort:
-        _say("interrupted")
-        return INTERRUPTED
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _say("interrupted")
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:

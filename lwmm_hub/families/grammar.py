@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 _FIELD = re.compile(r"\{(?:(?P<from>\d+)-)?(?P<name>[a-z]+)(?:\+(?P<plus>\d+))?\}")
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -86,23 +87,36 @@ class Dialect:
         """The canonical names of a key without its prefix; empty where no rule fits."""
         if not self.rules:
             return (key,)
-        for rule in self._candidates.get(_shape_of(key), ()):
-            if names := rule.names(key):
-                return names
-        return ()
+        stem, dot, leaf = key.rpartition(".")
+        names = self._names_of_stem(stem + dot) if leaf else ()
+        return tuple([name.replace("*", leaf) for name in names])
 
     def why_dead(self, key: str) -> str | None:
         """Why the tensor `key` (without prefix) has no meaning, or None."""
-        return next((why for text, why in self.dead.items() if _pattern(text).fullmatch(key)), None)
+        for text, why in self.dead.items():
+            if _pattern(text).fullmatch(key):
+                return why
+        return None
 
     @functools.cached_property
-    def _candidates(self) -> dict[str, list[KeyRule]]:
-        """Rules by the key's shape with numbers and last name blanked, so that few are tried."""
-        found: dict[str, list[KeyRule]] = {}
+    def _names_of_stem(self) -> Callable[[str], tuple[str, ...]]:
+        """The names of all keys that differ in their last name alone, which is `*` in them.
+
+        Every rule ends in `*`, so the tensors of a module are translated at once, and once for all
+        models.
+        """
+        candidates: dict[str, list[KeyRule]] = {}  # by source with its numbers blanked
         for rule in self.rules:
-            blank = re.sub(r"\d+", "#", _FIELD.sub("#", rule.source)).replace("*", "")
-            found.setdefault(blank, []).append(rule)
-        return found
+            blank = _NUMBER.sub("#", _FIELD.sub("#", rule.source))
+            candidates.setdefault(blank, []).append(rule)
+
+        @functools.lru_cache(1 << 14)
+        def names(stem: str) -> tuple[str, ...]:
+            key = f"{stem}*"
+            found = (rule.names(key) for rule in candidates.get(_NUMBER.sub("#", key), ()))
+            return next(filter(None, found), ())
+
+        return names
 
 
 @dataclass(frozen=True)
@@ -133,16 +147,11 @@ class Table:
         >>> t.rank("stages.2.norm"), t.rank("stem"), t.rank("other")
         ((1, 2, 1), (0,), None)
         """
-        return _cached_rank(self, module)
+        return self._cached_rank(module)
 
-
-@functools.lru_cache(1 << 14)
-def _cached_rank(table: Table, module: str) -> tuple[int, ...] | None:
-    return _rank(table.order, module)
-
-
-def _shape_of(key: str) -> str:
-    return re.sub(r"\d+", "#", key[: key.rfind(".") + 1])
+    @functools.cached_property
+    def _cached_rank(self) -> Callable[[str], tuple[int, ...] | None]:
+        return functools.lru_cache(1 << 14)(functools.partial(_rank, self.order))
 
 
 def _rank(order: tuple[str | Repeat, ...], module: str) -> tuple[int, ...] | None:
