@@ -26,7 +26,9 @@ ROOMS = (
     "schedule",
     "floats",
     "relatedness",
+    "inferring",
     "untrained",
+    "lineage",
     "display",
     "planning",
     "recipe",
@@ -52,7 +54,7 @@ GUESTS = {
     "torch": {"checkpoint", "tracing", "torch_files", "evaluation"},
     # a type in pipeline and converting
     "transformers": {"tracing", "loading", "evaluation", "pipeline", "converting"},
-    "huggingface_hub": {"tracing", "resolving", "publishing", "verifying", "cli"},
+    "huggingface_hub": {"tracing", "resolving", "evaluation", "publishing", "verifying", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
     "jinja2": {"card"},

@@ -56,6 +56,15 @@ def under(source: str, target: str, *rows: tuple[str, ...]) -> tuple[tuple[str, 
     return tuple((source + row[0], *(target + name for name in row[1:])) for row in rows)
 
 
+def normed(*convolutions: str, below: str = "") -> tuple[str, ...]:
+    """Convolutions, each with the norm behind it, as transformers names the two.
+
+    >>> normed("conv_1x1", below="stem.")
+    ('stem.conv_1x1.convolution', 'stem.conv_1x1.normalization')
+    """
+    return tuple(f"{below}{n}.{m}" for n in convolutions for m in ("convolution", "normalization"))
+
+
 @dataclass(frozen=True)
 class Repeat:
     """A numbered group of layers, e.g. `Repeat("stages.{}", (...))`, inside the depth order."""
