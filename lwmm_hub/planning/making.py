@@ -102,7 +102,7 @@ def plan_merge(
         ),
         (
             *warnings,
-            *lineage_warnings(lineage, [c.label for c in checkpoints]),
+            *lineage_warnings(lineage, [c.label for c in checkpoints], relatedness),
             *key_map.warnings,
             *_undecided(key_map, options, relatedness),
             *_gaps(key_map, checkpoints),
