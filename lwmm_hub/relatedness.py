@@ -17,7 +17,7 @@ import numpy as np
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import UnrelatedModelsError
 from lwmm_hub.floats import Float, sum_dtype, view, widen
-from lwmm_hub.key_map import KeyMap, SharedParameter
+from lwmm_hub.key_map import KeyMap, SharedParameter, Source
 
 UNRELATED, WEAK = 0.1, 0.5
 SAMPLE = 32
@@ -221,7 +221,14 @@ def parameter_values(
     """
     source = parameter.sources[model]
     assert source is not None
-    checkpoint = checkpoints[model]
+    return source_values(checkpoints[model], source, start, count)
+
+
+def source_values(checkpoint: Checkpoint, source: Source, start: int, count: int) -> Float:
+    """`count` elements of a float tensor (or part of one) from element `start`, row-major.
+
+    float32, or float64 where they are stored so.
+    """
     entry = checkpoint.entries[source.key]
     width = entry.size // max(entry.elements, 1)
     skip = entry.size // source.parts * source.part + start * width

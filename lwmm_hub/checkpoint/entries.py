@@ -106,7 +106,8 @@ class TensorEntry:
     whose local header was not read yet (headers of a file on the Hub) has `zip_record` set to the
     offset of that header, and `offset` counts from the start of the record's data.
     Elements lie contiguous in row-major order, little-endian, unless `strides` (in elements) says
-    otherwise.
+    otherwise. `crc32` is the checksum that a zip archive states for a tensor that fills its record;
+    nothing says that it is valid.
     """
 
     key: str
@@ -116,6 +117,7 @@ class TensorEntry:
     offset: int
     strides: tuple[int, ...] | None = None
     zip_record: int | None = None
+    crc32: int | None = None
 
     @property
     def size(self) -> int:

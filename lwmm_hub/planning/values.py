@@ -12,7 +12,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lwmm_hub.display import plan_html, plan_text
 from lwmm_hub.errors import RecipeError
-from lwmm_hub.key_map import Source
+from lwmm_hub.key_map import Source, ValuePair, pairs_sha256
+from lwmm_hub.lineage import Lineage
 from lwmm_hub.planning.options import MergeOptions
 from lwmm_hub.relatedness import Relatedness
 
@@ -120,6 +121,9 @@ class MergePlan:
         parts: (name, whether backbone, number of shared parameters).
         relatedness: what the weights said; empty before they are read.
         ignored: key of the anchor's file that is not the model's (other copies) -> why.
+        lineage: per donor of which something is known, whether it was made from the same
+            pre-training as the anchor.
+        inferred: what is merged because the values match, where no name does.
     """
 
     models: tuple[PlannedModel, ...]
@@ -135,6 +139,13 @@ class MergePlan:
     parts: tuple[tuple[str, bool, int], ...] = ()
     relatedness: tuple[Relatedness, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
+    lineage: tuple[Lineage, ...] = ()
+    inferred: tuple[ValuePair, ...] = ()
+
+    @property
+    def pairs_sha256(self) -> str | None:
+        """A checksum of what was matched by values; None where nothing was."""
+        return pairs_sha256(self.inferred)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, ready for JSON (`lwmm-hub plan --json`)."""
@@ -159,6 +170,8 @@ class MergePlan:
                 for name, backbone, n in self.parts
             ],
             "relatedness": [_plain(asdict(result)) for result in self.relatedness],
+            "lineage": [asdict(result) for result in self.lineage],
+            "inferred": [asdict(pair) for pair in self.inferred],
         }
 
     @classmethod
@@ -246,6 +259,8 @@ def _plan_from_dict(data: Mapping[str, Any]) -> MergePlan:
         tuple((row["name"], row["backbone"], row["tensors"]) for row in data["parts"]),
         tuple(_from_fields(Relatedness, row) for row in data["relatedness"]),
         unused[0],
+        tuple(_from_fields(Lineage, row) for row in data.get("lineage", [])),
+        tuple(_from_fields(ValuePair, row) for row in data.get("inferred", ())),
     )
     return _checked(plan)
 

@@ -89,6 +89,7 @@ def open_folder(
         facts=facts or facts_of_card(folder),
         warnings=(*opened.warnings, *warnings),
         part_files=opened.part_files,
+        pretraining=opened.pretraining,
     )
 
 

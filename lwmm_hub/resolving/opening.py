@@ -31,6 +31,7 @@ class OpenedFiles:
     ignored: Mapping[str, str] | None = None
     warnings: tuple[str, ...] = ()
     part_files: Mapping[str, str] = field(default_factory=dict)
+    pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
 
 
 def open_files(
@@ -200,9 +201,16 @@ def _choose_copy(opened: OpenedFiles, label: str, weights: str) -> OpenedFiles:
                 if other
                 else "outside the chosen copy of the weights"
             )
+    start = COPIES["imagenet"]
+    pretraining = {
+        key[len(start) :]: entry
+        for key, entry in opened.entries.items()
+        if weights != "imagenet" and key.startswith(start)
+    }
     return replace(
         opened,
         entries=entries,
+        pretraining=pretraining,
         prefix=opened.prefix + wanted,
         ignored=ignored,
         warnings=warnings,
