@@ -103,14 +103,13 @@ def fada(size: ResNetSize, frozen: bool = False) -> list[Entry]:
     ]
 
 
-def fada_discriminator(size: ResNetSize) -> list[Entry]:
+def fada_discriminator(classes: int, columns: int, width: int = 512) -> list[Entry]:
     """What FADA's adversarial stage trains against, saved beside the two networks."""
-    fourth, wide = size.stages[-1][2], 2 * size.head_width
     return [
-        *conv("D.0", wide, fourth, 3, 3),
-        *conv("D.2", wide // 2, wide, 3, 3),
-        *conv("cls1", size.num_classes, wide // 2, 3, 3),
-        *conv("cls2", size.num_classes, wide // 2, 3, 3),
+        *conv("D.0", width, columns, 3, 3),
+        *conv("D.2", width // 2, width, 3, 3),
+        *conv("cls1", classes, width // 2, 3, 3),
+        *conv("cls2", classes, width // 2, 3, 3),
     ]
 
 
