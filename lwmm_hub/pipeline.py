@@ -18,7 +18,7 @@ from lwmm_hub.lineage import lineage_of
 from lwmm_hub.manifest import decide_license, make_manifest, write_card
 from lwmm_hub.matching import same_model_warnings, with_distinct_labels
 from lwmm_hub.merging import Progress
-from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
+from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge, written_bytes
 from lwmm_hub.recipe import recipe_of, write_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.relatedness import measure_relatedness, require_related
@@ -212,7 +212,16 @@ def merge(
         models, merge_options, kept = _references(anchor, donors), _options(options), None
     made = anchor if isinstance(anchor, MergePlan) else None
     return run_merge(
-        models, merge_options, kept, folder, overwrite, threads, progress, tags, started, made
+        models,
+        merge_options,
+        kept_parts=kept,
+        output=folder,
+        overwrite=overwrite,
+        threads=threads,
+        progress=progress,
+        tags=tags,
+        started=started,
+        made=made,
     )
 
 
@@ -312,6 +321,7 @@ def decide(opened: _Opened) -> MergePlan:
 def run_merge(
     models: Sequence[ModelReference],
     options: MergeOptions,
+    *,
     kept_parts: tuple[tuple[str, ...], ...] | None,
     output: Path,
     overwrite: bool,
@@ -344,9 +354,9 @@ def run_merge(
     inputs += [
         r.path for c in opened.checkpoints for r in c.readers.values() if isinstance(r, LocalFile)
     ]
-    draft = plan_merge(opened.key_map, opened.checkpoints, options)
-    check_output(output, overwrite, inputs, draft.cost.write_bytes)
-    if any(m.on_hub for m in models):  # what headers and disk space can refuse, they have by now
+    check_output(output, overwrite, inputs, written_bytes(opened.checkpoints[0], options))
+    if any(m.on_hub for m in models):
+        plan_merge(opened.key_map, opened.checkpoints, options)  # refuse before the download
         pinned = [
             replace(c.reference, revision=c.commit or c.reference.revision)
             for c in opened.checkpoints
@@ -363,11 +373,8 @@ def run_merge(
         ]
         opened = replace(opened, checkpoints=tuple(same))  # same commits, so the same keys
     plan = decide(replace(opened, kept_parts=kept_parts))
-    if made is not None and made.merged != (plan if made.scope_decided else draft).merged:
-        raise RecipeError(
-            "the plan is not what its models and options give: it was changed, or a local model "
-            "was. Make it again with lw.plan(...)."
-        )
+    if made is not None:
+        _require_same(made, plan, opened)
     anchor = opened.checkpoints[0]
     with temporary_folder(output) as folder:
         written = write_weights(folder, plan, opened.checkpoints, threads, progress)
@@ -391,6 +398,22 @@ def run_merge(
         sum(file.bytes for file in written),
         decision,
     )
+
+
+def _require_same(made: MergePlan, decided: MergePlan, opened: _Opened) -> None:
+    """Stop where a plan is not what its models and options give.
+
+    Raises:
+        RecipeError: the plan was changed, or a local model was.
+    """
+    plan = decided
+    if not made.scope_decided:
+        plan = plan_merge(opened.key_map, opened.checkpoints, opened.options)
+    if made.merged != plan.merged:
+        raise RecipeError(
+            "the plan is not what its models and options give: it was changed, or a local model "
+            "was. Make it again with lw.plan(...)."
+        )
 
 
 def _made_by() -> str:

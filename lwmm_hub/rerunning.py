@@ -50,9 +50,17 @@ def merge_recipe(
     models, options, kept = _of_recipe(recipe, parents or {})
     folder = output_folder(output)
     result = run_merge(
-        models, options, kept, folder, overwrite, threads, progress, tags, started,
+        models,
+        options,
+        kept_parts=kept,
+        output=folder,
+        overwrite=overwrite,
+        threads=threads,
+        progress=progress,
+        tags=tags,
+        started=started,
         pairs_sha256=recipe.pairs_sha256,
-    )  # fmt: skip
+    )
     if not before or before == result.files:
         return result
     changed = "the weights are not those beside the recipe: a local model has changed since then."

@@ -57,7 +57,7 @@ GUESTS = {
     "huggingface_hub": {"tracing", "resolving", "evaluation", "publishing", "verifying", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
-    "jinja2": {"card"},
+    "jinja2": set(),
     "yaml": {"resolving", "recipe", "card"},
     "datasets": {"evaluation"},
     "evaluate": {"evaluation"},

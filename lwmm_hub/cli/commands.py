@@ -14,13 +14,12 @@ from typing import Any
 import click
 
 from lwmm_hub import __version__
+from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.converting import convert
 from lwmm_hub.cli.evaluating import evaluate
 from lwmm_hub.cli.options import with_options, with_output
 from lwmm_hub.cli.output import Output
 from lwmm_hub.errors import LwmmError, UsageError
-
-INTERRUPTED = 130
 
 
 def _fraction_or_layer(_context: Any, _parameter: Any, value: str) -> float | str:
@@ -138,7 +137,6 @@ def merge(
         return
     from lwmm_hub.display import merge_rows
     from lwmm_hub.pipeline import merge as run_merge
-    from lwmm_hub.publishing import check_push
     from lwmm_hub.rerunning import merge_recipe
 
     # without -o the folder is only on the way to the Hub, and stays where the push fails
@@ -146,6 +144,8 @@ def merge(
     where = folder or ("merged" if scratch is None else str(Path(scratch) / "merged"))
     try:
         if push is not None:
+            from lwmm_hub.publishing import check_push  # for a push alone
+
             check_push(push, license_id)
         with output.progress(_bytes_of(models) if recipe is None else 0, "merging") as bar:
             common: dict[str, Any] = {
@@ -400,10 +400,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         _say(str(error))
         return error.exit_code
-    except click.exceptions.Abort:
-        _say("interrupted")
-        return INTERRUPTED
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _say("interrupted")
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:

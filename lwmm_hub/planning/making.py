@@ -332,8 +332,13 @@ def _cost(
             if i and source is not None and tensor.weights[i]:
                 dtype = checkpoints[i].entries[source.key].dtype
                 read += tensor_bytes(dtype, tensor.shape)
-    write = sum(
+    download = sum(c.facts.download_bytes for c in checkpoints)
+    return Cost(read, written_bytes(anchor, options), download)
+
+
+def written_bytes(anchor: Checkpoint, options: MergeOptions) -> int:
+    """Bytes of weights that a merge with this anchor writes."""
+    return sum(
         tensor_bytes(output_dtype(entry.dtype, options.dtype), entry.shape)
         for entry in anchor.entries.values()
     )
-    return Cost(read, write, sum(c.facts.download_bytes for c in checkpoints))

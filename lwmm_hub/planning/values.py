@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -151,10 +151,10 @@ class MergePlan:
         """The plan as plain data, ready for JSON (`lwmm-hub plan --json`)."""
         return {
             "version": VERSION,
-            "models": [_plain(asdict(model)) for model in self.models],
+            "models": [_plain(model) for model in self.models],
             "scope_decided": self.scope_decided,
-            "options": asdict(self.options),
-            "layers": [_plain(asdict(layer)) for layer in self.layers],
+            "options": _plain(self.options),
+            "layers": [_plain(layer) for layer in self.layers],
             "merged": [_merged_dict(tensor) for tensor in self.merged],
             "kept": [{"key": key, "reason": why} for key, why in self.kept.items()],
             "unused": [
@@ -163,15 +163,15 @@ class MergePlan:
                 for key, why in keys.items()
             ],
             "warnings": list(self.warnings),
-            "cost": asdict(self.cost),
+            "cost": _plain(self.cost),
             "order_source": self.order_source,
             "parts": [
                 {"name": name, "backbone": backbone, "tensors": n}
                 for name, backbone, n in self.parts
             ],
-            "relatedness": [_plain(asdict(result)) for result in self.relatedness],
-            "lineage": [asdict(result) for result in self.lineage],
-            "inferred": [asdict(pair) for pair in self.inferred],
+            "relatedness": [_plain(result) for result in self.relatedness],
+            "lineage": [_plain(result) for result in self.lineage],
+            "inferred": [_plain(pair) for pair in self.inferred],
         }
 
     @classmethod
@@ -213,11 +213,15 @@ class MergePlan:
         return plan_html(self.to_dict())
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, so that a plan equals its JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def _plain(value: Any) -> dict[str, Any]:
+    """A dataclass as a dict of its fields, tuples as lists, so that a plan equals its JSON."""
+    return {name: _listed(item) for name, item in vars(value).items()}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_listed(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _merged_dict(tensor: MergedTensor) -> dict[str, Any]:
