@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lwmm_hub.checkpoint import Checkpoint
+    from lwmm_hub.converting import convert
     from lwmm_hub.drifting import measure_drift
     from lwmm_hub.errors import LwmmError
     from lwmm_hub.key_map import KeyMap
@@ -41,6 +42,7 @@ _HOME = {
     "MergePlan": "planning",
     "MergeResult": "pipeline",
     "ModelReference": "reference",
+    "convert": "converting",
     "match": "matching",
     "measure_drift": "drifting",
     "merge": "pipeline",
@@ -62,6 +64,7 @@ __all__ = [
     "MergePlan",
     "MergeResult",
     "ModelReference",
+    "convert",
     "match",
     "measure_drift",
     "merge",

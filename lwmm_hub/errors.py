@@ -10,6 +10,7 @@ LwmmError                     1   base: one line that says what, which, and what
 ├── UnrelatedModelsError      4   the models share nothing, or nothing that is related
 ├── MergeError                1   the weights cannot be merged (NaN, overflow)
 ├── OutputError               1   the folder cannot be written
+├── EvaluationError           1   a model or data set cannot be scored as asked
 ├── LayerOrderError           1   no depth order can be derived for an architecture
 ├── CardError                 1   a model card breaks a rule of the Hub
 ├── LicenseRefusedError       3   a licence rule refuses to publish
@@ -64,6 +65,10 @@ class MergeError(LwmmError):
 
 class OutputError(LwmmError):
     """The output folder cannot be written."""
+
+
+class EvaluationError(LwmmError, ValueError):
+    """A model, a data set or a pair of them cannot be scored as asked."""
 
 
 class LayerOrderError(LwmmError):

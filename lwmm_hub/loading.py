@@ -35,12 +35,15 @@ def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
         ) from error
     import transformers
 
+    from lwmm_hub.tracing.guard import no_hub
+
     model_class = getattr(transformers, name, None) if isinstance(name, str) else None
     if model_class is None or not hasattr(model_class, "from_pretrained"):
         raise OutputError(
             f"this transformers ({transformers.__version__}) has no class {name!r}. Update it."
         )
-    model, found = model_class.from_pretrained(folder, output_loading_info=True, **options)
+    with no_hub():  # configs that name a backbone make transformers ask whether it is a repository
+        model, found = model_class.from_pretrained(folder, output_loading_info=True, **options)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = [k for k in found[what] if not str(k).endswith("num_batches_tracked")]
         if keys:

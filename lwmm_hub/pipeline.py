@@ -14,7 +14,7 @@ from lwmm_hub.errors import (
     RecipeError,
     UsageError,
 )
-from lwmm_hub.key_map import KeyMap
+from lwmm_hub.key_map import KeyMap, leave_out
 from lwmm_hub.licenses import LicenseDecision, license_file
 from lwmm_hub.manifest import decide_license, make_manifest, write_card
 from lwmm_hub.matching import match, same_model_warnings, with_distinct_labels
@@ -24,6 +24,7 @@ from lwmm_hub.recipe import recipe_of, write_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.relatedness import measure_relatedness, require_related
 from lwmm_hub.resolving import resolve
+from lwmm_hub.untrained import find_untrained, untrained_warnings
 from lwmm_hub.writing import (
     MANIFEST,
     RECIPE,
@@ -264,15 +265,27 @@ def _warnings(opened: _Opened) -> tuple[str, ...]:
 
 def decide(opened: _Opened) -> MergePlan:
     """Read the sample of weights, judge, and plan with the verdict."""
-    results = measure_relatedness(opened.key_map, opened.checkpoints)
+    untrained = find_untrained(opened.key_map, opened.checkpoints)
+    key_map = opened.key_map
+    if opened.options.scope == "auto":
+        kept = opened.kept_parts
+        key_map = leave_out(
+            key_map,
+            {
+                (i, layer): why
+                for (i, layer), why in untrained.items()
+                if kept is None or layer in kept[i]
+            },
+        )
+    results = measure_relatedness(key_map, opened.checkpoints)
     labels = [c.label for c in opened.checkpoints]
     related = require_related(results, labels, opened.options.allow_unrelated)
     return plan_merge(
-        opened.key_map,
+        key_map,
         opened.checkpoints,
         opened.options,
         results,
-        (*_warnings(opened), *related),
+        (*_warnings(opened), *related, *untrained_warnings(untrained, opened.options.scope)),
         opened.kept_parts,
     )
 

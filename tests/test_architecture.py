@@ -26,6 +26,7 @@ ROOMS = (
     "schedule",
     "floats",
     "relatedness",
+    "untrained",
     "display",
     "planning",
     "recipe",
@@ -33,6 +34,7 @@ ROOMS = (
     "torch_files",
     "writing",
     "loading",
+    "evaluation",
     "drifting",
     "licenses",
     "card",
@@ -41,20 +43,23 @@ ROOMS = (
     "pipeline",
     "rerunning",
     "verifying",
+    "converting",
     "cli",
 )
 ENTRANCES = {"__init__", "__main__"}  # below all rooms
 # What is heavy or reaches the network, and the only rooms that may ask for it.
 GUESTS = {
-    "torch": {"checkpoint", "tracing", "torch_files"},
-    "transformers": {"tracing", "loading", "pipeline"},  # pipeline: a type
+    "torch": {"checkpoint", "tracing", "torch_files", "evaluation"},
+    # a type in pipeline and converting
+    "transformers": {"tracing", "loading", "evaluation", "pipeline", "converting"},
     "huggingface_hub": {"tracing", "resolving", "publishing", "verifying", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
     "jinja2": {"card"},
     "yaml": {"resolving", "recipe", "card"},
-    "datasets": set(),
-    "evaluate": set(),
+    "datasets": {"evaluation"},
+    "evaluate": {"evaluation"},
+    "pycocotools": {"evaluation"},
     "socket": set(),
     "urllib.request": set(),
     "pickle": set(),

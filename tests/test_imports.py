@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from enumerators import TINY, ancestor, finetuned, spell_smp, write_pth
+from enumerators import B0, TINY, ancestor, finetuned, spell_smp, write_pth
 from stories import PROGRAM, Models, quiet_environment
 
 HEAVY = {"torch", "transformers", "huggingface_hub", "datasets", "evaluate", "scipy", "matplotlib"}
@@ -106,6 +106,14 @@ def test_tabled_families_are_planned_and_merged_without_torch(
 def test_another_dialect_needs_no_torch_either(tiny: Models, tmp_path: Path) -> None:
     smp = write_pth(tmp_path / "smp.pth", spell_smp(finetuned(ancestor(TINY, 1), 9), TINY))
     assert watched(tmp_path, "merge", smp, tiny.pth).isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("to", ["own", "transformers"])
+def test_a_conversion_needs_no_torch(tiny: Models, tmp_path: Path, to: str) -> None:
+    values = spell_smp(ancestor(B0, 1), B0)
+    for source in (write_pth(tmp_path / "smp.pth", values), tiny.anchor):
+        out = tmp_path / f"{source.stem}-out"
+        assert watched(tmp_path, "convert", source, out, "--to", to).isdisjoint(HEAVY)
 
 
 def test_a_legacy_pickle_asks_torch_and_nobody_else(tiny: Models, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ import lwmm_hub as lw
 from lwmm_hub.checkpoint import TensorEntry
 from lwmm_hub.families import TABLES, Dialect, Table
 from lwmm_hub.key_map import (
+    DepthOrder,
     KeyMap,
     Source,
     match_keys,
@@ -119,8 +120,9 @@ CONTENT_AND_POSITION = {
 } | {"head.blocks.{b}.encoder_attn.q_sine"}
 LACKING: dict[tuple[str, str], set[str]] = {
     ("swin", "transformers"): {"maskformer_norms.{s}"},
-    ("swin", "transformers, MaskFormer"): {"norm", "stage_norms.{s}"},
-    ("swin", "transformers, new names, backbone"): {"maskformer_norms.{s}", "norm"},
+    ("swin", "transformers 5, backbone"): {"maskformer_norms.{s}"},
+    ("swin", "transformers, MaskFormer"): {"stage_norms.{s}"},
+    ("swin", "transformers, new names, backbone"): {"maskformer_norms.{s}"},
     ("swin", "transformers, new names"): {"maskformer_norms.{s}", "stage_norms.{s}"},
     ("swin", "timm"): {"maskformer_norms.{s}"},
     ("swin", "Microsoft"): {"maskformer_norms.{s}"},
@@ -248,6 +250,49 @@ def test_extra_keys_of_a_tabled_model_come_after_the_tables() -> None:
     shared = matched(ours, ours).shared
     assert [p.name for p in shared[-2:]] == list(extra)
     assert shared[-1].part == "head"
+
+
+def test_a_backbone_is_found_below_any_wrapper_and_its_student_first() -> None:
+    ours = entries_of(mit_nvlabs(TINY, prefix="backbone."))
+    wrapped = entries_of(mit_nvlabs(TINY, prefix="net.body.trunk."))
+    found = matched(ours, wrapped)
+    assert len(found.shared) == len(matched(ours, ours).shared)
+    assert found.unused == ({},)
+    teacher = entries_of(mit_nvlabs(TINY, prefix="teacher.net.")) | wrapped
+    sources = {p.sources[1].key for p in matched(ours, teacher).shared if p.sources[1]}
+    assert sources == set(wrapped)
+
+
+def test_a_key_that_is_spelt_like_a_canonical_name_does_not_match_it() -> None:
+    head = [e for e in segformer_nvlabs(TINY) if e.key.startswith("decode_head.linear_fuse")]
+    ours = entries_of(segformer_nvlabs(TINY))
+    shape = next(e.shape for e in head if e.key.endswith("conv.weight"))
+    donor = entries_of(mit_nvlabs(TINY, prefix="backbone.")) | plain(head__fuse__weight=shape)
+    found = matched(ours, donor)
+    assert "head.fuse.weight" not in {p.name for p in found.shared}
+    assert found.kept["decode_head.linear_fuse.conv.weight"] == "absent in donor1"
+    assert found.unused == ({"head.fuse.weight": "absent in anchor"},)
+
+
+def test_what_no_table_knows_behind_a_tabled_backbone_is_asked_for_its_order() -> None:
+    extra = plain(neck__b__weight=(4, 8), neck__a__weight=(8, 8))
+    ours = entries_of(mit_nvlabs(TINY, prefix="backbone.")) | extra
+    asked = DepthOrder("the oracle", {"neck.b.weight": 0, "neck.a.weight": 1})
+    found = match_keys([ours, ours], ["anchor", "donor"], lambda: asked)
+    assert [p.name for p in found.shared[-2:]] == ["neck.b.weight", "neck.a.weight"]
+    assert found.order_source.endswith("; the rest by the oracle")
+
+
+def test_a_prefix_of_the_head_alone_is_found_behind_a_tabled_backbone() -> None:
+    ours = entries_of(mit_nvlabs(TINY, prefix="backbone.")) | plain(
+        neck__a__weight=(4, 8), neck__b__weight=(8, 8)
+    )
+    donor = entries_of(mit_nvlabs(TINY, prefix="backbone.")) | plain(
+        model__neck__a__weight=(4, 8), model__neck__b__weight=(8, 8)
+    )
+    found = matched(ours, donor)
+    assert found.prefixes == ("-model.",)
+    assert [p.name for p in found.shared[-2:]] == ["neck.a.weight", "neck.b.weight"]
 
 
 def test_shapes_of_parts_are_their_own() -> None:

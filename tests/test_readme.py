@@ -7,8 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from enumerators import TINY, ancestor, finetuned, with_classes, write_transformers_folder
+from enumerators import (
+    B0,
+    TINY,
+    ancestor,
+    finetuned,
+    mit_nvlabs,
+    spell,
+    with_classes,
+    write_pth,
+    write_transformers_folder,
+)
 from hub import TestHub
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +31,14 @@ SCRIPTS = Path(sys.executable).parent
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def daformer_like() -> dict[str, np.ndarray]:
+    """What DAFormer saves, with a smaller backbone of published sizes: three copies, own head."""
+    backbone = spell(mit_nvlabs(B0, "backbone."), ancestor(B0, seed=0))
+    model = backbone | {"decode_head.conv_seg.bias": np.zeros(19, np.float32)}
+    copies = ("model.", "ema_model.", "imnet_model.")
+    return {copy + key: value for copy in copies for key, value in model.items()}
 
 
 @pytest.fixture
@@ -38,6 +57,8 @@ def readme_hub(hub: TestHub, tmp_path: Path) -> TestHub:
     hub.create_repo(CITY, files(1, 19) | {"README.md": card})
     hub.create_repo(ADE, files(2, 150) | {"README.md": card})
     hub.create_repo("org/run", files(3, 19))
+    training = write_pth(tmp_path / "latest.pth", daformer_like(), wrapper="state_dict")
+    hub.create_repo("org/daformer", {"latest.pth": training})
     for branch, seed in (("step-3000", 4), ("step-2000", 5)):
         hub.branch("org/run", branch)
         hub.add_commit("org/run", files(seed, 19), revision=branch)
@@ -50,7 +71,7 @@ def test_commands_of_the_readme_run(readme_hub: TestHub, tmp_path: Path) -> None
     work = tmp_path / "work"
     work.mkdir()
     commands = [b for b in blocks("bash") if b.startswith("lwmm-hub")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         done = subprocess.run(
             command.replace("me/", "alice/"),
@@ -64,6 +85,7 @@ def test_commands_of_the_readme_run(readme_hub: TestHub, tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
     assert readme_hub.exists("alice/segformer-b0-city-ade")
     assert (work / "averaged" / "model.safetensors").is_file()
+    assert (work / "mit-b5-daformer" / "config.json").is_file()
 
 
 def test_python_of_the_readme_runs(readme_hub: TestHub, tmp_path: Path) -> None:

@@ -558,10 +558,10 @@ HOSTILE: dict[str, Config] = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_numbers_are_refused_before_anything_is_built(what: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(LayerOrderError, match=r"^config\.json .*\. Check ") as caught:
         trace_architecture(SEGFORMER | HOSTILE[what], [f"{i}.weight" for i in range(200)])
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert "\n" not in str(caught.value)
 
 

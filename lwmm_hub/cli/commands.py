@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from lwmm_hub import __version__
-from lwmm_hub.cli.output import FORMATS, Output
+from lwmm_hub.cli.converting import convert
+from lwmm_hub.cli.options import with_options, with_output
+from lwmm_hub.cli.output import Output
 from lwmm_hub.errors import LwmmError, UsageError
 
-F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
 
 
@@ -57,12 +57,6 @@ _MERGE_OPTIONS = (
     click.option("--output-format", default="safetensors", show_default=True, metavar="FORMAT",
                  help="safetensors, or pth with the anchor's own nesting."),
 )  # fmt: skip
-_FORMAT_OPTIONS = (
-    click.option("--format", "wanted", type=click.Choice(FORMATS), default="auto",
-                 show_default=True, help="How to print."),
-    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-    click.option("-q", "--quiet", is_flag=True, help="Print as little as possible."),
-)  # fmt: skip
 _PUSH_OPTIONS = (
     click.option("--private/--public", "private", default=None,
                  help="Visibility of a new repository (default private)."),
@@ -71,23 +65,6 @@ _PUSH_OPTIONS = (
     click.option("--license", "license_id", metavar="ID",
                  help="The licence, where the parents do not say."),
 )  # fmt: skip
-
-
-def _with(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
-    def add(function: F) -> F:
-        return functools.reduce(lambda f, option: option(f), reversed(options), function)
-
-    return add
-
-
-def _output(function: F) -> F:
-    """Give a command the format options, and hand it an `Output`."""
-
-    @functools.wraps(function)
-    def run(wanted: str, as_json: bool, quiet: bool, **rest: Any) -> Any:
-        return function(output=Output.choose(wanted, as_json, quiet), **rest)
-
-    return _with(_FORMAT_OPTIONS)(run)  # type: ignore[return-value]
 
 
 @click.group(
@@ -107,8 +84,8 @@ def cli() -> None:
 @click.argument("models", nargs=-1, metavar="[ANCHOR DONOR...]")
 @click.option("-o", "--output", "folder", metavar="DIR", help="Where to (default ./merged).")
 @click.option("--push", metavar="REPO", help="Push the result to this repository.")
-@_with(_PUSH_OPTIONS)
-@_with(_MERGE_OPTIONS)
+@with_options(_PUSH_OPTIONS)
+@with_options(_MERGE_OPTIONS)
 @click.option("--recipe", metavar="FILE", help="Run a recipe again, without models or options.")
 @click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
               help="Where a local parent of the recipe is.")  # fmt: skip
@@ -116,7 +93,7 @@ def cli() -> None:
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Workers (default: cores less one).")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier merge of that name.")
-@_output
+@with_output
 def merge(
     models: tuple[str, ...],
     folder: str | None,
@@ -285,9 +262,9 @@ def _bytes_of(models: Sequence[str]) -> int:
 
 @cli.command()
 @click.argument("models", nargs=-1, metavar="ANCHOR DONOR...")
-@_with(_MERGE_OPTIONS)
+@with_options(_MERGE_OPTIONS)
 @click.option("--check-weights", is_flag=True, help="Also read the sample that decides the scope.")
-@_output
+@with_output
 def plan(models: tuple[str, ...], check_weights: bool, output: Output, **options: Any) -> None:
     """Show what would merge with which weight, what would not and why. Reads headers only."""
     _show_plan(models, options, check_weights, output)
@@ -326,7 +303,7 @@ def _show_plan(
 @click.option("--threshold", type=float, default=0.1, show_default=True,
               help="Relative change above which an entry counts as changed.")  # fmt: skip
 @click.option("--plot", metavar="FILE", help="Draw it over depth (.png, .svg or .pdf).")
-@_output
+@with_output
 def drift(models: tuple[str, ...], threshold: float, plot: str | None, output: Output) -> None:
     """Show how far donors are from the anchor, layer by layer."""
     _two(models)
@@ -353,7 +330,7 @@ def drift(models: tuple[str, ...], threshold: float, plot: str | None, output: O
 
 @cli.command()
 @click.argument("folder", metavar="DIR")
-@_output
+@with_output
 def card(folder: str, output: Output) -> None:
     """Render README.md again from the manifest of a merged folder."""
     from lwmm_hub.manifest import render_card
@@ -365,8 +342,8 @@ def card(folder: str, output: Output) -> None:
 @cli.command()
 @click.argument("folder", metavar="DIR")
 @click.argument("repo", metavar="REPO")
-@_with(_PUSH_OPTIONS)
-@_output
+@with_options(_PUSH_OPTIONS)
+@with_output
 def push(
     folder: str,
     repo: str,
@@ -392,7 +369,7 @@ def push(
 @click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
               help="Where a local parent is.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 256), help="Workers.")
-@_output
+@with_output
 def verify(target: str, parents: tuple[str, ...], threads: int | None, output: Output) -> None:
     """Merge again from the pinned recipe and compare checksums."""
     from lwmm_hub.verifying import verify as run_verify
@@ -405,6 +382,9 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
         lambda: f"{found.target} is what its recipe gives: {files}, same sha256.",
         lambda: [f"{name}\t{digest}" for name, digest in found.files.items()],
     )
+
+
+cli.add_command(convert)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

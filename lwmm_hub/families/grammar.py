@@ -144,6 +144,8 @@ class Table:
         dialects: the spellings.
         order: canonical modules in the order of their last use in the forward pass.
         classifier: canonical name of the tensor whose first axis counts the classes.
+        untrained: canonical modules that some of these systems save untrained -> standard deviation
+            of the normal distribution (of mean 0) that they are initialised from.
     """
 
     name: str
@@ -151,6 +153,7 @@ class Table:
     dialects: tuple[Dialect, ...]
     order: tuple[str | Repeat, ...]
     classifier: str | None = None
+    untrained: Mapping[str, float] = field(default_factory=dict)
 
     def __hash__(self) -> int:
         return hash(self.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lwmm_hub.key_map.leaving import leave_out
 from lwmm_hub.key_map.naming import NamedKeys, Source, name_keys
 from lwmm_hub.key_map.ordering import DepthOrder, natural, natural_order, registration_order
 from lwmm_hub.key_map.parts import Part
@@ -16,6 +17,7 @@ __all__ = [
     "Part",
     "SharedParameter",
     "Source",
+    "leave_out",
     "match_keys",
     "name_keys",
     "natural",

@@ -66,6 +66,9 @@ class KeyMap:
         prefixes: per donor, the prefix that was taken off ("-") or put on ("+") its keys, or "".
         classifiers: per model, shape[0] of the known classifier, or None.
         warnings: what the tables know and names and shapes do not show.
+        doubtful: shared layers that a model may hold untrained -> standard deviation of the initial
+            normal distribution; only values can tell.
+        left_out: (donor, layer) -> why values say that the donor's layer is not used.
     """
 
     shared: tuple[SharedParameter, ...]
@@ -79,6 +82,8 @@ class KeyMap:
     classifiers: tuple[int | None, ...]
     part_of_key: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    doubtful: dict[str, float] = field(default_factory=dict)
+    left_out: dict[tuple[int, str], str] = field(default_factory=dict)
 
 
 def match_keys(
@@ -141,6 +146,11 @@ def match_keys(
         classifiers,
         part_of_key,
         _unlike_conventions(named, labels),
+        {
+            p.layer: table.untrained[p.layer]
+            for p in shared
+            if (table := named[0].tables.get(p.name)) and p.layer in table.untrained
+        },
     )
 
 

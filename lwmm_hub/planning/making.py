@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError
-from lwmm_hub.key_map import KeyMap, SharedParameter
+from lwmm_hub.key_map import KeyMap, SharedParameter, leave_out
 from lwmm_hub.planning.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
 from lwmm_hub.relatedness import Relatedness
@@ -25,7 +25,8 @@ def plan_merge(
 
     Without `relatedness` all shared heads are assumed related, and the plan says that its scope is
     not decided (unless `scope` decides it). `kept_parts` (per model, from a recipe or an earlier
-    plan) overrules what `relatedness` would decide.
+    plan) overrules what `relatedness` would decide; it may name layers that are known to be
+    untrained in some models.
 
     Raises:
         UsageError: an option is out of range, or names an unknown layer.
@@ -34,6 +35,8 @@ def plan_merge(
     """
     options = options or MergeOptions()
     options.check(len(checkpoints))
+    if options.scope == "auto":
+        key_map = _without_untrained(key_map, checkpoints, kept_parts)
     left_out, reasons = _left_out(key_map, checkpoints, options, relatedness, kept_parts)
     kept = dict(key_map.kept)
     present: list[tuple[SharedParameter, tuple[bool, ...]]] = []
@@ -75,7 +78,12 @@ def plan_merge(
     anchor = checkpoints[0]
     return MergePlan(
         tuple(
-            _planned_model(i, c, key_map, [part for m, part in sorted(left_out) if m == i])
+            _planned_model(
+                i,
+                c,
+                key_map,
+                [name for m, name in sorted({*left_out, *key_map.left_out}) if m == i],
+            )
             for i, c in enumerate(checkpoints)
         ),
         options,
@@ -93,6 +101,7 @@ def plan_merge(
         (
             *warnings,
             *key_map.warnings,
+            *_undecided(key_map, options, relatedness),
             *_gaps(key_map, checkpoints),
             *_dtype_warnings(merged, checkpoints),
         ),
@@ -125,7 +134,12 @@ def _left_out(
         )
     left_out: set[tuple[int, str]] = set()
     why: dict[str, str] = {}
-    recorded = {(i, part) for i, parts in enumerate(kept_parts or ()) for part in parts}
+    recorded = {
+        (i, part)
+        for i, parts in enumerate(kept_parts or ())
+        for part in parts
+        if (i, part) not in key_map.left_out
+    }
     guessed = [part.name for part in key_map.parts if part.backbone]
     known = heads + (guessed if len(guessed) > 1 else [])
     for _, part in sorted(recorded):
@@ -149,6 +163,33 @@ def _left_out(
             text = f"the {part} of {label} is unrelated (mean cosine {result.cosine:.3f})"
         why[part] = f"{why[part]}; {text}" if part in why else text
     return left_out, why
+
+
+def _without_untrained(
+    key_map: KeyMap,
+    checkpoints: Sequence[Checkpoint],
+    kept_parts: Sequence[Sequence[str]] | None,
+) -> KeyMap:
+    """The map without the layers that `kept_parts` names, which are no parts."""
+    recorded = {
+        (i, layer): f"{layer} of {checkpoints[i].label} is left out, as the recipe says"
+        for i, layers in enumerate(kept_parts or ())
+        for layer in layers
+        if layer in key_map.doubtful
+    }
+    return leave_out(key_map, recorded)
+
+
+def _undecided(
+    key_map: KeyMap, options: MergeOptions, relatedness: Sequence[Relatedness]
+) -> list[str]:
+    """A warning about layers whose values decide, before they are read."""
+    if not key_map.doubtful or relatedness or options.scope != "auto":
+        return []
+    return [
+        f"{', '.join(key_map.doubtful)}: some systems save them untrained under these names. They "
+        "are judged when the weights are read (plan --check-weights, or the merge)."
+    ]
 
 
 def _key(parameter: SharedParameter) -> str:

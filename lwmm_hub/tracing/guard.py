@@ -47,7 +47,7 @@ def guarded(config: Mapping[str, Any]) -> Iterator[None]:
         try:
             with (
                 torch.random.fork_rng(devices=[]),
-                _no_hub(),
+                no_hub(),
                 _no_caches(),
                 _time_limit(MAX_SECONDS),
             ):
@@ -82,7 +82,7 @@ def _one_line(error: Exception, width: int = 240) -> str:
 
 
 @contextlib.contextmanager
-def _no_hub() -> Iterator[None]:
+def no_hub() -> Iterator[None]:
     """Keep transformers from asking the Hub whether a backbone's name is a repository."""
     try:
         from transformers import backbone_utils

@@ -7,6 +7,7 @@ killed leaves the previous state; what it left behind is cleared by the next run
 from __future__ import annotations
 
 from lwmm_hub.writing.beside import (
+    copy_beside,
     copy_side_files,
     read_beside,
     stored_dtype,
@@ -14,6 +15,7 @@ from lwmm_hub.writing.beside import (
     write_text,
 )
 from lwmm_hub.writing.folder import (
+    CONVERSION,
     MANIFEST,
     RECIPE,
     WEIGHT_FILES,
@@ -27,16 +29,19 @@ from lwmm_hub.writing.weights import (
     WrittenFile,
     sha256_of,
     shard,
+    write_index,
     write_model,
     write_weights,
 )
 
 __all__ = [
+    "CONVERSION",
     "MANIFEST",
     "RECIPE",
     "WEIGHT_FILES",
     "WrittenFile",
     "check_output",
+    "copy_beside",
     "copy_side_files",
     "publish_folder",
     "read_beside",
@@ -46,6 +51,7 @@ __all__ = [
     "start_sync",
     "stored_dtype",
     "temporary_folder",
+    "write_index",
     "write_json",
     "write_model",
     "write_text",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,21 @@ from lwmm_hub.planning import MergePlan
 
 def copy_side_files(folder: Path, anchor: Checkpoint, plan: MergePlan) -> None:
     """Configuration and image processor of the anchor, unchanged but for `dtype`."""
-    if anchor.folder is None:
+    copy_beside(folder, anchor, stored_dtype(anchor, plan))
+
+
+def copy_beside(
+    folder: Path, model: Checkpoint, dtype: str, names: Sequence[str] = SIDE_FILES
+) -> None:
+    """What lies beside a model's weights, unchanged but for the `dtype` in config.json."""
+    if model.folder is None:
         return
-    for name in SIDE_FILES:
-        source = anchor.folder / name
+    for name in names:
+        source = model.folder / name
         if source.is_file():
-            text = read_beside(source, anchor.label)
+            text = read_beside(source, model.label)
             if name == "config.json":
-                text = _with_dtype(text, anchor, plan)
+                text = _with_dtype(text, dtype)
             (folder / name).write_bytes(text)
 
 
@@ -45,10 +52,9 @@ def stored_dtype(anchor: Checkpoint, plan: MergePlan) -> str:
     return anchor.dtype if option == "auto" else option
 
 
-def _with_dtype(text: bytes, anchor: Checkpoint, plan: MergePlan) -> bytes:
+def _with_dtype(text: bytes, dtype: str) -> bytes:
     """config.json as it is where its dtype is true, else with the true one."""
     config = json.loads(text)
-    dtype = stored_dtype(anchor, plan)
     said = [config[name] for name in ("dtype", "torch_dtype") if name in config]
     if all(name == dtype for name in said) and (said or dtype == dtype_name("F32")):
         return text

@@ -22,8 +22,12 @@ MANIFEST = "lwmm_manifest.json"
 
 RECIPE = "lwmm_recipe.yaml"
 
-# what a merged folder holds; --overwrite replaces nothing else
-OURS = frozenset({MANIFEST, RECIPE, *SIDE_FILES, "README.md", "layer_weights.svg", "LICENSE"})
+CONVERSION = "lwmm_conversion.json"
+
+# what a merged or converted folder holds; --overwrite replaces nothing else
+OURS = frozenset(
+    {MANIFEST, RECIPE, CONVERSION, *SIDE_FILES, "README.md", "layer_weights.svg", "LICENSE"}
+)
 WEIGHT_FILES = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|model\.pth|pytorch_model\.bin"
 )
@@ -77,10 +81,10 @@ def _require_ours(output: Path) -> None:
     """Refuse to replace a folder that holds anything which lwmm-hub did not write.
 
     Raises:
-        OutputError: it is not a merged folder, or somebody put files into it.
+        OutputError: it is neither merged nor converted, or somebody put files into it.
     """
     names = sorted(path.name for path in output.iterdir())
-    if names and MANIFEST not in names:
+    if names and MANIFEST not in names and CONVERSION not in names:
         raise OutputError(
             f"{output} was not written by lwmm-hub (it has no {MANIFEST}), so --overwrite "
             "leaves it alone. Choose another folder with -o."

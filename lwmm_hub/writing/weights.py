@@ -93,12 +93,18 @@ def write_weights(
         WrittenFile(name, digest, (folder / name).stat().st_size)
         for (name, _), digest in zip(shards, hashes, strict=True)
     ]
-    if len(shards) > 1:
-        total = sum(t.size for t in tensors)
-        where = {t.key: name for name, members in shards for t in members}
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+    write_index(folder, shards)
     return written
+
+
+def write_index(folder: Path, shards: Sequence[tuple[str, Sequence[OutputTensor]]]) -> None:
+    """Say which shard holds which tensor, where there is more than one."""
+    if len(shards) == 1:
+        return
+    total = sum(t.size for _, members in shards for t in members)
+    where = {t.key: name for name, members in shards for t in members}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
 def _as_pth(folder: Path, anchor: Checkpoint) -> WrittenFile:

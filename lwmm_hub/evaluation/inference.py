@@ -1,0 +1,394 @@
+"""A model's folder -> predictions for images, whole or through a sliding window."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
+from lwmm_hub.evaluation.values import Boxes
+from lwmm_hub.evaluation.views import View, batches, together, windows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How images go through a network.
+
+    Attributes:
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; None is the accelerator, if there is one.
+        dtype: `float32`, `float16` or `bfloat16` of weights and images.
+        batch_size: images (or windows) of one size that go through at once.
+        window: (height, width) of a sliding window over the image at its own size; None shows
+            the whole image as the model's image processor resizes it.
+        overlap: least part of a window that the next one shows again.
+        flip: also show every image mirrored, and average.
+    """
+
+    device: str | None = None
+    dtype: str = "float32"
+    batch_size: int = 1
+    window: tuple[int, int] | None = None
+    overlap: float = 1 / 3
+    flip: bool = False
+
+    def check(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            EvaluationError: which, and what it may be.
+        """
+        if self.dtype not in ("float32", "float16", "bfloat16"):
+            raise EvaluationError(
+                f"dtype {self.dtype!r} is unknown: choose float32, float16 or bfloat16."
+            )
+        if self.batch_size < 1:
+            raise EvaluationError(f"batch size is {self.batch_size}: give a number from 1 on.")
+        if self.window is not None and min(self.window) < 32:
+            raise EvaluationError(f"a window of {self.window}: give at least 32 x 32 pixels.")
+        if not 0 <= self.overlap < 1:
+            raise EvaluationError(f"overlap {self.overlap:g} is not from 0 to under 1.")
+
+
+class Predictor:
+    """A network with its image processor and label names, ready for images.
+
+    Attributes:
+        labels: names of the classes, in the order of the network's outputs.
+        name: what to call the model in messages.
+        network: the module itself, on its device.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        processor: Any,
+        labels: Sequence[str],
+        options: InferenceOptions | None = None,
+        name: str = "the model",
+        tokens: Callable[[str], Tensor] | None = None,
+    ) -> None:
+        """Move a model to its device.
+
+        Args:
+            model: of a transformers class.
+            processor: its image processor.
+            labels: names of its classes.
+            options: how images go through.
+            name: what to call the model in messages.
+            tokens: task -> tokens of shape (1, length), for models that are told their task.
+        """
+        import torch
+
+        self.options = options or InferenceOptions()
+        self.options.check()
+        self.labels, self.name = tuple(labels), name
+        self._processor, self._tokens = processor, tokens
+        try:
+            self._device = torch.device(self.options.device or _best_device())
+            self._dtype = getattr(torch, self.options.dtype)
+            self.network = model.to(self._device, self._dtype).eval()
+        except (RuntimeError, AssertionError) as error:  # no such device, or it is full
+            raise EvaluationError(
+                f"{name} cannot be moved to the device {self.options.device!r}: {_first(error)} "
+                "Name another with --device, e.g. cpu."
+            ) from error
+        self._accepts = set(inspect.signature(model.forward).parameters)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, options: InferenceOptions | None = None, name: str | None = None
+    ) -> Predictor:
+        """The model in a folder, as config.json and preprocessor_config.json describe it.
+
+        Raises:
+            OutputError: config.json names no class, or weights and class do not go together.
+            EvaluationError: there is no image processor, or names and classes do not agree.
+        """
+        from lwmm_hub.loading import load_model
+
+        folder = Path(folder)
+        name = name or folder.name
+        model = load_model(folder)
+        processor = _load_processor(folder, name)
+        tokens = None
+        if "task_inputs" in inspect.signature(model.forward).parameters:
+            tokens = _load_tokens(folder, name, int(model.config.task_seq_len))
+        labels = _labels_of(model.config, name)
+        return cls(model, processor, labels, options, name, tokens)
+
+    def segment(
+        self, images: Sequence[Image], task: str = "semantic"
+    ) -> list[DenseScores | MaskScores]:
+        """Scores of each image, from which label and panoptic maps are made.
+
+        Args:
+            images: uint8 RGB, (height, width, 3), of any sizes.
+            task: `semantic` or `panoptic`: OneFormer is told.
+
+        Raises:
+            EvaluationError: the model gives no scores of pixels, or memory ran out.
+        """
+        queue = [(i, view) for i, image in enumerate(images) for view in self._views(image, task)]
+        found: list[list[tuple[View, DenseScores | MaskScores]]] = [[] for _ in images]
+        for batch in batches(queue, self.options.batch_size):
+            outputs = self._forward([view for _, view in batch], task)
+            for k, (i, view) in enumerate(batch):
+                size = images[i].shape[:2]
+                found[i].append((view, _scores_of(outputs, k, view, size, self.name)))
+        return [
+            together(views, image.shape[:2]) for views, image in zip(found, images, strict=True)
+        ]
+
+    def classify(self, images: Sequence[Image]) -> NDArray[np.int64]:
+        """The likeliest class of each image, (images,).
+
+        Raises:
+            EvaluationError: the model classifies no images, or memory ran out.
+        """
+        found = np.empty(len(images), np.int64)
+        queue = [(i, self._whole(image)) for i, image in enumerate(images)]
+        for batch in batches(queue, self.options.batch_size):
+            outputs = self._forward([view for _, view in batch])
+            logits = getattr(outputs, "logits", None)
+            if logits is None or logits.ndim != 2:
+                raise EvaluationError(
+                    f"{self.name} gives no class of an image: evaluate it on data for its task."
+                )
+            found[[i for i, _ in batch]] = logits.argmax(-1).cpu().numpy()
+        return found
+
+    def detect(self, images: Sequence[Image]) -> list[Boxes]:
+        """Objects of each image in its own pixels, by the model's own post-processing.
+
+        Raises:
+            EvaluationError: the model finds no boxes, or memory ran out.
+        """
+        found = []
+        for image in images:
+            outputs = self._forward([self._whole(image)])
+            if getattr(outputs, "pred_boxes", None) is None:
+                raise EvaluationError(
+                    f"{self.name} finds no boxes: evaluate it on data for its task."
+                )
+            (result,) = self._processor.post_process_object_detection(
+                outputs, threshold=0.0, target_sizes=[image.shape[:2]]
+            )
+            boxes, labels, scores = (
+                result[name].float().cpu().numpy() for name in ("boxes", "labels", "scores")
+            )
+            found.append(Boxes(boxes, labels.astype(np.int64), scores))
+        return found
+
+    def _views(self, image: Image, task: str) -> list[View]:
+        """The inputs that show one image."""
+        square = hasattr(self._processor, "do_split_image")  # EoMT sees a fixed square
+        if self.options.window is not None:
+            pixels = self._pixels(image, do_resize=False, do_pad=False, do_split_image=False)
+            views = windows(pixels, self.options.window, self.options.overlap)
+        elif square and task == "semantic" and self._processor.do_split_image:
+            pixels = self._pixels(image, do_pad=False, do_split_image=False)
+            views = windows(pixels, (min(pixels.shape[1:]),) * 2, 0.0)
+        elif square:
+            pixels = self._pixels(image, do_pad=False, do_split_image=False)
+            views = [_padded(pixels, self._processor)]
+        else:
+            views = [self._whole(image)]
+        return views + [view.mirror() for view in views] if self.options.flip else views
+
+    def _whole(self, image: Image) -> View:
+        prepared = self._prepare(image)
+        pixels, mask = prepared["pixel_values"][0], prepared.get("pixel_mask")
+        extent = tuple(pixels.shape[1:])
+        if mask is not None:
+            extent = (int(mask[0].any(1).sum()), int(mask[0].any(0).sum()))
+        return View(pixels, (0, 0), extent)
+
+    def _pixels(self, image: Image, **options: bool) -> Tensor:
+        pixels: Tensor = self._prepare(image, **options)["pixel_values"][0]
+        return pixels
+
+    def _prepare(self, image: Image, **options: bool) -> Any:
+        import PIL.Image
+
+        known: dict[str, Any] = {k: v for k, v in options.items() if hasattr(self._processor, k)}
+        if self._tokens is not None:
+            known["task_inputs"] = ["semantic"]  # its processor wants one; `_forward` sets ours
+        try:
+            return self._processor([PIL.Image.fromarray(image)], return_tensors="pt", **known)
+        except (ValueError, TypeError, KeyError) as error:
+            raise EvaluationError(
+                f"the image processor of {self.name} does not take an image of {image.shape[1]} x "
+                f"{image.shape[0]}: {_first(error)} Check its preprocessor_config.json."
+            ) from error
+
+    def _forward(self, views: Sequence[View], task: str = "") -> Any:
+        import torch
+
+        batch = torch.stack([view.pixels for view in views])
+        inputs = {"pixel_values": batch.to(self._device, self._dtype)}
+        if self._tokens is not None:
+            inputs["task_inputs"] = self._tokens(task).repeat(len(views), 1).to(self._device)
+        if "pixel_mask" in self._accepts:
+            mask = torch.zeros((len(views), *batch.shape[2:]), dtype=torch.long)
+            for i, view in enumerate(views):
+                mask[i, : view.extent[0], : view.extent[1]] = 1
+            inputs["pixel_mask"] = mask.to(self._device)
+        try:
+            with torch.inference_mode(), memory_watched(self.name):
+                return self.network(**inputs)
+        except (ValueError, IndexError, RuntimeError) as error:
+            height, width = batch.shape[2:]
+            raise EvaluationError(
+                f"{self.name} does not take images of {width} x {height}: {_first(error)} "
+                "Choose another --window, or none."
+            ) from error
+
+
+def _padded(pixels: Tensor, processor: Any) -> View:
+    """A square with the image in its top left corner and black around it, as EoMT was trained."""
+    import torch
+
+    height, width = pixels.shape[1:]
+    side = max(height, width)
+    black = torch.zeros(3)
+    if getattr(processor, "do_normalize", False):
+        black = -torch.tensor(processor.image_mean) / torch.tensor(processor.image_std)
+    square = black[:, None, None].expand(3, side, side).clone()
+    square[:, :height, :width] = pixels
+    return View(square, (0, 0), (height, width))
+
+
+def _scores_of(
+    outputs: Any, k: int, view: View, size: tuple[int, int], name: str
+) -> DenseScores | MaskScores:
+    """What a network gave for the `k`-th view of a batch, whatever its class calls it."""
+    height, width = view.pixels.shape[1:]
+
+    def extent(scores: Tensor) -> tuple[float, float]:
+        return (
+            view.extent[0] * scores.shape[-2] / height,
+            view.extent[1] * scores.shape[-1] / width,
+        )
+
+    masks = getattr(outputs, "masks_queries_logits", None)
+    classes = getattr(outputs, "class_queries_logits", None)
+    if masks is None:  # DETR's names
+        masks, classes = getattr(outputs, "pred_masks", None), getattr(outputs, "logits", None)
+    if masks is not None and classes is not None:
+        return MaskScores(classes[k], masks[k], size, extent(masks))
+    logits = getattr(outputs, "logits", None)
+    if logits is None or logits.ndim != 4:
+        raise EvaluationError(
+            f"{name} gives no scores of pixels: evaluate a segmentation model, or pass predict=."
+        )
+    return DenseScores(logits[k], size, extent(logits))
+
+
+def _load_processor(folder: Path, name: str) -> Any:
+    """The image processor that a folder describes, by its PIL implementation.
+
+    The torchvision one resizes otherwise and moves scores in their third digit.
+    """
+    import transformers
+
+    loader: Any = transformers.AutoImageProcessor
+    try:
+        return loader.from_pretrained(folder, backend="pil", local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise EvaluationError(
+            f"{name} has no image processor that transformers can load ({_first(error)}). Put the "
+            "preprocessor_config.json of the model it was made from beside its config.json."
+        ) from error
+
+
+def _load_tokens(folder: Path, name: str, length: int) -> Callable[[str], Tensor]:
+    """How OneFormer is told its task: the sentence's tokens, 0 behind its end."""
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise EvaluationError(
+            f"{name} has no tokenizer that transformers can load ({_first(error)}): it is told its "
+            "task by a sentence. Put the tokenizer files of the original beside its config.json."
+        ) from error
+
+    def tokens(task: str) -> Tensor:
+        text = tokenizer(
+            f"the task is {task}",
+            padding="max_length",
+            max_length=length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        masked: Tensor = text["input_ids"] * text["attention_mask"]
+        return masked
+
+    return tokens
+
+
+def _labels_of(config: Any, name: str) -> list[str]:
+    """Names of a model's classes, in order.
+
+    Raises:
+        EvaluationError: config.json numbers them with gaps.
+    """
+    labels = dict(getattr(config, "id2label", None) or {})
+    if sorted(labels) != list(range(len(labels))):
+        top = max(labels, default=-1)
+        labels = {i: labels.get(i, f"unnamed {i}") for i in range(top + 1)}
+    if not labels:
+        raise EvaluationError(
+            f"{name} names no classes. Add id2label to its config.json, as its model card lists "
+            "them."
+        )
+    return [str(labels[i]) for i in range(len(labels))]
+
+
+def _best_device() -> str:
+    import torch
+
+    accelerator = getattr(torch, "accelerator", None)
+    if accelerator is not None and accelerator.is_available():
+        return str(accelerator.current_accelerator())
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def memory_watched(name: str) -> Iterator[None]:
+    """Make memory running out an error that says what helps.
+
+    Raises:
+        EvaluationError: it ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        out = isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+        if not out:
+            raise
+        raise EvaluationError(
+            f"memory ran out while {name} looked at images. Use a smaller --batch-size, or a "
+            "--window of e.g. 512."
+        ) from error
+
+
+def _first(error: BaseException) -> str:
+    """The first line of another library's message, as a sentence, cut to a readable length."""
+    text = " ".join(str(error).split())[:200]
+    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,0 +1,339 @@
+"""What is evaluated: a model of transformers, a user's own module, an ensemble of several."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwmm_hub.checkpoint import Checkpoint, LocalFile
+from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.inference import InferenceOptions, Predictor
+from lwmm_hub.evaluation.label_spaces import LabelMap, LabelSpace, canonical, match_labels
+from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
+from lwmm_hub.evaluation.values import IGNORED, Labels, Panoptic, Prediction, Segment
+from lwmm_hub.reference import ModelReference
+from lwmm_hub.resolving import resolve
+
+if TYPE_CHECKING:
+    import torch
+
+Image = NDArray[np.uint8]
+Predict = Callable[[Any, Image], Any]
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """How a model's labels are compared with those of a data set that calls them otherwise.
+
+    Attributes:
+        partial: compare what both name; other predictions count as wrong.
+        names: label of the model -> label of the data set.
+        model_labels: what the model's classes are, where its config does not say.
+    """
+
+    partial: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+    model_labels: tuple[str, ...] = ()
+
+    def match(self, labels: Sequence[str], space: LabelSpace, name: str) -> LabelMap:
+        """A model's classes in the data set's label space.
+
+        Raises:
+            EvaluationError: they disagree; says which model.
+        """
+        if self.model_labels and len(self.model_labels) != len(labels):
+            raise EvaluationError(
+                f"{name} has {len(labels)} classes, and {len(self.model_labels)} labels are given."
+            )
+        try:
+            return match_labels(
+                self.model_labels or tuple(labels),
+                space,
+                names=self.names or None,
+                allow_partial=self.partial,
+            )
+        except EvaluationError as error:
+            raise EvaluationError(f"{name}: {error}") from error
+
+
+class Subject(Protocol):
+    """Something that can be evaluated.
+
+    Attributes:
+        name: what to call it in a table.
+        reference: how the user named it.
+        commit: of the Hub, None for local ones.
+        identity: changes when its predictions may change; "" where nobody can tell.
+    """
+
+    name: str
+    reference: str
+    commit: str | None
+    identity: str
+
+    def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
+        """Predictions in the data set's labels, 255 for what it does not have."""
+        ...
+
+
+class HubModel:
+    """A model of a transformers class, from the Hub or a folder, in a data set's labels."""
+
+    def __init__(
+        self,
+        reference: str | ModelReference,
+        space: LabelSpace,
+        labels: LabelOptions | None = None,
+        options: InferenceOptions | None = None,
+    ) -> None:
+        """Resolve, download and load it.
+
+        Args:
+            reference: as `lwmm_hub.merge` takes them.
+            space: the labels of the data set.
+            labels: what to do where the model's own differ.
+            options: how images go through.
+
+        Raises:
+            ResolveError: there is no such model.
+            OutputError: config.json names no class, or weights and class do not go together.
+            EvaluationError: it has no image processor, or other labels.
+        """
+        parsed = (
+            reference
+            if isinstance(reference, ModelReference)
+            else ModelReference.parse(str(reference))
+        )
+        checkpoint = resolve(parsed, download=True)
+        if checkpoint.folder is None or checkpoint.config is None:
+            raise EvaluationError(
+                f"{checkpoint.label} is a weight file without a config.json, so nobody knows which "
+                "network it is of. Evaluate it from Python: lw.evaluate(module, data, predict=...)."
+            )
+        self.name, self.reference = checkpoint.label, str(reference)
+        self.commit = checkpoint.commit
+        self.options = options or InferenceOptions()
+        self._predictor = Predictor.load(checkpoint.folder, self.options, self.name)
+        self.map = (labels or LabelOptions()).match(self._predictor.labels, space, self.name)
+        self.identity = f"{_identity(checkpoint)} {self.options} {self.map.table.tobytes().hex()}"
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network itself."""
+        return self._predictor.network
+
+    def scores(self, images: Sequence[Image]) -> list[DenseScores | MaskScores]:
+        """Scores of the model's own classes."""
+        return self._predictor.segment(images)
+
+    def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
+        """Predictions in the data set's labels."""
+        if task == "classification":
+            labels = self.map.table[self._predictor.classify(images)]
+            return [Prediction(label=int(label)) for label in labels]
+        if task == "detection":
+            boxes = self._predictor.detect(images)
+            return [Prediction(boxes=_mapped_boxes(found, self.map)) for found in boxes]
+        outputs = self._predictor.segment(images, task)
+        if task == "panoptic":
+            return [self._panoptic(output) for output in outputs]
+        return [Prediction(semantic=self.map.table[output.labels()]) for output in outputs]
+
+    def _panoptic(self, output: DenseScores | MaskScores) -> Prediction:
+        if not isinstance(output, MaskScores):
+            raise EvaluationError(
+                f"{self.name} tells no objects apart: it gives a class for each pixel. Evaluate it "
+                "with --task semantic, or without --window and --flip."
+            )
+        things = self.map.target.things
+        if things is None:
+            raise EvaluationError(
+                f"the label space {self.map.target.name} does not say which classes are things. "
+                "Name a data set with panoptic truth."
+            )
+        table = self.map.table
+        own = {i for i in range(len(self.map.source)) if int(table[i]) in things}
+        found = output.panoptic(own)
+        kept = tuple(
+            Segment(s.id, int(table[s.category]))
+            for s in found.segments
+            if table[s.category] != IGNORED
+        )
+        ids = np.where(np.isin(found.ids, [s.id for s in kept]), found.ids, 0).astype(np.int32)
+        return Prediction(table[output.labels()], Panoptic(ids, kept))
+
+
+class OwnModule:
+    """A user's own network: `predict(module, image)` gives scores or labels of one image."""
+
+    commit = None
+    identity = ""  # nobody can tell whether it changed
+
+    def __init__(
+        self,
+        module: Any,
+        predict: Predict,
+        space: LabelSpace,
+        labels: Sequence[str] | None = None,
+        options: LabelOptions | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Wrap a module.
+
+        Args:
+            module: passed to `predict` as it is.
+            predict: (module, uint8 RGB image of (height, width, 3)) -> float scores of
+                (classes, h, w), resized to the image, or integer labels of (height, width).
+            space: the labels of the data set.
+            labels: names of its classes in order; None means the data set's.
+            options: what to do where they differ.
+            name: what to call it.
+        """
+        self.name = name or type(module).__name__
+        self.reference = self.name
+        self._module, self._predict = module, predict
+        names = space.labels if labels is None else tuple(labels)
+        self.map = (options or LabelOptions()).match(names, space, self.name)
+
+    def scores(self, images: Sequence[Image]) -> list[DenseScores]:
+        """Scores of the module's own classes."""
+        import torch
+
+        found = []
+        for image in images:
+            given = torch.as_tensor(self._predict(self._module, image))
+            if given.ndim != 3 or len(given) != len(self.map.source):
+                raise EvaluationError(
+                    f"predict gave {tuple(given.shape)} for {self.name}: an ensemble needs scores "
+                    f"of shape ({len(self.map.source)}, h, w)."
+                )
+            size, extent = image.shape[:2], (float(given.shape[1]), float(given.shape[2]))
+            found.append(DenseScores(given.detach(), (size[0], size[1]), extent))
+        return found
+
+    def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
+        """Predictions in the data set's labels."""
+        if task != "semantic":
+            raise EvaluationError(f"a module of one's own is evaluated on label maps, not {task}.")
+        import torch
+
+        predictions = []
+        for image in images:
+            with torch.inference_mode():
+                given = torch.as_tensor(self._predict(self._module, image)).detach().cpu()
+            if given.ndim == 3 and given.is_floating_point():
+                extent = (float(given.shape[1]), float(given.shape[2]))
+                size = image.shape[:2]
+                labels: Labels = DenseScores(given, (size[0], size[1]), extent).labels()
+            elif given.ndim == 2 and not given.is_floating_point():
+                labels = given.numpy()
+            else:
+                raise EvaluationError(
+                    f"predict gave {given.dtype} of shape {tuple(given.shape)}: return float "
+                    "scores of (classes, h, w) or integer labels of (height, width)."
+                )
+            predictions.append(Prediction(self.map(labels)))
+        return predictions
+
+
+class Ensemble:
+    """The mean of several models' probabilities over the labels that all of them name.
+
+    The paper's output ensemble (Table 1): M inferences for one prediction. Probabilities of
+    several classes that are one class of the data set are added.
+    """
+
+    commit = None
+
+    def __init__(self, members: Sequence[HubModel | OwnModule]) -> None:
+        """Join models that are loaded.
+
+        Raises:
+            EvaluationError: fewer than two, or no class is shared by all.
+        """
+        import torch
+
+        if len(members) < 2:
+            raise EvaluationError("an ensemble needs at least two models: name more.")
+        self.members = tuple(members)
+        self.name = "ensemble"
+        self.reference = "ensemble of " + ", ".join(member.name for member in members)
+        self.identity = " + ".join(member.identity for member in members)
+        if not all(member.identity for member in members):
+            self.identity = ""
+        space = members[0].map.target
+        shared = [
+            index
+            for index in range(len(space))
+            if all((m.map.table[: len(m.map.source)] == index).any() for m in members)
+        ]
+        if not shared:
+            raise EvaluationError(f"the models of {self.reference} share no class of {space.name}.")
+        self.left_out = tuple(n for i, n in enumerate(space.labels) if i not in shared)
+        self._shared = np.array(shared, np.int64)
+        self._sums = []
+        for member in members:
+            sums = torch.zeros(len(shared), len(member.map.source))
+            for row, index in enumerate(shared):
+                sums[row, np.flatnonzero(member.map.table[: len(member.map.source)] == index)] = 1
+            self._sums.append(sums)
+
+    def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
+        """Label maps in the data set's labels."""
+        if task != "semantic":
+            raise EvaluationError(
+                f"an ensemble averages probabilities of pixels; it cannot be evaluated on {task} "
+                "truth. Use --task semantic."
+            )
+        outputs = [member.scores(images) for member in self.members]
+        return [Prediction(self._labels([o[i] for o in outputs])) for i in range(len(images))]
+
+    def _labels(self, outputs: Sequence[DenseScores | MaskScores]) -> Labels:
+        labels = np.empty(outputs[0].size, np.int16)
+        for strips in zip(*(output.strips() for output in outputs), strict=True):
+            total: Any = 0
+            for (_, probabilities), sums in zip(strips, self._sums, strict=True):
+                flat = sums.to(probabilities.device) @ probabilities.flatten(1)
+                total = total + flat.reshape(-1, *probabilities.shape[1:]).cpu()
+            labels[strips[0][0]] = self._shared[total.argmax(0).numpy()]
+        return labels
+
+
+def _identity(checkpoint: Checkpoint) -> str:
+    """Tells a model from another one: its commit and files, or what the disk says of them."""
+    if checkpoint.commit is not None:
+        return f"{checkpoint.reference.location}@{checkpoint.commit}:{checkpoint.files}"
+    paths = [r.path for r in checkpoint.readers.values() if isinstance(r, LocalFile)]
+    seen = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()
+
+
+def _mapped_boxes(boxes: Any, label_map: LabelMap) -> Any:
+    """Boxes in the data set's labels; what it does not have is left out."""
+    from dataclasses import replace
+
+    categories = label_map.table[boxes.categories]
+    kept = categories != IGNORED
+    return replace(
+        boxes,
+        corners=boxes.corners[kept],
+        categories=categories[kept].astype(np.int64),
+        confidences=boxes.confidences[kept],
+    )
+
+
+def display_names(subjects: Sequence[Subject]) -> list[str]:
+    """Names for a table, each once."""
+    names: list[str] = []
+    for subject in subjects:
+        name, number = subject.name, 1
+        while canonical(name) in map(canonical, names):
+            number += 1
+            name = f"{subject.name}-{number}"
+        names.append(name)
+    return names

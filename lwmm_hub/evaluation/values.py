@@ -1,0 +1,264 @@
+"""The values that evaluation hands from reader to model to metric to card; numpy alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwmm_hub.errors import EvaluationError
+
+Labels = NDArray[np.integer[Any]]
+
+IGNORED = 255
+"""The label that is counted nowhere, in every semantic map after it was read."""
+
+TASKS = ("semantic", "panoptic", "classification", "detection")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One region of a panoptic map.
+
+    Attributes:
+        id: its value in the map; above 0.
+        category: index of its class in the label space.
+        is_crowd: several things drawn as one, which is neither to be found nor missed (COCO).
+    """
+
+    id: int
+    category: int
+    is_crowd: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Panoptic:
+    """A panoptic map: every pixel belongs to one segment or to none.
+
+    Attributes:
+        ids: int32, (height, width); 0 is void.
+        segments: one for each other value of `ids`.
+    """
+
+    ids: NDArray[np.int32]
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Objects of one image, as truth or as prediction.
+
+    Attributes:
+        corners: float32, (objects, 4): left, top, right, bottom in pixels of the image.
+        categories: integers, (objects,): index of each class in the label space.
+        confidences: float32, (objects,): how sure the model is; None in a truth.
+        is_crowd: bool, (objects,); None where no object is a crowd.
+        areas: float32, (objects,) in pixels: what COCO sorts a true object by into small, medium
+            and large (its mask's area); None for the areas of the boxes.
+    """
+
+    corners: NDArray[np.float32]
+    categories: Labels
+    confidences: NDArray[np.float32] | None = None
+    is_crowd: NDArray[np.bool_] | None = None
+    areas: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image of a data set and what is true of it.
+
+    Attributes:
+        name: unique in the data set; names the file or the row in messages.
+        image: uint8 RGB, (height, width, 3).
+        semantic: label indices, (height, width); 255 is ignored.
+        panoptic: the panoptic truth, of the same size.
+        label: class index of the whole image (classification).
+        boxes: the objects in it (detection).
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    semantic: Labels | None = None
+    panoptic: Panoptic | None = None
+    label: int | None = None
+    boxes: Boxes | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says of one image, at the image's own size.
+
+    Attributes:
+        semantic: label indices, (height, width).
+        panoptic: segments and the map of their ids.
+        label: class index of the whole image.
+        boxes: objects, with confidences.
+        probabilities: float32, (classes, height, width), where an ensemble averages them.
+    """
+
+    semantic: Labels | None = None
+    panoptic: Panoptic | None = None
+    label: int | None = None
+    boxes: Boxes | None = None
+    probabilities: NDArray[np.float32] | None = None
+
+
+PerClass = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model scored on one data set: fractions of 1, classes in label order.
+
+    None is a score that does not apply; NaN is one that does, of classes that occur nowhere.
+
+    Attributes:
+        reference: the model, as given.
+        commit: its commit on the Hub, if it came from there.
+        task: one of `TASKS`.
+        images: how many were scored.
+        miou: mean of `iou` over the classes that occur.
+        pixel_accuracy: labelled pixels whose class is right.
+        mean_accuracy: mean over true classes of the part of their pixels found.
+        iou: class -> intersection over union; has NaN for a class that occurs nowhere.
+        pq, sq, rq: panoptic, segmentation and recognition quality, means over classes.
+        pq_per_class: class -> PQ.
+        images_per_second: of the whole run, reading and scoring included.
+        peak_memory_mb: peak resident memory, 10**6 bytes.
+        class_accuracy: class -> part of its pixels (semantic) or images (classification) found.
+        frequency_weighted_iou: mean of `iou` weighted by how many pixels are of the class.
+        miou16, miou13: mean of `iou` over SYNTHIA's 16 and 13 classes.
+        pq_things, sq_things, rq_things, pq_stuff, sq_stuff, rq_stuff: means over things and stuff.
+        sq_per_class, rq_per_class: class -> SQ, RQ.
+        accuracy: images whose class is right.
+        known_accuracy: mean per-class accuracy over classes that the model was trained on.
+        unknown_accuracy: part of the images of other classes that were called unknown.
+        h_score: harmonic mean of `known_accuracy` and `unknown_accuracy`.
+        map50, map: mean average precision at IoU 0.5, and over IoU 0.50 to 0.95 (COCO).
+        ap_per_class: class -> average precision over IoU 0.50 to 0.95.
+    """
+
+    reference: str
+    commit: str | None
+    task: str
+    images: int
+    miou: float | None = None
+    pixel_accuracy: float | None = None
+    mean_accuracy: float | None = None
+    iou: PerClass | None = None
+    pq: float | None = None
+    sq: float | None = None
+    rq: float | None = None
+    pq_per_class: PerClass | None = None
+    images_per_second: float | None = None
+    peak_memory_mb: float | None = None
+    class_accuracy: PerClass | None = None
+    frequency_weighted_iou: float | None = None
+    miou16: float | None = None
+    miou13: float | None = None
+    pq_things: float | None = None
+    sq_things: float | None = None
+    rq_things: float | None = None
+    pq_stuff: float | None = None
+    sq_stuff: float | None = None
+    rq_stuff: float | None = None
+    sq_per_class: PerClass | None = None
+    rq_per_class: PerClass | None = None
+    accuracy: float | None = None
+    known_accuracy: float | None = None
+    unknown_accuracy: float | None = None
+    h_score: float | None = None
+    map50: float | None = None
+    map: float | None = None
+    ap_per_class: PerClass | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: NaN is null, and a score that does not apply is null or left out."""
+        document: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.name not in _ALWAYS:
+                continue
+            document[field.name] = _without_nan(value)
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Scores:
+        """The inverse of `to_dict`.
+
+        Raises:
+            EvaluationError: a field is unknown, missing, or not what it should be.
+        """
+        if not isinstance(document, Mapping):
+            raise EvaluationError(
+                f"scores are an object, not {type(document).__name__}. Evaluate again."
+            )
+        known = {field.name for field in fields(cls)}
+        wrong = sorted(set(document) - known) + sorted(_REQUIRED - set(document))
+        if wrong:
+            raise EvaluationError(
+                f"scores with an unknown or missing field: {', '.join(wrong)}. Evaluate again with "
+                "this version of lwmm-hub."
+            )
+        if document["task"] not in TASKS:
+            raise EvaluationError(
+                f"scores of the task {document['task']!r}; known are {', '.join(TASKS)}."
+            )
+        values = {name: _read(name, value, document) for name, value in document.items()}
+        return cls(**values)
+
+
+_TEXT = {"reference", "commit", "task"}
+_REQUIRED = {"reference", "task", "images"}
+# Always in the JSON, null where they do not apply -> the per-class scores that say whether they do.
+_ALWAYS: dict[str, str | None] = {
+    "commit": None,
+    "miou": "iou",
+    "pixel_accuracy": "iou",
+    "mean_accuracy": "iou",
+    "iou": None,
+    "pq": "pq_per_class",
+    "sq": "pq_per_class",
+    "rq": "pq_per_class",
+    "pq_per_class": None,
+    "images_per_second": None,
+    "peak_memory_mb": None,
+}
+_PER_CLASS = {field.name for field in fields(Scores) if "PerClass" in str(field.type)}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(score) for name, score in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _read(name: str, value: Any, document: Mapping[str, Any]) -> Any:
+    """One field of a document; null is NaN where the score applies."""
+    if name in _TEXT:
+        if isinstance(value, str) or (value is None and name == "commit"):
+            return value
+    elif name in _PER_CLASS and isinstance(value, Mapping):
+        return {str(label): _number(f"{name}.{label}", score) for label, score in value.items()}
+    elif name == "images":
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    elif value is None and name in _ALWAYS:
+        decider = _ALWAYS[name]
+        return math.nan if decider and document.get(decider) is not None else None
+    elif name not in _PER_CLASS:
+        return _number(name, value)
+    raise EvaluationError(f"scores with {name} = {value!r}. Evaluate again.")
+
+
+def _number(name: str, value: Any) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise EvaluationError(f"scores with {name} = {value!r}, not a number. Evaluate again.")
+    return float(value)

@@ -1,0 +1,172 @@
+"""The residual network (ResNet): of any depth, with basic or bottleneck blocks, plain or deep stem.
+
+Spellings: torchvision and timm (and what wraps them: FADA, segmentation-models-pytorch, DETR, GLC,
+mmseg), AdvEnt and its kin, maskrcnn-benchmark (MIC detection), transformers. Frozen and live batch
+norm have the same names but for the counters, which are the anchor's in any case.
+
+Two conventions share all names and shapes. In torchvision's, the stride of a bottleneck is in its
+second convolution, and images are RGB, scaled and standardised; in Caffe's it is in the first, and
+images are BGR minus a mean. Weights of one are not weights of the other.
+
+The order is that of the last use in transformers' forward pass: the shortcut runs after the block.
+"""
+
+from __future__ import annotations
+
+from lwmm_hub.families.grammar import Dialect, KeyRule, Repeat, Table, rules
+
+TORCHVISION = "stride in the second convolution of a bottleneck, standardised RGB images"
+CAFFE = "stride in the first convolution of a bottleneck, BGR images minus a mean"
+
+# The last stage tells a ResNet from the networks that only begin like one (HRNet, ...).
+_SIGNATURE = "layer4.0.conv2.weight"
+
+
+def _rules(stem: str, downsample: int = 0) -> tuple[KeyRule, ...]:
+    """Names as in torchvision, `stem` before the stem's; `downsample` is its convolution."""
+    return rules(
+        (f"{stem}conv1.*", "stem.conv.*"),
+        (f"{stem}bn1.*", "stem.bn.*"),
+        ("layer{s+1}.{b}.conv1.*", "stages.{s}.blocks.{b}.conv1.*"),
+        ("layer{s+1}.{b}.bn1.*", "stages.{s}.blocks.{b}.bn1.*"),
+        ("layer{s+1}.{b}.conv2.*", "stages.{s}.blocks.{b}.conv2.*"),
+        ("layer{s+1}.{b}.bn2.*", "stages.{s}.blocks.{b}.bn2.*"),
+        ("layer{s+1}.{b}.conv3.*", "stages.{s}.blocks.{b}.conv3.*"),
+        ("layer{s+1}.{b}.bn3.*", "stages.{s}.blocks.{b}.bn3.*"),
+        (f"layer{{s+1}}.{{b}}.downsample.{downsample}.*", "stages.{s}.blocks.{b}.shortcut.conv.*"),
+        (
+            f"layer{{s+1}}.{{b}}.downsample.{downsample + 1}.*",
+            "stages.{s}.blocks.{b}.shortcut.bn.*",
+        ),
+    )
+
+
+_PLAIN = _rules("")
+_LAYER = "encoder.stages.{s}.layers.{b}."
+
+RESNET = Table(
+    name="resnet",
+    backbone=True,
+    dialects=(
+        Dialect(
+            "AdvEnt, AdaptSegNet or MaxSquare",
+            prefixes=("",),
+            signature=_SIGNATURE,
+            rules=_PLAIN,
+            needs=("layer6.conv2d_list.0.weight",),
+            convention=CAFFE,
+        ),
+        Dialect(
+            "maskrcnn-benchmark",
+            prefixes=("backbone.body.",),
+            signature=_SIGNATURE,
+            rules=_rules("stem."),
+            needs=("backbone.body.stem.conv1.weight",),
+            convention=CAFFE,
+        ),
+        Dialect(
+            "FADA",
+            prefixes=("feature_extractor/backbone.",),
+            signature=_SIGNATURE,
+            rules=_PLAIN,
+            needs=("classifier/conv2d_list.0.weight",),
+            convention=TORCHVISION,
+        ),
+        Dialect(
+            "torchvision",
+            prefixes=("", "backbone.", "encoder.", "backbone_layer.", "F/"),
+            signature=_SIGNATURE,
+            rules=_PLAIN,
+            convention=TORCHVISION,
+        ),
+        Dialect(
+            "ResNet-D",
+            prefixes=("", "backbone.", "encoder."),
+            signature="layer4.0.downsample.2.weight",
+            rules=_rules("", downsample=1),
+            convention=TORCHVISION,
+        ),
+        Dialect(
+            "transformers",
+            prefixes=("resnet.", ""),
+            signature="encoder.stages.3.layers.0.layer.0.convolution.weight",
+            without=("encoder.stages.0.layers.0.layer.2.attention.0.weight",),  # RegNet
+            rules=rules(
+                ("embedder.embedder.convolution.*", "stem.conv.*"),
+                ("embedder.embedder.normalization.*", "stem.bn.*"),
+                (f"{_LAYER}layer.0.convolution.*", "stages.{s}.blocks.{b}.conv1.*"),
+                (f"{_LAYER}layer.0.normalization.*", "stages.{s}.blocks.{b}.bn1.*"),
+                (f"{_LAYER}layer.1.convolution.*", "stages.{s}.blocks.{b}.conv2.*"),
+                (f"{_LAYER}layer.1.normalization.*", "stages.{s}.blocks.{b}.bn2.*"),
+                (f"{_LAYER}layer.2.convolution.*", "stages.{s}.blocks.{b}.conv3.*"),
+                (f"{_LAYER}layer.2.normalization.*", "stages.{s}.blocks.{b}.bn3.*"),
+                (f"{_LAYER}shortcut.convolution.*", "stages.{s}.blocks.{b}.shortcut.conv.*"),
+                (f"{_LAYER}shortcut.normalization.*", "stages.{s}.blocks.{b}.shortcut.bn.*"),
+            ),
+            convention=TORCHVISION,
+        ),
+    ),
+    order=(
+        "stem.conv",
+        "stem.bn",
+        Repeat(
+            "stages.{}",
+            (
+                Repeat(
+                    "blocks.{}",
+                    (
+                        "conv1",
+                        "bn1",
+                        "conv2",
+                        "bn2",
+                        "conv3",
+                        "bn3",
+                        "shortcut.conv",
+                        "shortcut.bn",
+                    ),
+                ),
+            ),
+        ),
+    ),
+)
+
+RESNET_STEM = Table(
+    name="resnet_stem",
+    backbone=True,
+    dialects=(
+        Dialect(
+            "mmseg",
+            prefixes=("backbone.", ""),
+            signature="stem.7.running_mean",
+            rules=rules(
+                ("stem.0.*", "deep_stem.conv1.*"),
+                ("stem.1.*", "deep_stem.bn1.*"),
+                ("stem.3.*", "deep_stem.conv2.*"),
+                ("stem.4.*", "deep_stem.bn2.*"),
+                ("stem.6.*", "deep_stem.conv3.*"),
+                ("stem.7.*", "deep_stem.bn3.*"),
+            ),
+        ),
+        Dialect(
+            "timm",
+            prefixes=("", "backbone.", "encoder."),
+            signature="conv1.4.running_mean",
+            rules=rules(
+                ("conv1.0.*", "deep_stem.conv1.*"),
+                ("conv1.1.*", "deep_stem.bn1.*"),
+                ("conv1.3.*", "deep_stem.conv2.*"),
+                ("conv1.4.*", "deep_stem.bn2.*"),
+                ("conv1.6.*", "deep_stem.conv3.*"),
+                ("bn1.*", "deep_stem.bn3.*"),
+            ),
+        ),
+    ),
+    order=(
+        "deep_stem.conv1",
+        "deep_stem.bn1",
+        "deep_stem.conv2",
+        "deep_stem.bn2",
+        "deep_stem.conv3",
+        "deep_stem.bn3",
+    ),
+)
