@@ -5,6 +5,7 @@ Names of dtypes are those of the safetensors format (`F32`, `BF16`, `I64`, ...).
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from dataclasses import dataclass
@@ -119,12 +120,12 @@ class TensorEntry:
     zip_record: int | None = None
     crc32: int | None = None
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Bytes of the tensor when contiguous."""
         return tensor_bytes(self.dtype, self.shape)
 
-    @property
+    @functools.cached_property
     def elements(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError
-from lwmm_hub.key_map import KeyMap, SharedParameter, leave_out
+from lwmm_hub.key_map import KeyMap, SharedParameter, ValuePair, leave_out
 from lwmm_hub.lineage import Lineage, lineage_warnings
 from lwmm_hub.planning.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
@@ -117,7 +117,19 @@ def plan_merge(
         tuple(relatedness),
         dict(anchor.ignored),
         tuple(lineage),
+        _inferred(key_map, merged),
     )
+
+
+def _inferred(key_map: KeyMap, merged: Sequence[MergedTensor]) -> tuple[ValuePair, ...]:
+    """What was matched by values and is merged."""
+    used = {
+        (i, tensor.key, source.key)
+        for tensor in merged
+        for i, source in enumerate(tensor.sources)
+        if source is not None
+    }
+    return tuple(p for p in key_map.pairs or () if (p.model, p.key, p.source) in used)
 
 
 def _left_out(
@@ -320,8 +332,13 @@ def _cost(
             if i and source is not None and tensor.weights[i]:
                 dtype = checkpoints[i].entries[source.key].dtype
                 read += tensor_bytes(dtype, tensor.shape)
-    write = sum(
+    download = sum(c.facts.download_bytes for c in checkpoints)
+    return Cost(read, written_bytes(anchor, options), download)
+
+
+def written_bytes(anchor: Checkpoint, options: MergeOptions) -> int:
+    """Bytes of weights that a merge with this anchor writes."""
+    return sum(
         tensor_bytes(output_dtype(entry.dtype, options.dtype), entry.shape)
         for entry in anchor.entries.values()
     )
-    return Cost(read, write, sum(c.facts.download_bytes for c in checkpoints))
