@@ -45,12 +45,14 @@ class Recipe:
     """The parents in order (the anchor first) and the options of a merge.
 
     `scope_decided` says that `kept_parts` are the verdict on the weights; otherwise they are judged
-    when the recipe runs.
+    when the recipe runs. `pairs_sha256` is the checksum of what was matched by values: they are
+    matched anew when the recipe runs, and have to match the same.
     """
 
     models: tuple[RecipeModel, ...]
     options: MergeOptions
     scope_decided: bool = False
+    pairs_sha256: str | None = None
 
 
 def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Recipe:
@@ -74,7 +76,7 @@ def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Reci
         else:
             text = _relative(model.reference, folder)
             models.append(RecipeModel(text, model.label, sha256, model.kept_parts))
-    return Recipe(tuple(models), plan.options, plan.scope_decided)
+    return Recipe(tuple(models), plan.options, plan.scope_decided, plan.pairs_sha256)
 
 
 def _relative(reference: str, folder: Path | None) -> str:
@@ -120,7 +122,7 @@ def write_recipe(recipe: Recipe, made_by: str) -> str:
         "models": models,
         "scope_decided": recipe.scope_decided,
         "options": asdict(recipe.options),
-    }
+    } | ({"pairs_sha256": recipe.pairs_sha256} if recipe.pairs_sha256 else {})
     body = yaml.dump(
         data,
         Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
@@ -197,7 +199,8 @@ class _Reader:
             raise RecipeError(
                 f"{self.name} is nested too deeply for a recipe. Give the file that a merge wrote."
             ) from error
-        top = self.mapping(node, "a recipe", {"version", "models", "scope_decided", "options"})
+        known = {"version", "models", "scope_decided", "options", "pairs_sha256"}
+        top = self.mapping(node, "a recipe", known)
         for required in ("version", "models"):
             if required not in top:
                 self.fail(node, f"the field {required!r} is missing.")
@@ -208,8 +211,17 @@ class _Reader:
         options = self.options(top["options"], len(models)) if "options" in top else MergeOptions()
         decided = top.get("scope_decided")
         return Recipe(
-            models, options, decided is not None and self.scalar(decided, "scope_decided", bool)
+            models,
+            options,
+            decided is not None and self.scalar(decided, "scope_decided", bool),
+            self.digest(top["pairs_sha256"]) if "pairs_sha256" in top else None,
         )
+
+    def digest(self, node: Any) -> str:
+        digest = str(self.scalar(node, "a checksum", str))
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            self.fail(node, "a sha256 has 64 hexadecimal digits.")
+        return digest
 
     def mapping(self, node: Any, what: str, known: set[str]) -> dict[str, Any]:
         import yaml
@@ -303,9 +315,7 @@ class _Reader:
             self.fail(node, "sha256 is a table of file names and checksums.")
         found = {}
         for key, value in node.value:
-            digest = self.scalar(value, "a checksum", str)
-            if not re.fullmatch(r"[0-9a-f]{64}", digest):
-                self.fail(value, "a sha256 has 64 hexadecimal digits.")
+            digest = self.digest(value)
             name = str(self.scalar(key, "a file name", str))
             if name in found:
                 self.fail(key, f"the file {name[:80]!r} stands in sha256 twice.")

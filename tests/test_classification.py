@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation import Scores
 from lwmm_hub.evaluation.classification import ClassificationCounts, call_unknown
+from lwmm_hub.evaluation.label_spaces import canonical
+from lwmm_hub.evaluation.office import open_partial
 
 
 def test_accuracy_is_of_images_and_the_other_one_of_classes() -> None:
@@ -63,6 +66,38 @@ def test_source_private_classes_do_not_lower_the_known_accuracy() -> None:
     assert scores.known_accuracy == 1.0
     assert scores.unknown_accuracy == pytest.approx(11 / 12)
     assert scores.h_score == pytest.approx(2 * (11 / 12) / (23 / 12))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("office-31", (10, 10, 11)), ("office-home", (10, 5, 50))]
+)
+def test_open_partial_splits_have_the_sizes_of_the_protocol(
+    name: str, sizes: tuple[int, ...]
+) -> None:
+    split = open_partial(name)
+    parts = split.shared, split.source_private, split.target_private
+    assert tuple(map(len, parts)) == sizes
+    every = sum(parts, ())
+    assert len({canonical(label) for label in every}) == sum(sizes)
+    known = sizes[0] + sizes[1]
+    truths = [split.truth(label.replace("_", " ").lower()) for label in every]
+    assert truths == [*range(sizes[0]), *[None] * sizes[1], *[known] * sizes[2]]
+    assert open_partial(name, split.known) == split
+    with pytest.raises(EvaluationError, match="are not the"):
+        open_partial(name, split.known[::-1])
+    with pytest.raises(EvaluationError, match="'zebra' is none of the"):
+        split.truth("zebra")
+    with pytest.raises(EvaluationError, match="There are office-31, office-home"):
+        open_partial("visda")
+
+
+def test_the_models_of_the_paper_know_as_many_classes_as_the_splits(shared: Path) -> None:
+    for name, file in (
+        ("office-31", "glc_resnet50_Office31_OPDA_20.json"),
+        ("office-home", "glc_resnet50_OfficeHome_OPDA_15.json"),
+    ):
+        manifest = json.loads((shared / "manifests" / file).read_text())
+        assert len(open_partial(name).known) == manifest["num_classes"]
 
 
 def test_an_image_is_unknown_where_the_entropy_is_high() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lwmm_hub.evaluation
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation import Boxes, ConfusionMatrix, Panoptic, Segment
 from lwmm_hub.evaluation.modules import (
@@ -126,3 +128,21 @@ def test_what_is_missing_is_said(home: Path) -> None:
         module.add_batch(predictions=[PREDICTION] * 2, references=[TRUTH])
     with pytest.raises(EvaluationError, match="not weights"):
         module.compute(predictions=[PREDICTION], references=[TRUTH], weights=[1])
+
+
+@pytest.mark.parametrize(
+    ("package", "module"), [("evaluate", "modules.py"), ("pycocotools", "detection.py")]
+)
+def test_one_module_alone_imports_a_package_that_is_slow_or_optional(
+    package: str, module: str
+) -> None:
+    folder = Path(lwmm_hub.evaluation.__file__).parent
+    found = set()
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            if any(name.partition(".")[0] == package for name in names):
+                found.add(path.name)
+    assert found == {module}

@@ -215,11 +215,27 @@ def test_labels_that_disagree_are_an_error_with_both_lists_and_a_way_out() -> No
 
 def test_a_map_of_ones_own_goes_before_names() -> None:
     model, city = custom_space(["street", "sky", "wall"]), label_space("cityscapes-19")
-    found = match_labels(model.labels, city, names={"Street": "road", "wall": "building"})
+    names = {"Street": "road", "wall": "building"}
+    found = match_labels(model.labels, city, names=names, allow_partial=True)
     assert found.table[:3].tolist() == [0, 10, 2]
+    german = dict(zip("ABCDEFGHIJKLMNOPQRS", city.labels, strict=True))
+    assert match_labels(tuple(german), city, names=german).is_identity
     for wrong in ({"lane": "road"}, {"street": "lane"}):
         with pytest.raises(EvaluationError, match="label map names lane"):
             match_labels(model.labels, city, names=wrong)
+
+
+def test_a_map_that_leaves_classes_out_says_so() -> None:
+    city = label_space("cityscapes-19")
+    model = ("street", *city.labels[1:], "dirt")
+    with pytest.raises(
+        EvaluationError, match=r"model's 1 label \(dirt\)\. Add lines .* --map-labels"
+    ):
+        match_labels(model, city, names={"street": "road"})
+    with pytest.raises(EvaluationError, match=r"nothing for the data set's 1 label \(truck\)"):
+        match_labels(city.labels, city, names={"truck": "bus"})
+    found = match_labels(model, city, names={"street": "road"}, allow_partial=True)
+    assert found.left_out == ("dirt",)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])

@@ -248,6 +248,20 @@ def test_every_crowd_of_a_class_forgives() -> None:
     assert counted(case).false_alarms.sum() == 0
 
 
+def test_thousands_of_segments_do_not_take_a_table_of_all_their_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """40000 x 40000 pairs would be 13 GB; those that share a pixel are few."""
+    ids = np.arange(1, 40001, dtype=np.int32).reshape(200, 200)
+    many = [segment(int(i), 26) for i in ids.flat]
+    counts = counted(Pair(ids, many, ids, many))
+    assert counts.matched.sum() == 40000
+    cases = [random_pair(seed) for seed in range(6)]
+    dense = counted(*cases)
+    monkeypatch.setattr("lwmm_hub.evaluation.overlaps._DENSE", 0)
+    assert counted(*cases) == dense
+
+
 def test_without_anything_every_score_is_nan() -> None:
     scores = PanopticCounts(CATEGORIES).scores()
     assert all(math.isnan(value) for value in (scores.pq, scores.sq_things, scores.rq_stuff))

@@ -62,6 +62,7 @@ class Checkpoint:
         path: keys that lead to the state dict inside a `.pth` file, e.g. `("state_dict",)`.
         prefix: what was taken off every key, e.g. `module.`.
         parts: names of the state dicts that the file keeps apart (keys are `part/key`).
+        pretraining: the frozen copy of what training started from, under the same keys.
         part_files: part -> file, where each part has a file of its own.
         ignored: keys of the file that are not this model's -> why.
         facts: licence and the like.
@@ -84,6 +85,7 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
     name: str | None = None
     part_files: Mapping[str, str] = field(default_factory=dict)
+    pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

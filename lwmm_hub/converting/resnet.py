@@ -33,13 +33,13 @@ CAFFE_NOTE = (
 )
 
 
-def describe(shapes: Shapes, draft: ConfigDraft, caffe: bool = False) -> Described:
+def describe(shapes: Shapes, draft: ConfigDraft, caffe: str = "") -> Described:
     """`ResNetModel`.
 
     Args:
         shapes: transformers' key -> shape.
         draft: where the configuration is written.
-        caffe: blocks stride in their first convolution.
+        caffe: the system that it is of, where its blocks stride in their first convolution.
     """
     label = draft.label
     stem = shape_of(shapes, "embedder.embedder.convolution.weight", 4, label)
@@ -63,7 +63,7 @@ def describe(shapes: Shapes, draft: ConfigDraft, caffe: bool = False) -> Describ
     usual = stem[0] == STEM and tuple(widths) == WIDTHS[kind]
     source = f"published {size}" if size and usual else None
     draft.known("downsample_in_first_stage", False, source)
-    draft.known("downsample_in_bottleneck", caffe, "the Caffe lineage" if caffe else source)
+    draft.known("downsample_in_bottleneck", bool(caffe), caffe or source)
     strided = draft.values["downsample_in_first_stage"] is True
     expected: dict[str, tuple[int, ...]] = {}
     expected |= {"embedder.embedder.convolution.weight": (stem[0], stem[1], 7, 7)}

@@ -17,6 +17,7 @@ from lwmm_hub.converting import resnet, segformer, swin
 from lwmm_hub.converting.drafting import ConfigDraft, Described, Shapes
 from lwmm_hub.errors import CheckpointError, UsageError
 from lwmm_hub.families import Dialect, Table
+from lwmm_hub.families.resnet import CAFFE
 from lwmm_hub.key_map import NamedKeys, Source, name_keys
 
 DIALECT = "transformers"
@@ -64,9 +65,6 @@ OTHER_FUNCTIONS = {
     ("resnet", "ResNet-D"): "it pools in its shortcuts (ResNet-D), which a ResNetModel does not",
 }
 
-# in a key -> the file is of a system whose blocks stride in their first convolution: DeepLab v2 of
-# AdvEnt, AdaptSegNet and MaxSquare, and the detector of MIC (KEYS of the systems: trap 1)
-CAFFE_MARKS = ("layer5.conv2d_list.", "layer6.conv2d_list.", "backbone.body.stem.")
 # in a key -> the system does not stride in its last stages but dilates
 DILATED_MARKS = ("conv2d_list.", "classifier.0.convs.", "aux_classifier.", "decoder.aspp.")
 DILATED_NOTE = (
@@ -130,7 +128,7 @@ def spell_for_transformers(checkpoint: Checkpoint, given: Mapping[str, Any]) -> 
     _refuse_foreign_parts(left_out, origins, named, target, label)
     draft = ConfigDraft(label, {**known, **given})
     shapes = {key: entry.shape for key, entry in entries.items()}
-    described = _describe(target, shapes, draft, checkpoint.entries)
+    described = _describe(target, shapes, draft, named, checkpoint.entries)
     draft.finish()
     for key in [key for key in entries if key not in described.expected]:
         why = next((why for mark, why in NOT_LOADED.items() if mark in key), None)
@@ -168,13 +166,17 @@ def _target_of(named: NamedKeys, label: str) -> Target:
 
 
 def _describe(
-    target: Target, shapes: Shapes, draft: ConfigDraft, keys: Mapping[str, object]
+    target: Target,
+    shapes: Shapes,
+    draft: ConfigDraft,
+    named: NamedKeys,
+    keys: Mapping[str, object],
 ) -> Described:
-    """The target's own description; of a ResNet with what the keys around it say of its lineage."""
+    """The target's own description; of a ResNet with what its system is known for."""
     if target.model_type != "resnet":
         return target.describe(shapes, draft)
-    caffe = any(mark in key for key in keys for mark in CAFFE_MARKS)
-    described = resnet.describe(shapes, draft, caffe)
+    system, convention = named.conventions.get("resnet", ("", ""))
+    described = resnet.describe(shapes, draft, system if convention == CAFFE else "")
     if any(mark in key for key in keys for mark in DILATED_MARKS):
         return replace(described, notes=(*described.notes, DILATED_NOTE))
     return described

@@ -11,6 +11,8 @@ from lwmm_hub.families import TABLES, Dialect, Table
 # copies of a network that are not its student: taken only where nothing else matches as well
 OTHER_COPIES = ("ema", "teacher", "imnet", "momentum", "target")
 
+MAX_WRAPPERS = 16  # looked below for a backbone; a file made to be slow has thousands
+
 
 @dataclass(frozen=True)
 class Source:
@@ -149,7 +151,7 @@ def _prefixes(
     if listed or not table.backbone:
         return listed
     found = [p for p in tails.before(dialect.signature) if dialect.stands(p, entries)]
-    return sorted(found, key=lambda prefix: prefix.startswith(OTHER_COPIES))
+    return sorted(found, key=lambda prefix: prefix.startswith(OTHER_COPIES))[:MAX_WRAPPERS]
 
 
 def module_of(name: str) -> str:

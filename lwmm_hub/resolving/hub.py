@@ -214,6 +214,7 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
                 facts=facts,
                 warnings=(*opened.warnings, *warnings),
                 part_files=opened.part_files,
+                pretraining=opened.pretraining,
             )
     beside = [name for side in SIDE_FILES if (name := _beside(chosen, side)) in sizes]
     _check_beside(beside, sizes, label)

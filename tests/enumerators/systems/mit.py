@@ -51,13 +51,15 @@ def edaps_bottom_up(size: SegformerSize) -> list[Entry]:
     """EDAPS' ablation: one head with a second decoder for centers and offsets of instances."""
 
     def head() -> Entries:
-        width = size.decoder_width
-        yield from conv("decode_head.conv_seg", size.num_classes, width, 1, 1)
-        yield from conv("decode_head.conv_center", 1, width, 1, 1)
-        yield from conv("decode_head.conv_offset", 2, width, 1, 1)
-        for task in ("semantic", "instance"):
-            yield from _embed_layers(f"decode_head.embed_layers_{task}", size)
-            yield from _pyramid(f"decode_head.fuse_layer_{task}", size)
+        key, width = "decode_head", size.decoder_width
+        start = "daformer_head"  # the semantic half is one
+        yield from conv(f"{key}.conv_seg", size.num_classes, width, 1, 1, of=f"{start}.conv_seg")
+        yield from conv(f"{key}.conv_center", 1, width, 1, 1)
+        yield from conv(f"{key}.conv_offset", 2, width, 1, 1)
+        yield from _embed_layers(f"{key}.embed_layers_semantic", size, f"{start}.embed_layers")
+        yield from _pyramid(f"{key}.fuse_layer_semantic", size, f"{start}.fuse_layer")
+        yield from _embed_layers(f"{key}.embed_layers_instance", size)
+        yield from _pyramid(f"{key}.fuse_layer_instance", size)
 
     return [*mit_nvlabs(size, "backbone."), *head()]
 
@@ -71,13 +73,16 @@ def training_run(student: Iterable[Entry]) -> list[Entry]:
 
 def pipa_training_run(student: Iterable[Entry], size: SegformerSize) -> list[Entry]:
     """PiPa's run also has layers of its own beside the three copies."""
-    width = size.decoder_width
-    own = [
+    return [*training_run(student), *pipa_trainer(size.num_classes, size.decoder_width)]
+
+
+def pipa_trainer(classes: int, width: int) -> list[Entry]:
+    """The layers of PiPa's trainer itself, which belong to none of its three networks."""
+    return [
         *conv("project.0", width, width, 1, 1),
         *conv("project.2", width // 2, width, 1, 1),
-        *conv("classifier", size.num_classes, width, 1, 1),
+        *conv("classifier", classes, width, 1, 1),
     ]
-    return [*training_run(student), *own]
 
 
 # heads -------------------------------------------------------------------------------------------
