@@ -144,7 +144,7 @@ class MergePlan:
     ignored: Mapping[str, str] = field(default_factory=dict)
     lineage: tuple[Lineage, ...] = ()
     inferred: tuple[ValuePair, ...] = ()
-    weights_from: Mapping[str, Any] = field(default_factory=dict)
+    weights_from: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
     @property
     def table(self) -> WeightTable | None:
