@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def make_manifest(
         "versions": {
             "lwmm_hub": __version__,
             "numpy": numpy.__version__,
-            "python": platform.python_version(),
+            "python": sys.version.partition(" ")[0],
         },
         "scores": None,
         "tags": list(tags),

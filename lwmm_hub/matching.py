@@ -10,6 +10,7 @@ from lwmm_hub.errors import LayerOrderError
 from lwmm_hub.key_map import (
     DepthOrder,
     KeyMap,
+    ValuePair,
     match_keys,
     natural_order,
     registration_order,
@@ -17,8 +18,15 @@ from lwmm_hub.key_map import (
 )
 
 
-def match(anchor: Checkpoint, *donors: Checkpoint) -> KeyMap:
+def match(
+    anchor: Checkpoint, *donors: Checkpoint, pairs: Sequence[ValuePair] | None = None
+) -> KeyMap:
     """Match the parameters of donors with the anchor's; reads no weights.
+
+    Args:
+        anchor: the model whose names the result keeps.
+        *donors: the models merged into it.
+        pairs: what `inferring` matched by values; None where the values were not asked.
 
     Raises:
         UnrelatedModelsError: a donor shares no backbone parameter of at least two dimensions.
@@ -26,7 +34,7 @@ def match(anchor: Checkpoint, *donors: Checkpoint) -> KeyMap:
     models = [anchor, *donors]
     entries = [model.entries for model in models]
     labels = [model.label for model in models]
-    key_map = match_keys(entries, labels, depth_order_of(anchor))
+    key_map = match_keys(entries, labels, depth_order_of(anchor), pairs)
     require_shared_backbone(key_map, entries, labels)
     return key_map
 

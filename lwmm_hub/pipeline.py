@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.checkpoint import Checkpoint, LocalFile
-from lwmm_hub.errors import (
-    RecipeError,
-    UsageError,
-)
+from lwmm_hub.errors import RecipeError, UsageError, VerificationError
+from lwmm_hub.inferring import match_by
 from lwmm_hub.key_map import KeyMap, leave_out
 from lwmm_hub.licenses import LicenseDecision, license_file
+from lwmm_hub.lineage import lineage_of
 from lwmm_hub.manifest import decide_license, make_manifest, write_card
-from lwmm_hub.matching import match, same_model_warnings, with_distinct_labels
+from lwmm_hub.matching import same_model_warnings, with_distinct_labels
 from lwmm_hub.merging import Progress
-from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
+from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge, written_bytes
 from lwmm_hub.recipe import recipe_of, write_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.relatedness import measure_relatedness, require_related
@@ -143,12 +142,16 @@ class _Opened:
     key_map: KeyMap
     options: MergeOptions
     kept_parts: tuple[tuple[str, ...], ...] | None = None
+    notes: tuple[str, ...] = ()
+    pairs_sha256: str | None = None
 
 
 def plan(
     anchor: Reference, *donors: Reference, check_weights: bool = False, **options: Any
 ) -> MergePlan:
     """Plan a merge from configs and headers; nothing is downloaded whole or written.
+
+    With `match="values"` the weights that no name matches are read, and so downloaded.
 
     Args:
         anchor: the model whose task, head and format the result keeps.
@@ -159,11 +162,16 @@ def plan(
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
     """
-    opened = open_models(_references(anchor, donors), _options(options), download=False)
+    references = _references(anchor, donors)
+    opened = open_models(references, _options(options), download=False, look=check_weights)
     if check_weights:
         return decide(opened)
     return plan_merge(
-        opened.key_map, opened.checkpoints, opened.options, warnings=_warnings(opened)
+        opened.key_map,
+        opened.checkpoints,
+        opened.options,
+        warnings=_warnings(opened),
+        lineage=lineage_of(opened.key_map, opened.checkpoints),
     )
 
 
@@ -204,7 +212,16 @@ def merge(
         models, merge_options, kept = _references(anchor, donors), _options(options), None
     made = anchor if isinstance(anchor, MergePlan) else None
     return run_merge(
-        models, merge_options, kept, folder, overwrite, threads, progress, tags, started, made
+        models,
+        merge_options,
+        kept_parts=kept,
+        output=folder,
+        overwrite=overwrite,
+        threads=threads,
+        progress=progress,
+        tags=tags,
+        started=started,
+        made=made,
     )
 
 
@@ -251,16 +268,20 @@ def open_models(
     options: MergeOptions,
     download: bool,
     kept_parts: tuple[tuple[str, ...], ...] | None = None,
+    pairs_sha256: str | None = None,
+    look: bool = False,
 ) -> _Opened:
-    """Resolve and match models."""
+    """Resolve and match models; `look` says what `match="values"` would add."""
     options.check(len(models))
+    download = download or options.match == "values"
     checkpoints = with_distinct_labels([resolve(m, download=download) for m in models])
-    return _Opened(checkpoints, match(*checkpoints), options, kept_parts)
+    key_map, notes = match_by(options.match, checkpoints, look)
+    return _Opened(checkpoints, key_map, options, kept_parts, notes, pairs_sha256)
 
 
 def _warnings(opened: _Opened) -> tuple[str, ...]:
     own = [warning for c in opened.checkpoints for warning in c.warnings]
-    return (*own, *same_model_warnings(opened.checkpoints))
+    return (*own, *same_model_warnings(opened.checkpoints), *opened.notes)
 
 
 def decide(opened: _Opened) -> MergePlan:
@@ -280,19 +301,27 @@ def decide(opened: _Opened) -> MergePlan:
     results = measure_relatedness(key_map, opened.checkpoints)
     labels = [c.label for c in opened.checkpoints]
     related = require_related(results, labels, opened.options.allow_unrelated)
-    return plan_merge(
+    plan = plan_merge(
         key_map,
         opened.checkpoints,
         opened.options,
         results,
         (*_warnings(opened), *related, *untrained_warnings(untrained, opened.options.scope)),
         opened.kept_parts,
+        lineage_of(key_map, opened.checkpoints, results),
     )
+    if opened.pairs_sha256 not in (None, plan.pairs_sha256):
+        raise VerificationError(
+            "the values of these models match other tensors than when the recipe was written: one "
+            "of them has changed. Give the originals, or merge anew with --match values."
+        )
+    return plan
 
 
 def run_merge(
     models: Sequence[ModelReference],
     options: MergeOptions,
+    *,
     kept_parts: tuple[tuple[str, ...], ...] | None,
     output: Path,
     overwrite: bool,
@@ -301,6 +330,7 @@ def run_merge(
     tags: Sequence[str],
     started: float,
     made: MergePlan | None = None,
+    pairs_sha256: str | None = None,
 ) -> MergeResult:
     """The whole line for opened references; `merge` and `merge_recipe` are this with other inputs.
 
@@ -315,17 +345,18 @@ def run_merge(
         tags: more tags for the card.
         started: `time.monotonic()` of the call.
         made: the plan that this must turn out to be.
+        pairs_sha256: what values must match, as a checksum.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}: give a number from 1 on.")
-    opened = open_models(models, options, download=False)
+    opened = open_models(models, options, download=False, pairs_sha256=pairs_sha256)
     inputs = [Path(m.location) for m in models if not m.on_hub]
     inputs += [
         r.path for c in opened.checkpoints for r in c.readers.values() if isinstance(r, LocalFile)
     ]
-    draft = plan_merge(opened.key_map, opened.checkpoints, options)
-    check_output(output, overwrite, inputs, draft.cost.write_bytes)
-    if any(m.on_hub for m in models):  # what headers and disk space can refuse, they have by now
+    check_output(output, overwrite, inputs, written_bytes(opened.checkpoints[0], options))
+    if any(m.on_hub for m in models):
+        plan_merge(opened.key_map, opened.checkpoints, options)  # refuse before the download
         pinned = [
             replace(c.reference, revision=c.commit or c.reference.revision)
             for c in opened.checkpoints
@@ -342,11 +373,8 @@ def run_merge(
         ]
         opened = replace(opened, checkpoints=tuple(same))  # same commits, so the same keys
     plan = decide(replace(opened, kept_parts=kept_parts))
-    if made is not None and made.merged != (plan if made.scope_decided else draft).merged:
-        raise RecipeError(
-            "the plan is not what its models and options give: it was changed, or a local model "
-            "was. Make it again with lw.plan(...)."
-        )
+    if made is not None:
+        _require_same(made, plan, opened)
     anchor = opened.checkpoints[0]
     with temporary_folder(output) as folder:
         written = write_weights(folder, plan, opened.checkpoints, threads, progress)
@@ -370,6 +398,22 @@ def run_merge(
         sum(file.bytes for file in written),
         decision,
     )
+
+
+def _require_same(made: MergePlan, decided: MergePlan, opened: _Opened) -> None:
+    """Stop where a plan is not what its models and options give.
+
+    Raises:
+        RecipeError: the plan was changed, or a local model was.
+    """
+    plan = decided
+    if not made.scope_decided:
+        plan = plan_merge(opened.key_map, opened.checkpoints, opened.options)
+    if made.merged != plan.merged:
+        raise RecipeError(
+            "the plan is not what its models and options give: it was changed, or a local model "
+            "was. Make it again with lw.plan(...)."
+        )
 
 
 def _made_by() -> str:

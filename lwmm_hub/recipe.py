@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from lwmm_hub.errors import ModelReferenceError, RecipeError, UsageError
 from lwmm_hub.planning import MergeOptions, MergePlan
-from lwmm_hub.reference import WEIGHTS, ModelReference
+from lwmm_hub.reference import STAGES, WEIGHTS, ModelReference
 
 if TYPE_CHECKING:
     import yaml
@@ -28,7 +28,8 @@ _MAX_BYTES = 4 << 20
 class RecipeModel:
     """One parent of a recipe: a pinned reference, a local path with its label, or the label alone.
 
-    `weights` says which copy of the file is meant where there is no reference to say it.
+    Where there is no reference to say it, `weights` says which copy of the file is meant, and
+    `stage` which network of a folder.
     """
 
     reference: str | None = None
@@ -36,6 +37,7 @@ class RecipeModel:
     sha256: Mapping[str, str] = field(default_factory=dict)
     kept_parts: tuple[str, ...] = ()
     weights: str = "student"
+    stage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class Recipe:
     """The parents in order (the anchor first) and the options of a merge.
 
     `scope_decided` says that `kept_parts` are the verdict on the weights; otherwise they are judged
-    when the recipe runs.
+    when the recipe runs. `pairs_sha256` is the checksum of what was matched by values: they are
+    matched anew when the recipe runs, and have to match the same.
     """
 
     models: tuple[RecipeModel, ...]
     options: MergeOptions
     scope_decided: bool = False
+    pairs_sha256: str | None = None
 
 
 def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Recipe:
@@ -67,11 +71,12 @@ def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Reci
             pinned = str(replace(reference, revision=model.commit))
             models.append(RecipeModel(pinned, None, sha256, model.kept_parts))
         elif public:
-            models.append(RecipeModel(None, model.label, sha256, model.kept_parts, model.weights))
+            chosen = (model.weights, model.stage)
+            models.append(RecipeModel(None, model.label, sha256, model.kept_parts, *chosen))
         else:
             text = _relative(model.reference, folder)
             models.append(RecipeModel(text, model.label, sha256, model.kept_parts))
-    return Recipe(tuple(models), plan.options, plan.scope_decided)
+    return Recipe(tuple(models), plan.options, plan.scope_decided, plan.pairs_sha256)
 
 
 def _relative(reference: str, folder: Path | None) -> str:
@@ -108,6 +113,7 @@ def write_recipe(recipe: Recipe, made_by: str) -> str:
         row |= {"reference": model.reference} if model.reference else {}
         row |= {"local": model.local} if model.local else {}
         row |= {"weights": model.weights} if model.weights != "student" else {}
+        row |= {"stage": model.stage} if model.stage else {}
         row |= {"sha256": dict(model.sha256)} if model.sha256 else {}
         row |= {"kept_parts": list(model.kept_parts)} if model.kept_parts else {}
         models.append(row)
@@ -116,7 +122,7 @@ def write_recipe(recipe: Recipe, made_by: str) -> str:
         "models": models,
         "scope_decided": recipe.scope_decided,
         "options": asdict(recipe.options),
-    }
+    } | ({"pairs_sha256": recipe.pairs_sha256} if recipe.pairs_sha256 else {})
     body = yaml.dump(
         data,
         Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
@@ -193,7 +199,8 @@ class _Reader:
             raise RecipeError(
                 f"{self.name} is nested too deeply for a recipe. Give the file that a merge wrote."
             ) from error
-        top = self.mapping(node, "a recipe", {"version", "models", "scope_decided", "options"})
+        known = {"version", "models", "scope_decided", "options", "pairs_sha256"}
+        top = self.mapping(node, "a recipe", known)
         for required in ("version", "models"):
             if required not in top:
                 self.fail(node, f"the field {required!r} is missing.")
@@ -204,8 +211,17 @@ class _Reader:
         options = self.options(top["options"], len(models)) if "options" in top else MergeOptions()
         decided = top.get("scope_decided")
         return Recipe(
-            models, options, decided is not None and self.scalar(decided, "scope_decided", bool)
+            models,
+            options,
+            decided is not None and self.scalar(decided, "scope_decided", bool),
+            self.digest(top["pairs_sha256"]) if "pairs_sha256" in top else None,
         )
+
+    def digest(self, node: Any) -> str:
+        digest = str(self.scalar(node, "a checksum", str))
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            self.fail(node, "a sha256 has 64 hexadecimal digits.")
+        return digest
 
     def mapping(self, node: Any, what: str, known: set[str]) -> dict[str, Any]:
         import yaml
@@ -250,23 +266,19 @@ class _Reader:
     def models(self, node: Any) -> tuple[RecipeModel, ...]:
         models: list[RecipeModel] = []
         for item in self.items(node, "models"):
-            row = self.mapping(
-                item, "a model", {"reference", "local", "weights", "sha256", "kept_parts"}
-            )
+            known = {"reference", "local", "weights", "stage", "sha256", "kept_parts"}
+            row = self.mapping(item, "a model", known)
             reference = self.reference(row["reference"]) if "reference" in row else None
             local = self.scalar(row["local"], "local", str) if "local" in row else None
             on_hub = reference is not None and not reference.startswith((".", "/"))
             if (on_hub and local) or not (reference or local):
                 self.fail(item, "a model has either 'reference' or 'local': write one of them.")
-            weights = "student"
-            if "weights" in row:
-                weights = self.scalar(row["weights"], "weights", str)
-                if reference or weights not in WEIGHTS:
-                    known = ", ".join(WEIGHTS)
-                    self.fail(row["weights"], f"weights goes with 'local' alone and is {known}.")
+            weights = self.choice(row, "weights", WEIGHTS, reference) or "student"
+            stage = self.choice(row, "stage", STAGES, reference)
             if "kept_parts" in row and not models:
                 self.fail(row["kept_parts"], "the first model is the anchor: it keeps all parts.")
-            models.append(RecipeModel(reference, local, self.hashes(row), self.parts(row), weights))
+            hashes, parts = self.hashes(row), self.parts(row)
+            models.append(RecipeModel(reference, local, hashes, parts, weights, stage))
         if len(models) < 2:
             self.fail(node, "a merge has at least two models: the anchor and a donor.")
         return tuple(models)
@@ -282,6 +294,17 @@ class _Reader:
             text = f"hf://{reference}"
         return text
 
+    def choice(
+        self, row: Mapping[str, Any], name: str, known: Sequence[str], reference: str | None
+    ) -> str | None:
+        """What a row says where there is no reference to say it."""
+        if name not in row:
+            return None
+        value = str(self.scalar(row[name], name, str))
+        if reference or value not in known:
+            self.fail(row[name], f"{name} goes with 'local' alone and is {', '.join(known)}.")
+        return value
+
     def hashes(self, row: Mapping[str, Any]) -> dict[str, str]:
         import yaml
 
@@ -292,9 +315,7 @@ class _Reader:
             self.fail(node, "sha256 is a table of file names and checksums.")
         found = {}
         for key, value in node.value:
-            digest = self.scalar(value, "a checksum", str)
-            if not re.fullmatch(r"[0-9a-f]{64}", digest):
-                self.fail(value, "a sha256 has 64 hexadecimal digits.")
+            digest = self.digest(value)
             name = str(self.scalar(key, "a file name", str))
             if name in found:
                 self.fail(key, f"the file {name[:80]!r} stands in sha256 twice.")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from lwmm_hub.errors import ModelReferenceError
 
 WEIGHTS = ("student", "ema", "imagenet")
+STAGES = ("source", "target")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+_CHOICES = {"weights": WEIGHTS, "stage": STAGES}
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB = re.compile(
     rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^\s:?@]+))?(?::(?P<file>[^\s?][^?]*))?"
@@ -35,6 +37,8 @@ class ModelReference:
         revision: branch, tag, pull request (`refs/pr/1`) or commit; None is the default branch.
         file: path of one weight file inside the repository; None lets the tool choose.
         weights: which copy of a file with several: `student`, `ema` or `imagenet`.
+        stage: which network of a CoNMix folder, that keeps one before and one after adaptation:
+            `source` or `target`; None lets the tool choose.
     """
 
     location: str
@@ -42,6 +46,7 @@ class ModelReference:
     revision: str | None = None
     file: str | None = None
     weights: str = "student"
+    stage: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> ModelReference:
@@ -56,20 +61,20 @@ class ModelReference:
             ModelReferenceError: `text` names neither.
         """
         body, _, query = text.strip().partition("?")
-        weights = _weights(text, query)
+        weights, stage = _choices(text, query)
         if not body:
             raise ModelReferenceError(f"{text!r} names no model. {_HOW}")
         if body.startswith("hf://"):
-            return replace(_parse_hub(text, _hf_url(body)), weights=weights)
+            return replace(_parse_hub(text, _hf_url(body)), weights=weights, stage=stage)
         if found := _HUB_URL.fullmatch(body):
             revision = found["revision"] and unquote(found["revision"])
-            return cls(found["repo"], True, revision, found["file"], weights)
+            return cls(found["repo"], True, revision, found["file"], weights, stage)
         path = _expanded(body)
         if _exists(path):
-            return cls(str(path), weights=weights)
+            return cls(str(path), weights=weights, stage=stage)
         if _looks_local(body):
             raise ModelReferenceError(f"There is no file or folder {body!r}. {_HOW}")
-        return replace(_parse_hub(text, body), weights=weights)
+        return replace(_parse_hub(text, body), weights=weights, stage=stage)
 
     @property
     def label(self) -> str:
@@ -89,7 +94,9 @@ class ModelReference:
             text += f":{self.file}" if self.file else ""
         elif "/" not in text and "\\" not in text:
             text = f"./{text}"
-        return text + (f"?weights={self.weights}" if self.weights != "student" else "")
+        chosen = {"weights": self.weights} if self.weights != "student" else {}
+        chosen |= {"stage": self.stage} if self.stage else {}
+        return f"{text}?{urlencode(chosen)}" if chosen else text
 
 
 def is_repository_id(text: str) -> bool:
@@ -117,19 +124,20 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _weights(text: str, query: str) -> str:
-    """The value of `?weights=`, checked."""
+def _choices(text: str, query: str) -> tuple[str, str | None]:
+    """The values of `?weights=` and `?stage=`, checked."""
     options = dict(parse_qsl(query, keep_blank_values=True))
-    weights = options.pop("weights", "student")
-    if options:
-        raise ModelReferenceError(
-            f"{text!r}: unknown option {next(iter(options))!r}. Only '?weights=' can follow."
-        )
-    if weights not in WEIGHTS:
-        raise ModelReferenceError(
-            f"{text!r}: unknown weights {weights!r}. Choose one of {', '.join(WEIGHTS)}."
-        )
-    return weights
+    for name, value in options.items():
+        if name not in _CHOICES:
+            known = " and ".join(f"'?{known}='" for known in _CHOICES)
+            raise ModelReferenceError(
+                f"{text!r}: unknown option {name!r}. Only {known} can follow."
+            )
+        if value not in _CHOICES[name]:
+            raise ModelReferenceError(
+                f"{text!r}: unknown {name} {value!r}. Choose one of {', '.join(_CHOICES[name])}."
+            )
+    return options.get("weights", "student"), options.get("stage")
 
 
 def _hf_url(body: str) -> str:

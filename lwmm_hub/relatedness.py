@@ -17,11 +17,11 @@ import numpy as np
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import UnrelatedModelsError
 from lwmm_hub.floats import Float, sum_dtype, view, widen
-from lwmm_hub.key_map import KeyMap, SharedParameter
+from lwmm_hub.key_map import KeyMap, SharedParameter, Source
 
 UNRELATED, WEAK = 0.1, 0.5
 SAMPLE = 32
-_CHUNK = 1 << 18  # elements
+_CHUNK = 1 << 15  # elements; few enough to stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,9 @@ def _cosine(
 
     NaN where a model has NaN or infinity.
 
-    Sums of float32 products are made per MiB and added in double precision. The constant part of
-    normalisation layers cannot blur it, since only tensors of at least two dimensions are asked.
+    Sums of float32 products are made per 32,768 elements and added in double precision. The
+    constant part of normalisation layers cannot blur it, since only tensors of at least two
+    dimensions are asked.
     """
     elements = math.prod(parameter.shape)
     products = [0.0, 0.0, 0.0]
@@ -221,7 +222,14 @@ def parameter_values(
     """
     source = parameter.sources[model]
     assert source is not None
-    checkpoint = checkpoints[model]
+    return source_values(checkpoints[model], source, start, count)
+
+
+def source_values(checkpoint: Checkpoint, source: Source, start: int, count: int) -> Float:
+    """`count` elements of a float tensor (or part of one) from element `start`, row-major.
+
+    float32, or float64 where they are stored so.
+    """
     entry = checkpoint.entries[source.key]
     width = entry.size // max(entry.elements, 1)
     skip = entry.size // source.parts * source.part + start * width

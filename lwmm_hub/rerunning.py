@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from lwmm_hub.errors import LwmmError, ModelReferenceError, RecipeError, VerificationError
 from lwmm_hub.manifest import read_manifest
@@ -43,10 +44,23 @@ def merge_recipe(
         RecipeError: the recipe is wrong, with the line; or a local parent is not given.
     """
     started = time.monotonic()
+    before: dict[str, str] = {}
+    if not isinstance(recipe, Recipe):
+        before, recipe = _files_beside(Path(recipe)), read_recipe(Path(recipe))
     models, options, kept = _of_recipe(recipe, parents or {})
     folder = output_folder(output)
-    before = {} if isinstance(recipe, Recipe) else _files_beside(Path(recipe))
-    result = run_merge(models, options, kept, folder, overwrite, threads, progress, tags, started)
+    result = run_merge(
+        models,
+        options,
+        kept_parts=kept,
+        output=folder,
+        overwrite=overwrite,
+        threads=threads,
+        progress=progress,
+        tags=tags,
+        started=started,
+        pairs_sha256=recipe.pairs_sha256,
+    )
     if not before or before == result.files:
         return result
     changed = "the weights are not those beside the recipe: a local model has changed since then."
@@ -66,16 +80,19 @@ def plan_recipe(
     recipe: str | os.PathLike[str] | Recipe, *, parents: Mapping[str, str] | None = None
 ) -> MergePlan:
     """What `merge_recipe` would do; nothing is downloaded whole or written."""
+    if not isinstance(recipe, Recipe):
+        recipe = read_recipe(Path(recipe))
     models, options, kept = _of_recipe(recipe, parents or {})
-    return decide(open_models(models, options, download=False, kept_parts=kept))
+    opened = open_models(
+        models, options, download=False, kept_parts=kept, pairs_sha256=recipe.pairs_sha256
+    )
+    return decide(opened)
 
 
 def _of_recipe(
-    recipe: str | os.PathLike[str] | Recipe, parents: Mapping[str, str]
+    recipe: Recipe, parents: Mapping[str, str]
 ) -> tuple[list[ModelReference], MergeOptions, tuple[tuple[str, ...], ...] | None]:
     """The models, the options, and per model the parts that are kept out, where that is decided."""
-    if not isinstance(recipe, Recipe):
-        recipe = read_recipe(Path(recipe))
     for label in parents:
         known = [model.local for model in recipe.models if model.local is not None]
         if label not in known:
@@ -94,11 +111,12 @@ def _parent(model: RecipeModel, parents: Mapping[str, str]) -> ModelReference:
     label = model.local
     if label is not None and label in parents:
         reference = ModelReference.parse(parents[label])
-        weights = model.weights
-        if model.reference is not None and "?weights=" in model.reference:
-            weights = model.reference.rpartition("=")[2]
+        asked = {"weights": model.weights, "stage": model.stage}
+        asked |= dict(parse_qsl((model.reference or "").partition("?")[2]))
         if reference.weights == "student":
-            reference = replace(reference, weights=weights)
+            reference = replace(reference, weights=asked["weights"] or "student")
+        if reference.stage is None and Path(reference.location).is_dir():
+            reference = replace(reference, stage=asked["stage"])
     elif model.reference is not None:
         try:
             reference = ModelReference.parse(model.reference)

@@ -22,6 +22,27 @@ def write_pth(path: Path, weights: Path, anchor: Checkpoint) -> None:
     torch.save(nested({key: tensors[key] for key in anchor.entries}, anchor), path)
 
 
+def write_parts(folder: Path, weights: Path, anchor: Checkpoint) -> list[Path]:
+    """Save each part of the safetensors file `weights` in a file of its own, as the anchor has it.
+
+    Imports torch.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(weights)
+    paths = []
+    for part, file in anchor.part_files.items():
+        own = {
+            anchor.prefix + key[len(part) + 1 :]: tensors[key]
+            for key in anchor.entries
+            if key.startswith(f"{part}/")
+        }
+        paths.append(folder / file)
+        torch.save(own, paths[-1])
+    return paths
+
+
 def nested(tensors: dict[str, Any], anchor: Checkpoint) -> dict[str, Any]:
     """The tensors under the anchor's original keys and wrappers."""
     inner: dict[str, Any] = {}

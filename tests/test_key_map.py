@@ -113,6 +113,11 @@ def test_numbers_out_of_range_and_other_keys_have_no_name(table: Table, dialect:
 # (table, dialect) -> modules that the networks of this spelling do not have
 HYBRID = {"bit", "embeddings.hybrid_projection"}
 POSITIONS = {"embeddings.position_embeddings"}  # EoMT's own
+PYRAMID = {"neck.up4.conv1", "neck.up4.norm", "neck.up4.conv2", "neck.up2.conv"}  # BEiT's
+QUERY_AND_KEY = {f"head.blocks.{{b}}.{a}_attn.{m}" for a in ("self", "encoder") for m in "qk"}
+CONTENT_AND_POSITION = {
+    f"{module}_{what}" for module in QUERY_AND_KEY for what in ("content", "position")
+} | {"head.blocks.{b}.encoder_attn.q_sine"}
 LACKING: dict[tuple[str, str], set[str]] = {
     ("swin", "transformers"): {"maskformer_norms.{s}"},
     ("swin", "transformers, MaskFormer"): {"norm", "stage_norms.{s}"},
@@ -129,6 +134,16 @@ LACKING: dict[tuple[str, str], set[str]] = {
     ("dinov2", "transformers"): POSITIONS,
     ("dinov2", "transformers, new names"): POSITIONS,
     ("dinov2", "authors"): POSITIONS,
+    ("upernet", "transformers"): PYRAMID,
+    ("upernet", "mmseg"): PYRAMID,
+    ("dpt", "transformers"): {f"head.depth.{m}" for m in ("projection", "conv1", "conv2", "conv3")},
+    ("dpt", "transformers, depth"): {
+        f"head.{m}{n}" for m in ("", "auxiliary.") for n in ("conv", "norm", "classifier")
+    },
+    ("detr", "transformers"): CONTENT_AND_POSITION,
+    ("detr", "transformers, new names"): CONTENT_AND_POSITION,
+    ("detr", "transformers, Conditional DETR"): QUERY_AND_KEY,
+    ("detr", "transformers, Conditional DETR, new names"): QUERY_AND_KEY,
 }
 
 
@@ -147,6 +162,14 @@ def test_every_dialect_names_the_same_parameters() -> None:
         for dialect in table.dialects:
             lacking = everything - modules_of(dialect) if dialect.rules else set()
             assert lacking == LACKING.get((table.name, dialect.name), set()), dialect.name
+
+
+def test_names_of_tables_and_their_modules_are_distinct() -> None:
+    """Names stand for tables in plans, and a model's tables may not name two things alike."""
+    assert len({table.name for table in TABLES}) == len(TABLES)
+    for table in TABLES:
+        assert len({dialect.name for dialect in table.dialects}) == len(table.dialects)
+        assert all("." in dialect.signature for dialect in table.dialects)
 
 
 def test_no_table_mistakes_the_file_of_another() -> None:

@@ -66,6 +66,7 @@ REFUSED = {
     "runs/missing.pth": "There is no file or folder 'runs/missing.pth'",
     "org/name?weights=best": "unknown weights 'best'. Choose one of student, ema, imagenet",
     "org/name?weight=ema": "unknown option 'weight'",
+    "org/name?stage=best": "unknown stage 'best'. Choose one of source, target",
     "\x00": "neither a local path nor a Hub repository",
 }
 
@@ -91,6 +92,22 @@ def test_what_names_no_model_is_refused_with_how_to_write_one(text: str) -> None
     assert REFUSED[text] in str(caught.value)
     if "?" not in text or text.startswith("?"):
         assert "Write 'org/name'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "weights", "stage"),
+    [
+        ("stage=source", "student", "source"),
+        ("stage=target&weights=ema", "ema", "target"),
+        ("weights=ema&stage=target", "ema", "target"),
+    ],
+)
+def test_the_network_of_a_folder_is_chosen_behind_the_name(
+    query: str, weights: str, stage: str
+) -> None:
+    found = ModelReference.parse(f"org/name@v1?{query}")
+    assert (found.weights, found.stage) == (weights, stage)
+    assert ModelReference.parse(str(found)) == found
 
 
 def test_what_exists_here_comes_before_the_hub_and_hf_asks_the_hub() -> None:

@@ -158,6 +158,18 @@ def test_conventions_of_bottlenecks_are_told_apart_by_the_file() -> None:
     assert "AdvEnt" in matched(deeplab(), fada()).warnings[0]
 
 
+def test_deeplabs_of_one_level_and_the_file_they_start_from_are_caffe_networks() -> None:
+    single = {key: shape for key, shape in deeplab().items() if "layer6" not in key}
+    start = {f"Scale.{key}": shape for key, shape in single.items()}
+    for anchor, donor in ((deeplab(), start), (single, deeplab()), (start, single)):
+        found = matched(anchor, donor)
+        assert found.warnings == ()
+        assert sum(p.part == "backbone" for p in found.shared) == sum(
+            bool(shape) for key, shape in deeplab().items() if "conv2d_list" not in key
+        )
+    assert len(matched(start, torchvision_keys()).warnings) == 1
+
+
 def test_the_head_of_fada_is_that_of_advent_without_its_auxiliary() -> None:
     found = matched(deeplab(), fada())
     kept = {key for key, why in found.kept.items() if why == "absent in donor"}

@@ -155,7 +155,7 @@ def test_related_systems_name_one_start() -> None:
 
     assert len(parts(hrda(DAFORMER)) & parts(daformer(DAFORMER))) == 1110 + 104  # kv apart
     assert parts(edaps(DAFORMER)) > parts(daformer(DAFORMER))
-    assert len(parts(daformer(DAFORMER)) & parts(edaps_bottom_up(DAFORMER))) == 1156
+    assert parts(edaps_bottom_up(DAFORMER)) > parts(daformer(DAFORMER))
     backbone = {part for part in parts(segformer_transformers_old(B5)) if part.startswith("stage")}
     assert len(backbone) == 1156
     assert backbone < parts(smp_upernet(B5))

@@ -34,6 +34,7 @@ DEFAULTS: dict[str, tuple[object, ...]] = {
     "anchor_weight": (None,),
     "batch_norm": ("linear", None),
     "scope": ("auto", None),
+    "match": ("names", None),
     "allow_unrelated": (False, None),
     "allow_nonfinite": (False, None),
     "dtype": ("auto", None),
@@ -78,12 +79,24 @@ def summary(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Mark
         f"{counted(merged, 'parameter')} in {counted(len(layers), 'layer')} "
         f"{'is' if merged == 1 else 'are'} merged, {counted(kept, 'tensor')} "
         f"{'is' if kept == 1 else 'are'} the anchor's own; no training took place.",
+        *_matched_by_values(plan.get("inferred") or []),
         rule_sentence(plan),
     ]
     return {
         "summary": Markdown(" ".join(sentences)),
         "head_sentence": _parts_left_out(models, names),
     }
+
+
+def _matched_by_values(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How much was matched by values and not by name, and how sure that is."""
+    cosines = [pair["cosine"] for pair in pairs if finite(pair.get("cosine"))]
+    if not cosines:
+        return []
+    return [
+        f"{counted(len(pairs), 'parameter')} {'was' if len(pairs) == 1 else 'were'} matched by "
+        f"values, not by name (lowest centred cosine {min(cosines):.2f})."
+    ]
 
 
 def _parts_left_out(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markdown:

@@ -54,6 +54,7 @@ def provenance(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, M
         "relatedness_table": _relatedness(
             manifest.get("relatedness") or plan.get("relatedness") or [], names
         ),
+        "lineage": _lineage(plan.get("lineage") or [], names),
     }
 
 
@@ -158,6 +159,17 @@ def _relatedness(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
         )
     headings = ["Donor", "Part", "Cosine", "Tensors", "Verdict", "Layers under 0.1"]
     return table(headings, rows) if rows else Markdown("")
+
+
+def _lineage(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markdown:
+    """Whether each donor was made from the anchor's pre-training, one line each."""
+    lines = []
+    for entry in entries:
+        model = entry.get("model", -1)
+        name = text(names[model]) if 0 <= model < len(names) else Markdown("?")
+        verdict, why = (text(entry.get(key) or "?") for key in ("verdict", "why"))
+        lines.append(f"- {name}: {verdict} ({why})")
+    return Markdown("\n".join(lines))
 
 
 def _groups(groups: Sequence[LayerGroup], models: int) -> Markdown:

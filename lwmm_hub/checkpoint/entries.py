@@ -5,6 +5,7 @@ Names of dtypes are those of the safetensors format (`F32`, `BF16`, `I64`, ...).
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ class TensorEntry:
     whose local header was not read yet (headers of a file on the Hub) has `zip_record` set to the
     offset of that header, and `offset` counts from the start of the record's data.
     Elements lie contiguous in row-major order, little-endian, unless `strides` (in elements) says
-    otherwise.
+    otherwise. `crc32` is the checksum that a zip archive states for a tensor that fills its record;
+    nothing says that it is valid.
     """
 
     key: str
@@ -116,13 +118,14 @@ class TensorEntry:
     offset: int
     strides: tuple[int, ...] | None = None
     zip_record: int | None = None
+    crc32: int | None = None
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Bytes of the tensor when contiguous."""
         return tensor_bytes(self.dtype, self.shape)
 
-    @property
+    @functools.cached_property
     def elements(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)

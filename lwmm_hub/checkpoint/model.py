@@ -62,6 +62,8 @@ class Checkpoint:
         path: keys that lead to the state dict inside a `.pth` file, e.g. `("state_dict",)`.
         prefix: what was taken off every key, e.g. `module.`.
         parts: names of the state dicts that the file keeps apart (keys are `part/key`).
+        pretraining: the frozen copy of what training started from, under the same keys.
+        part_files: part -> file, where each part has a file of its own.
         ignored: keys of the file that are not this model's -> why.
         facts: licence and the like.
         warnings: what the user should know of this file.
@@ -82,6 +84,8 @@ class Checkpoint:
     facts: ModelFacts = field(default_factory=ModelFacts)
     warnings: tuple[str, ...] = ()
     name: str | None = None
+    part_files: Mapping[str, str] = field(default_factory=dict)
+    pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

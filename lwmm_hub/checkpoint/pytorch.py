@@ -6,6 +6,7 @@ uncompressed and little-endian in the file. Older files go through `legacy`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from lwmm_hub.checkpoint.entries import ByteReader, LocalFile, TensorEntry
@@ -158,6 +159,8 @@ def read_pytorch_zip(reader: ByteReader, *, locate: bool) -> PickledFile:
             strides=value.strides,
             zip_record=record.header,
         )
+        if offset == 0 and entry.strides is None and entry.size == record.size:
+            entry = replace(entry, crc32=record.crc32)
         if extent_bytes(entry) + offset > record.size:
             raise damaged(reader.name, f"a tensor reaches beyond {shown(record.name)}")
         if not locate:
@@ -166,9 +169,7 @@ def read_pytorch_zip(reader: ByteReader, *, locate: bool) -> PickledFile:
             starts[record.name] = data_start(reader, record.header, record.name)
             if starts[record.name] + record.size > reader.size:
                 raise damaged(reader.name, f"{shown(record.name)} reaches beyond its end")
-        return TensorEntry(
-            "", entry.dtype, entry.shape, entry.file, starts[record.name] + offset, entry.strides
-        )
+        return replace(entry, offset=starts[record.name] + offset, zip_record=None)
 
     return lay_out(reader.name, root, as_entry)
 

@@ -32,12 +32,16 @@ _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class ZipRecord:
-    """One file of the archive: `header` is the offset of its local header, `size` in bytes."""
+    """One file of the archive: `header` is the offset of its local header, `size` in bytes.
+
+    `crc32` is what the directory says; it may be invalid.
+    """
 
     name: str
     header: int
     size: int
     stored: bool
+    crc32: int = 0
 
 
 def shown(text: str | bytes | int, limit: int = 120) -> str:
@@ -145,7 +149,7 @@ def _parse_directory(name: str, directory: bytes, count: int) -> dict[str, ZipRe
         stored = method == 0
         if stored and size != packed:
             raise damaged(name, f"its record {shown(record_name)} has two different sizes")
-        records[record_name] = ZipRecord(record_name, header, packed, stored)
+        records[record_name] = ZipRecord(record_name, header, packed, stored, fields[7])
     if at != len(directory):
         raise damaged(name, "the directory of its zip archive is longer than its records")
     return records

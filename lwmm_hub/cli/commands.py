@@ -14,12 +14,12 @@ from typing import Any
 import click
 
 from lwmm_hub import __version__
+from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.converting import convert
+from lwmm_hub.cli.evaluating import evaluate
 from lwmm_hub.cli.options import with_options, with_output
 from lwmm_hub.cli.output import Output
 from lwmm_hub.errors import LwmmError, UsageError
-
-INTERRUPTED = 130
 
 
 def _fraction_or_layer(_context: Any, _parameter: Any, value: str) -> float | str:
@@ -48,6 +48,8 @@ _MERGE_OPTIONS = (
                  help="Running statistics: linear, moment or anchor."),
     click.option("--scope", default="auto", show_default=True, metavar="SCOPE",
                  help="auto leaves unrelated heads out; all; backbone."),
+    click.option("--match", default="names", show_default=True, metavar="RULE",
+                 help="names, or values: also compare the weights that no name matches."),
     click.option("--allow-unrelated", is_flag=True, help="Merge unrelated models all the same."),
     click.option("--allow-nonfinite", is_flag=True, help="Merge weights with NaN or infinity."),
     click.option("--dtype", default="auto", show_default=True, metavar="DTYPE",
@@ -133,8 +135,8 @@ def merge(
     if dry_run:
         _show_plan(models, options, True, output, recipe, parents)
         return
+    from lwmm_hub.display import merge_rows
     from lwmm_hub.pipeline import merge as run_merge
-    from lwmm_hub.publishing import check_push
     from lwmm_hub.rerunning import merge_recipe
 
     # without -o the folder is only on the way to the Hub, and stays where the push fails
@@ -142,6 +144,8 @@ def merge(
     where = folder or ("merged" if scratch is None else str(Path(scratch) / "merged"))
     try:
         if push is not None:
+            from lwmm_hub.publishing import check_push  # for a push alone
+
             check_push(push, license_id)
         with output.progress(_bytes_of(models) if recipe is None else 0, "merging") as bar:
             common: dict[str, Any] = {
@@ -175,7 +179,7 @@ def merge(
             return f"{_counts(data)}{at}\n{url}"
         return f"{_counts(data)} in {where}\n{_next_step(where)}"
 
-    output.result(data, human, lambda: _merge_rows(data), quiet=url or where)
+    output.result(data, human, lambda: merge_rows(data), quiet=url or where)
 
 
 def _counts(data: Mapping[str, Any]) -> str:
@@ -187,14 +191,6 @@ def _counts(data: Mapping[str, Any]) -> str:
 
 def _next_step(where: str) -> str:
     return f"Read {where}/README.md, then publish it: lwmm-hub push {where} OWNER/NAME"
-
-
-def _merge_rows(data: Mapping[str, Any]) -> list[str]:
-    from lwmm_hub.display import tab_row
-
-    rows = [tab_row(name, data[name]) for name in ("output", "merged", "kept", "seconds",
-                                                   "bytes_written", "commit_url")]  # fmt: skip
-    return [*rows, *(tab_row("sha256", name, value) for name, value in data["sha256"].items())]
 
 
 def _kept(error: Exception, folder: Path, repo: str) -> LwmmError:
@@ -303,20 +299,25 @@ def _show_plan(
 @click.option("--threshold", type=float, default=0.1, show_default=True,
               help="Relative change above which an entry counts as changed.")  # fmt: skip
 @click.option("--plot", metavar="FILE", help="Draw it over depth (.png, .svg or .pdf).")
+@click.option("--match", "how", default="names", metavar="RULE", help="As in merge.")
 @with_output
-def drift(models: tuple[str, ...], threshold: float, plot: str | None, output: Output) -> None:
+def drift(
+    models: tuple[str, ...], threshold: float, plot: str | None, how: str, output: Output
+) -> None:
     """Show how far donors are from the anchor, layer by layer."""
     _two(models)
     from lwmm_hub import drifting
     from lwmm_hub.display import tab_row
-    from lwmm_hub.matching import match
+    from lwmm_hub.inferring import match_by
     from lwmm_hub.resolving import resolve
 
     if plot is not None:
         drifting.check_plot(Path(plot))
     with output.progress(0, "reading"):
         checkpoints = [resolve(model, download=True) for model in models]
-    drifts = drifting.measure_drift(match(*checkpoints), checkpoints, threshold)
+    key_map, notes = match_by(how, checkpoints)
+    output.warnings(notes)
+    drifts = drifting.measure_drift(key_map, checkpoints, threshold)
     labels = [c.label for c in checkpoints]
     if plot is not None:
         drifting.plot_drift(drifts, labels, threshold, Path(plot))
@@ -385,6 +386,7 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
 
 
 cli.add_command(convert)
+cli.add_command(evaluate)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -398,10 +400,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         _say(str(error))
         return error.exit_code
-    except click.exceptions.Abort:
-        _say("interrupted")
-        return INTERRUPTED
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _say("interrupted")
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:

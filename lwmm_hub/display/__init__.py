@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lwmm_hub.display.plans import (
     headline,
+    merge_rows,
     plan_html,
     plan_rows,
     plan_text,
@@ -18,6 +19,7 @@ from lwmm_hub.display.text import one_line, size
 
 __all__ = [
     "headline",
+    "merge_rows",
     "one_line",
     "plan_html",
     "plan_rows",

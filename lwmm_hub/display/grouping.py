@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from lwmm_hub.display.ramp import HEADS
@@ -21,6 +23,7 @@ class LayerGroup:
     kept: Counter[str] = field(default_factory=Counter)
 
 
+@lru_cache(1 << 12)
 def group_name(module: str) -> str:
     """The group of a module or parameter: up to its block or stage, else its top level.
 
@@ -39,15 +42,20 @@ def group_name(module: str) -> str:
 def layer_groups(plan: Mapping[str, Any]) -> list[LayerGroup]:
     """The groups of a plan in depth order, those with nothing merged at the end."""
     groups: dict[str, LayerGroup] = {}
-    of_prefix: dict[str, set[str]] = {}
+    modules: dict[str, set[str]] = {}  # of the anchor's file -> the groups of what is merged there
     for entry in plan.get("merged") or []:
         name = group_name(str(entry["name"]).rpartition(".")[0] or str(entry["name"]))
-        group = groups.setdefault(name, LayerGroup(name))
+        group = groups.get(name) or groups.setdefault(name, LayerGroup(name))
         group.layers.append(int(entry.get("layer", 0)))
         group.merged += 1
         group.weights.append(entry["weights"])
-        for prefix in _prefixes(str(entry.get("key") or entry["name"])):
-            of_prefix.setdefault(prefix, set()).add(name)
+        modules.setdefault(str(entry.get("key") or entry["name"]).rpartition(".")[0], set()).add(
+            name
+        )
+    of_prefix: dict[str, set[str]] = {}
+    for module, names in modules.items():
+        for prefix in _prefixes(module):
+            of_prefix.setdefault(prefix, set()).update(names)
     for entry in plan.get("kept") or []:
         key = str(entry["key"])
         name = _group_of_kept(key, of_prefix)
@@ -56,17 +64,19 @@ def layer_groups(plan: Mapping[str, Any]) -> list[LayerGroup]:
     return sorted(groups.values(), key=lambda g: min(g.layers, default=len(plan.get("layers", []))))
 
 
-def _prefixes(key: str) -> list[str]:
-    parts = key.split(".")[:-1]
-    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+def _prefixes(module: str) -> list[str]:
+    """The module and all that it lies in, the outermost first."""
+    parts = module.split(".") if module else []
+    return list(accumulate(parts, "{}.{}".format))
 
 
 def _group_of_kept(key: str, of_prefix: Mapping[str, set[str]]) -> str:
     """The group of the merged keys around `key`, else the group its own name says."""
-    for prefix in reversed(_prefixes(key)):
+    module = key.rpartition(".")[0]
+    for prefix in reversed(_prefixes(module)):
         found = of_prefix.get(prefix, set())
         if len(found) == 1:
             return next(iter(found))
         if found:
             break
-    return group_name(key.rpartition(".")[0] or key)
+    return group_name(module or key)

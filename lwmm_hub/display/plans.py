@@ -33,7 +33,7 @@ def plan_text(plan: Mapping[str, Any], color: bool = False) -> str:
     lines += ["", *_parts(plan), *_renamed(plan)]
     lines += [f"Layers: {len(plan['layers'])}, in the order of {plan['order_source']}", ""]
     lines += _layer_table(plan, color)
-    lines += _kept(plan) + _unused(plan) + _relatedness(plan)
+    lines += _inferred(plan) + _kept(plan) + _unused(plan) + _relatedness(plan) + _lineage(plan)
     if not plan["scope_decided"]:
         lines += [
             "",
@@ -65,6 +65,7 @@ def headline(plan: Mapping[str, Any]) -> str:
             ("anchor_weight", None),
             ("batch_norm", "linear"),
             ("scope", "auto"),
+            ("match", "names"),
             ("dtype", "auto"),
         )
         if options[name] != usual
@@ -156,6 +157,32 @@ def _bar(share: float, color: bool, width: int = 16) -> str:
     return f"\033[36m{bar}\033[0m" if color else bar
 
 
+_SHOWN = 12  # pairs of one donor; all of them are among `plan_rows` and in JSON
+
+
+def _inferred(plan: Mapping[str, Any]) -> list[str]:
+    """What values match and no name does, the least certain first."""
+    lines: list[str] = []
+    for i, model in enumerate(plan["models"]):
+        pairs = [pair for pair in plan.get("inferred", ()) if pair["model"] == i]
+        own = sorted((p for p in pairs if not p["follows"]), key=lambda p: float(p["cosine"]))
+        if not pairs:
+            continue
+        lines += [
+            "",
+            f"Inferred: {len(pairs)} parameters of {one_line(model['label'])} are matched by their "
+            f"values, {len(own)} by a cosine of at least {min(p['cosine'] for p in pairs):.3f}; "
+            f"{len(pairs) - len(own)} follow their module",
+        ]
+        lines += [
+            f"  {pair['cosine']:.3f}  {one_line(pair['key'])} <- {one_line(pair['source'])}"
+            for pair in own[:_SHOWN]
+        ]
+        if len(own) > _SHOWN:
+            lines.append(f"  and {len(own) - _SHOWN} with a higher cosine")
+    return lines
+
+
 def _kept(plan: Mapping[str, Any]) -> list[str]:
     if not plan["kept"]:
         return []
@@ -200,6 +227,15 @@ def _relatedness(plan: Mapping[str, Any]) -> list[str]:
     return ["", *_table(("", "part", "mean cosine", "tensors", "verdict"), rows)]
 
 
+def _lineage(plan: Mapping[str, Any]) -> list[str]:
+    """Whether the donors were made from the anchor's pre-training, as far as it is known."""
+    lines = [
+        f"Same pre-training, donor {row['model']}: {row['verdict']} ({one_line(row['why'])})"
+        for row in plan.get("lineage", [])
+    ]
+    return ["", *lines] if lines else []
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as their widest cell."""
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
@@ -222,10 +258,25 @@ def plan_rows(plan: Mapping[str, Any]) -> list[str]:
     for tensor in plan["merged"]:
         weights = ",".join(f"{w:.17g}" for w in tensor["weights"])
         rows.append(tab_row("merged", tensor["name"], tensor["layer"], tensor["key"], weights))
+    rows += [
+        tab_row("inferred", p["model"], p["key"], p["source"], p["cosine"], p["follows"])
+        for p in plan.get("inferred", ())
+    ]
     rows += [tab_row("kept", row["key"], row["reason"]) for row in plan["kept"]]
     rows += [tab_row("unused", row["model"], row["key"], row["reason"]) for row in plan["unused"]]
+    rows += [
+        tab_row("lineage", row["model"], row["verdict"], row["why"])
+        for row in plan.get("lineage", [])
+    ]
     rows += [tab_row("warning", text) for text in plan["warnings"]]
     return [*rows, *(tab_row("cost", name, value) for name, value in plan["cost"].items())]
+
+
+def merge_rows(data: Mapping[str, Any]) -> list[str]:
+    """What `merge --json` prints, as tab-separated rows."""
+    names = ("output", "merged", "kept", "seconds", "bytes_written", "commit_url")
+    rows = [tab_row(name, data[name]) for name in names]
+    return [*rows, *(tab_row("sha256", name, value) for name, value in data["sha256"].items())]
 
 
 def tab_row(*cells: object) -> str:
@@ -250,12 +301,17 @@ def plan_html(plan: Mapping[str, Any]) -> str:
     kept = table(
         ("tensors", "kept from the anchor because"), [(str(n), w) for w, n in reasons.items()]
     )
+    inferred = "".join(
+        f"<p>{escape(line)}</p>" for line in _inferred(plan) if line.startswith("Inferred")
+    )
     warnings = "".join(f"<li>{escape(one_line(text))}</li>" for text in plan["warnings"])
     return (
         f"<div><p><b>{escape(headline(plan))}</b></p>"
         + table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
         + ramp_svg(plan["layers"], labels, heads=heads)
+        + inferred
         + (kept if reasons else "")
+        + "".join(f"<p>{escape(line)}</p>" for line in _lineage(plan)[1:])
         + (f"<ul>{warnings}</ul>" if warnings else "")
         + "</div>"
     )

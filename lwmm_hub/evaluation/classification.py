@@ -2,7 +2,9 @@
 
 Open-partial, as on Office-31 and Office-Home: a model knows some classes, the data set has images
 of others, and those are to be called unknown. The H-score is the harmonic mean of how many of both
-kinds are right (Fu et al. 2020), as GLC reports it, but for its 1e-5 in each denominator.
+kinds are right (Fu et al. 2020), as GLC reports it, with two differences: no 1e-5 is added to the
+denominators, and a shared class without any image is left out of the mean, where GLC counts it as
+0. `office` has the splits.
 """
 
 from __future__ import annotations

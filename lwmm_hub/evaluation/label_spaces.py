@@ -319,13 +319,14 @@ def match_labels(
     """What a model's classes are in the label space of a data set.
 
     The same classes in another order are put in order. Anything else is an error that shows the
-    two lists, unless a map was asked for.
+    two lists, unless a map was asked for; a map that leaves classes out must be asked for as such.
 
     Args:
         labels: the model's, in label order, or its `id2label`.
         target: the label space that the truth is in.
         names: label of the model -> label of the data set (see `map_labels`).
-        allow_partial: compare what both name; other predictions count as wrong.
+        allow_partial: compare what both name; predictions that the data set has no name for count
+            as missed, and classes that the model has no name for score 0.
 
     Raises:
         EvaluationError: the labels disagree.
@@ -333,7 +334,10 @@ def match_labels(
     given = labels_of(labels)
     source = space_of_labels(given) or custom_space(given)
     if allow_partial or names:
-        return map_labels(source, target, names)
+        found = map_labels(source, target, names)
+        if not allow_partial and (found.left_out or found.never):
+            raise EvaluationError(_incomplete(found))
+        return found
     if sorted(map(canonical, given)) == sorted(map(canonical, target.labels)):
         return map_labels(source, target)
     shared = {canonical(label) for label in given} & {canonical(label) for label in target.labels}
@@ -346,6 +350,21 @@ def match_labels(
     raise EvaluationError(
         f"the model's {describe(given)} are not the data set's {describe(target.labels)}. {hint}, "
         "or --label-map FILE with a line for each label that is called otherwise."
+    )
+
+
+def _incomplete(found: LabelMap) -> str:
+    parts = [
+        f"{text} {describe(labels)}"
+        for text, labels in (
+            ("no counterpart for the model's", found.left_out),
+            ("nothing for the data set's", found.never),
+        )
+        if labels
+    ]
+    return (
+        f"the label map has {' and '.join(parts)}. Add lines for them, or pass --map-labels too: "
+        "the former then count as wrong, the latter score 0."
     )
 
 

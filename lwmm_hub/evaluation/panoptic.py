@@ -8,9 +8,11 @@ Differences from others, all deliberate:
 
 - Every crowd of a class forgives; panopticapi and cityscapesScripts look at the last one in the
   list (COCO draws one for each class and image, so that both agree on it).
-- A class that occurs nowhere scores NaN, where they write 0; all leave it out of the means.
-- torchmetrics' `PanopticQuality` has no crowds, takes all stuff of a class as one segment, and
-  lists things first; its numbers agree on truths without crowds.
+- A class that occurs nowhere scores NaN, where they write 0 and hotcoco -1; all leave it out of the
+  means.
+- torchmetrics' `PanopticQuality` has no crowds, takes all stuff of a class as one segment, lists
+  things first, and forgives a miss that lies mostly where nothing was predicted; here, as in COCO,
+  that is a miss. Its numbers agree where none of this plays a part.
 - The sum of IoUs is kept in steps of 2**-40, so that it is the same in whatever order images and
   shards are added; the error is below 1e-12 of a score.
 """
@@ -25,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.label_spaces import LabelSpace, shorten
+from lwmm_hub.evaluation.label_spaces import LabelSpace
+from lwmm_hub.evaluation.overlaps import Overlap, Segments, Side, overlap, sort_segments
 from lwmm_hub.evaluation.values import Labels, Panoptic, Segment
 
 _STEPS = 2**40
@@ -165,32 +168,35 @@ class PanopticCounts:
                 f"the predicted map is {_size(prediction_map)}, the true one {_size(truth_map)}. "
                 "Predict at the size of the labels."
             )
-        found = _sort(prediction_segments, self._index, "prediction")
-        true = _sort(truth_segments, self._index, "truth")
-        areas = _areas(_Side(prediction_map, found, "prediction"), _Side(truth_map, true, "truth"))
-        self._count(areas, found, true)
+        found = sort_segments(prediction_segments, self._index, "prediction")
+        true = sort_segments(truth_segments, self._index, "truth")
+        both = overlap(Side(prediction_map, found, "prediction"), Side(truth_map, true, "truth"))
+        self._count(both, found, true)
 
     def update_panoptic(self, prediction: Panoptic, truth: Panoptic) -> None:
         """Count one image given as values; see `update`."""
         self.update(prediction.ids, prediction.segments, truth.ids, truth.segments)
 
-    def _count(self, areas: NDArray[np.int64], found: _Segments, true: _Segments) -> None:
-        """Match and count; `areas` is (1 + true, 1 + found), pixels of each pair, void first."""
-        on_void = areas[0, 1:]
-        found_area = areas.sum(axis=0)[1:]
-        true_area = areas.sum(axis=1)[1:]
-        shared = areas[1:, 1:]
-        union = true_area[:, None] + (found_area - on_void)[None] - shared
-        same = true.categories[:, None] == found.categories[None]
+    def _count(self, both: Overlap, found: Segments, true: Segments) -> None:
+        """Match and count."""
+        inside = (both.true > 0) & (both.found > 0)
+        row, column = both.true[inside] - 1, both.found[inside] - 1
+        shared = both.pixels[inside]
+        union = both.true_area[row] + both.found_area[column] - both.on_void[column] - shared
+        same = true.categories[row] == found.categories[column]
+        crowd = true.crowd[row]
         # whole numbers: exact where a quotient of floats might round to one half
-        match = (2 * shared > union) & same & ~true.crowd[:, None]
-        rows, columns = np.nonzero(match)
-        iou = shared[rows, columns] / union[rows, columns]
-        forgiven = on_void + (shared * (same & true.crowd[:, None])).sum(axis=0)
-        alarm = ~match.any(axis=0) & (2 * forgiven <= found_area)
-        missed = ~match.any(axis=1) & ~true.crowd
-        np.add.at(self.iou_sum, true.categories[rows], np.rint(iou * _STEPS).astype(np.int64))
-        np.add.at(self.matched, true.categories[rows], 1)
+        match = (2 * shared > union) & same & ~crowd
+        forgiven = both.on_void.copy()
+        np.add.at(forgiven, column[same & crowd], shared[same & crowd])
+        alarm = 2 * forgiven <= both.found_area
+        alarm[column[match]] = False
+        missed = ~true.crowd
+        missed[row[match]] = False
+        steps = np.rint(shared[match] / union[match] * _STEPS).astype(np.int64)
+        matched = true.categories[row[match]]
+        np.add.at(self.iou_sum, matched, steps)
+        np.add.at(self.matched, matched, 1)
         np.add.at(self.false_alarms, found.categories[alarm], 1)
         np.add.at(self.missed, true.categories[missed], 1)
 
@@ -281,30 +287,6 @@ class PanopticCounts:
 _STATE = ("iou_sum", "matched", "false_alarms", "missed")
 
 
-@dataclass(frozen=True, eq=False)
-class _Segments:
-    """Segments of one image, sorted by id.
-
-    Attributes:
-        ids: int64, (segments,), above 0.
-        categories: int64, (segments,): index of each category.
-        crowd: bool, (segments,).
-    """
-
-    ids: NDArray[np.int64]
-    categories: NDArray[np.int64]
-    crowd: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """A map, its segments, and whose they are."""
-
-    map: Labels
-    segments: _Segments
-    whose: str
-
-
 def _category(value: Category | Mapping[str, Any]) -> Category:
     if isinstance(value, Category):
         return value
@@ -314,91 +296,6 @@ def _category(value: Category | Mapping[str, Any]) -> Category:
         raise EvaluationError(
             f"{value!r} is no category. Give id, name and isthing, as COCO does."
         ) from error
-
-
-def _sort(
-    segments: Sequence[Segment | Mapping[str, Any]], index: Mapping[int, int], whose: str
-) -> _Segments:
-    """Segments by id, with the index of each one's category."""
-    rows = []
-    for segment in segments:
-        if isinstance(segment, Segment):
-            row = segment.id, segment.category, segment.is_crowd
-        else:
-            try:
-                crowd = bool(segment.get("iscrowd", 0))
-                row = int(segment["id"]), int(segment["category_id"]), crowd
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                raise EvaluationError(
-                    f"{segment!r} in the {whose} is no segment. Give id and category_id."
-                ) from error
-        if row[1] not in index:
-            raise EvaluationError(
-                f"segment {row[0]} of the {whose} has the category {row[1]}, which is not scored. "
-                f"Known are {shorten(index)}."
-            )
-        rows.append((row[0], index[row[1]], row[2]))
-    rows.sort()
-    ids = np.array([row[0] for row in rows], np.int64)
-    if (ids < 1).any() or (np.diff(ids) == 0).any():
-        raise EvaluationError(
-            f"segments of the {whose} share an id, or have one below 1: {shorten(ids.tolist())}. "
-            "Number them from 1."
-        )
-    return _Segments(
-        ids,
-        np.array([row[1] for row in rows], np.int64),
-        np.array([row[2] for row in rows], bool),
-    )
-
-
-def _areas(found: _Side, true: _Side) -> NDArray[np.int64]:
-    """Pixels of each pair of a true and a found segment; (1 + true, 1 + found), void first.
-
-    Maps are mostly runs of equal pixels: it is those that are looked up and counted.
-    """
-    for side in (found, true):
-        if side.map.dtype.kind not in "iub":
-            raise EvaluationError(
-                f"the map of the {side.whose} holds {side.map.dtype} values, not ids of segments."
-            )
-    a, b = true.map.ravel(), found.map.ravel()
-    if a.size:
-        begins = np.empty(a.size, bool)
-        begins[0] = True
-        np.not_equal(a[1:], a[:-1], out=begins[1:])
-        begins[1:] |= b[1:] != b[:-1]
-        starts = np.flatnonzero(begins)
-    else:
-        starts = np.zeros(0, np.int64)
-    lengths = np.diff(starts, append=a.size)
-    rows, columns = _place(a[starts], true), _place(b[starts], found)
-    shape = len(true.segments.ids) + 1, len(found.segments.ids) + 1
-    # float64 adds whole numbers exactly up to 2**53 pixels
-    areas = np.bincount(rows * shape[1] + columns, lengths, shape[0] * shape[1])
-    areas = areas.reshape(shape).astype(np.int64)
-    for side, sums in ((true, areas.sum(axis=1)), (found, areas.sum(axis=0))):
-        absent = side.segments.ids[sums[1:] == 0].tolist()
-        if absent:
-            raise EvaluationError(
-                f"the {side.whose} lists the segments {shorten(absent)}, which have no pixel in "
-                "its map. Leave them out, or look whether map and list are of one image."
-            )
-    return areas
-
-
-def _place(values: Labels, side: _Side) -> NDArray[np.int64]:
-    """0 for void, 1 and up for segments in order of their ids."""
-    ids = np.concatenate([np.zeros(1, np.int64), side.segments.ids])
-    wide = values.astype(np.int64)
-    place = np.searchsorted(ids, wide)
-    unknown = ids[np.minimum(place, len(ids) - 1)] != wide
-    if unknown.any():
-        raise EvaluationError(
-            f"the map of the {side.whose} holds {shorten(np.unique(wide[unknown]).tolist())}, for "
-            "which it lists no segment. 0 is void; every other id needs an entry."
-        )
-    return place
 
 
 def _mean(values: NDArray[np.float64]) -> float:

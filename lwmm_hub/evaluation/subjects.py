@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lwmm_hub.checkpoint import Checkpoint, LocalFile
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.inference import InferenceOptions, Predictor
-from lwmm_hub.evaluation.label_spaces import LabelMap, LabelSpace, canonical, match_labels
+from lwmm_hub.evaluation.label_spaces import LabelMap, LabelSpace, match_labels
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
 from lwmm_hub.evaluation.values import IGNORED, Labels, Panoptic, Prediction, Segment
 from lwmm_hub.reference import ModelReference
@@ -171,7 +171,7 @@ class HubModel:
 class OwnModule:
     """A user's own network: `predict(module, image)` gives scores or labels of one image."""
 
-    commit = None
+    commit: str | None = None
     identity = ""  # nobody can tell whether it changed
 
     def __init__(
@@ -248,7 +248,7 @@ class Ensemble:
     several classes that are one class of the data set are added.
     """
 
-    commit = None
+    commit: str | None = None
 
     def __init__(self, members: Sequence[HubModel | OwnModule]) -> None:
         """Join models that are loaded.
@@ -327,13 +327,17 @@ def _mapped_boxes(boxes: Any, label_map: LabelMap) -> Any:
     )
 
 
-def display_names(subjects: Sequence[Subject]) -> list[str]:
-    """Names for a table, each once."""
-    names: list[str] = []
-    for subject in subjects:
-        name, number = subject.name, 1
-        while canonical(name) in map(canonical, names):
+def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names for a table, each once.
+
+    >>> distinct_names(["merged", "latest", "latest"])
+    ('merged', 'latest', 'latest-2')
+    """
+    found: list[str] = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate in found:
             number += 1
-            name = f"{subject.name}-{number}"
-        names.append(name)
-    return names
+            candidate = f"{name}-{number}"
+        found.append(candidate)
+    return tuple(found)

@@ -19,12 +19,25 @@ from lwmm_hub.families.deeplab import (
     DEEPLABV2_HEAD,
     DEEPLABV3_HEAD,
 )
+from lwmm_hub.families.dense import DPT_HEAD, GLPN_HEAD
 from lwmm_hub.families.detectors import FASTER_RCNN, MASK_RCNN
+from lwmm_hub.families.detr import DETR, DETR_MASK_HEAD
 from lwmm_hub.families.dinov2 import DINOV2
+from lwmm_hub.families.dinov3 import DINOV3
 from lwmm_hub.families.grammar import Dialect, KeyRule, Repeat, Table
+from lwmm_hub.families.mask_heads import (
+    EOMT_HEAD,
+    MASK2FORMER,
+    MASKFORMER,
+    ONEFORMER,
+    PIXEL_DECODER,
+)
 from lwmm_hub.families.mit import MIT, SEGFORMER_HEAD
+from lwmm_hub.families.mobilenet import MOBILENETV2, MOBILENETV2_HEAD
+from lwmm_hub.families.mobilevit import MOBILEVIT, MOBILEVIT_HEAD, MOBILEVITV2
 from lwmm_hub.families.resnet import RESNET, RESNET_STEM
 from lwmm_hub.families.swin import SWIN, SWINV2
+from lwmm_hub.families.upernet import UPERNET_HEAD
 from lwmm_hub.families.vit import VIT
 
 # Backbones first; within both groups in the order of depth where a model has several.
@@ -39,6 +52,10 @@ TABLES: tuple[Table, ...] = (
     R50_VIT,
     VIT,
     DINOV2,
+    DINOV3,
+    MOBILENETV2,
+    MOBILEVIT,
+    MOBILEVITV2,
     PIPA_TRAINING,
     SEGFORMER_HEAD,
     DEEPLABV2_AUXILIARY,
@@ -50,6 +67,18 @@ TABLES: tuple[Table, ...] = (
     HRDA_ATTENTION,
     EDAPS_INSTANCES,
     DAFORMER_HEAD,
+    UPERNET_HEAD,
+    DPT_HEAD,
+    GLPN_HEAD,
+    MOBILENETV2_HEAD,
+    MOBILEVIT_HEAD,
+    MASKFORMER,
+    PIXEL_DECODER,
+    MASK2FORMER,
+    ONEFORMER,
+    EOMT_HEAD,
+    DETR,
+    DETR_MASK_HEAD,
 )
 
 __all__ = ["TABLES", "Dialect", "KeyRule", "Repeat", "Table"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 _FIELD = re.compile(r"\{(?:(?P<from>\d+)-)?(?P<name>[a-z]+)(?:\+(?P<plus>\d+))?\}")
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,15 @@ def under(source: str, target: str, *rows: tuple[str, ...]) -> tuple[tuple[str, 
     return tuple((source + row[0], *(target + name for name in row[1:])) for row in rows)
 
 
+def normed(*convolutions: str, below: str = "") -> tuple[str, ...]:
+    """Convolutions, each with the norm behind it, as transformers names the two.
+
+    >>> normed("conv_1x1", below="stem.")
+    ('stem.conv_1x1.convolution', 'stem.conv_1x1.normalization')
+    """
+    return tuple(f"{below}{n}.{m}" for n in convolutions for m in ("convolution", "normalization"))
+
+
 @dataclass(frozen=True)
 class Repeat:
     """A numbered group of layers, e.g. `Repeat("stages.{}", (...))`, inside the depth order."""
@@ -99,10 +109,11 @@ class Dialect:
         """The canonical names of a key without its prefix; empty where no rule fits."""
         if not self.rules:
             return (key,)
-        for rule in self._candidates.get(_shape_of(key), ()):
-            if names := rule.names(key):
-                return names
-        return ()
+        if self._whole and (names := self._names_of_whole(key)):
+            return names
+        stem, dot, leaf = key.rpartition(".")
+        names = self._names_of_stem(stem + dot) if leaf else ()
+        return tuple([name.replace("*", leaf) for name in names])
 
     def stands(self, prefix: str, keys: Mapping[str, object]) -> bool:
         """Whether a file with these `keys` has this spelling's below `prefix`."""
@@ -114,15 +125,44 @@ class Dialect:
 
     def why_dead(self, key: str) -> str | None:
         """Why the tensor `key` (without prefix) has no meaning, or None."""
-        return next((why for text, why in self.dead.items() if _pattern(text).fullmatch(key)), None)
+        for text, why in self.dead.items():
+            if _pattern(text).fullmatch(key):
+                return why
+        return None
 
     @functools.cached_property
-    def _candidates(self) -> dict[str, list[KeyRule]]:
-        """Rules by the key's shape with numbers and last name blanked, so that few are tried."""
-        found: dict[str, list[KeyRule]] = {}
-        for rule in self.rules:
-            found.setdefault(_shape_of(_FIELD.sub("0", rule.source)), []).append(rule)
-        return found
+    def _whole(self) -> dict[str, list[KeyRule]]:
+        """Rules about single tensors, by source with its numbers blanked."""
+        return _by_shape([rule for rule in self.rules if not rule.source.endswith("*")])
+
+    def _names_of_whole(self, key: str) -> tuple[str, ...]:
+        found = (rule.names(key) for rule in self._whole.get(_NUMBER.sub("#", key), ()))
+        return next(filter(None, found), ())
+
+    @functools.cached_property
+    def _names_of_stem(self) -> Callable[[str], tuple[str, ...]]:
+        """The names of all keys that differ in their last name alone, which is `*` in them.
+
+        Nearly every rule ends in `*`, so the tensors of a module are translated at once, and once
+        for all models.
+        """
+        candidates = _by_shape([rule for rule in self.rules if rule.source.endswith("*")])
+
+        @functools.lru_cache(1 << 14)
+        def names(stem: str) -> tuple[str, ...]:
+            key = f"{stem}*"
+            found = (rule.names(key) for rule in candidates.get(_NUMBER.sub("#", key), ()))
+            return next(filter(None, found), ())
+
+        return names
+
+
+def _by_shape(rules: Sequence[KeyRule]) -> dict[str, list[KeyRule]]:
+    """Rules by their source with its numbers blanked, so that few are tried on a key."""
+    found: dict[str, list[KeyRule]] = {}
+    for rule in rules:
+        found.setdefault(_NUMBER.sub("#", _FIELD.sub("#", rule.source)), []).append(rule)
+    return found
 
 
 @dataclass(frozen=True)
@@ -156,16 +196,11 @@ class Table:
         >>> t.rank("stages.2.norm"), t.rank("stem"), t.rank("other")
         ((1, 2, 1), (0,), None)
         """
-        return _cached_rank(self, module)
+        return self._cached_rank(module)
 
-
-@functools.lru_cache(1 << 14)
-def _cached_rank(table: Table, module: str) -> tuple[int, ...] | None:
-    return _rank(table.order, module)
-
-
-def _shape_of(key: str) -> str:
-    return re.sub(r"\d+", "#", key[: key.rfind(".") + 1])
+    @functools.cached_property
+    def _cached_rank(self) -> Callable[[str], tuple[int, ...] | None]:
+        return functools.lru_cache(1 << 14)(functools.partial(_rank, self.order))
 
 
 def _rank(order: tuple[str | Repeat, ...], module: str) -> tuple[int, ...] | None:

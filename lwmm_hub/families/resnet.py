@@ -57,6 +57,14 @@ RESNET = Table(
             convention=CAFFE,
         ),
         Dialect(
+            "DeepLabV2 of one level, Caffe",  # AdvEnt and AdaptSegNet without auxiliary head
+            prefixes=("", "Scale."),  # the latter in the file that AdaptSegNet starts from
+            signature=_SIGNATURE,
+            rules=_PLAIN,
+            beside=("layer5.conv2d_list.0.weight",),
+            convention=CAFFE,
+        ),
+        Dialect(
             "maskrcnn-benchmark",
             prefixes=("backbone.body.",),
             signature=_SIGNATURE,

@@ -36,6 +36,8 @@ def _nothing_shared(
     families = [key_map.families[0], key_map.families[i]]
     shares = f"only {matched} parameters outside the backbone" if matched else "no parameter"
     text = f"{labels[0]} and {labels[i]} share {shares}: they have no common backbone"
+    by_values = key_map.pairs is None and key_map.unmatched[i - 1].alike(models[0], models[i])
+    text += "" if key_map.pairs is None else ", neither by name nor by values"
     misses = [why for why in key_map.kept.values() if why.startswith("shape differs")]
     if misses and families[0] == families[1]:
         near = next(
@@ -50,9 +52,15 @@ def _nothing_shared(
         mine, theirs = suffixes[0]
         return (
             f"{text}. {len(suffixes)} tensors end alike with equal shapes, e.g. {mine!r} and "
-            f"{theirs!r}, but no prefix makes them match: rename the keys of one file so that "
-            "they agree, or choose models with the same backbone."
+            f"{theirs!r}, but no prefix makes them match: "
+            + ("pass --match values to compare their weights, " if by_values else "")
+            + "rename the keys of one file so that they agree, or choose models with the same "
+            "backbone."
         )
-    return f"{text} ({families[0] or 'unknown family'}, {families[1] or 'unknown family'}). " + (
-        "Choose models built on the same backbone."
-    )
+    text += f" ({families[0] or 'unknown family'}, {families[1] or 'unknown family'}). "
+    if by_values:
+        return (
+            f"{text}{by_values} of their tensors have equal shapes: pass --match values to compare "
+            "their weights, or choose models built on the same backbone."
+        )
+    return f"{text}Choose models built on the same backbone."

@@ -9,6 +9,7 @@ from lwmm_hub.checkpoint import MERGEABLE, TensorEntry, dtype_name
 from lwmm_hub.key_map.aligning import align
 from lwmm_hub.key_map.naming import NamedKeys, Source, module_of, name_keys
 from lwmm_hub.key_map.ordering import DepthOrder, tabled_order, with_rest
+from lwmm_hub.key_map.pairing import OpenKeys, ValuePair, open_keys, with_pairs
 from lwmm_hub.key_map.parts import Part, parts_of
 
 _NORM = "a part of weight norm or spectral norm is never averaged by itself"
@@ -69,6 +70,8 @@ class KeyMap:
         doubtful: shared layers that a model may hold untrained -> standard deviation of the initial
             normal distribution; only values can tell.
         left_out: (donor, layer) -> why values say that the donor's layer is not used.
+        unmatched: per donor, what is left of it and of the anchor.
+        pairs: what was matched by values, in depth order; None where they were not asked.
     """
 
     shared: tuple[SharedParameter, ...]
@@ -84,12 +87,15 @@ class KeyMap:
     warnings: tuple[str, ...] = ()
     doubtful: dict[str, float] = field(default_factory=dict)
     left_out: dict[tuple[int, str], str] = field(default_factory=dict)
+    unmatched: tuple[OpenKeys, ...] = ()
+    pairs: tuple[ValuePair, ...] | None = None
 
 
 def match_keys(
     models: Sequence[Mapping[str, TensorEntry]],
     labels: Sequence[str],
     order: Callable[[], DepthOrder],
+    pairs: Sequence[ValuePair] | None = None,
 ) -> KeyMap:
     """Match the parameters of donors with the anchor's, by canonical name and equal shape.
 
@@ -97,16 +103,18 @@ def match_keys(
         models: per model, key -> entry in file order; the anchor first.
         labels: per model, what to call it.
         order: gives the anchor's depth order; asked only for layers that no table knows.
+        pairs: what is matched by values where names do not match; None where they were not asked.
 
     Raises:
-        UnrelatedModelsError: a donor shares no backbone parameter of at least two dimensions.
+        UsageError: a pair does not fit the models.
     """
     named = [name_keys(entries) for entries in models]
     tabled = any(table.backbone for table in named[0].found)
     named_donors, prefixes = [], []
     for i, donor in enumerate(named[1:], start=1):
         aligned, prefix = align(named[0], models[0], donor, models[i])
-        named_donors.append(aligned)
+        mine = [pair for pair in pairs or () if pair.model == i]
+        named_donors.append(with_pairs(named[0], models[0], aligned, models[i], mine))
         prefixes.append(prefix)
     named = [named[0], *named_donors]
     depth = tabled_order(named[0]) if tabled else order()
@@ -117,7 +125,7 @@ def match_keys(
     part_of_key: dict[str, str] = {}
     for name, source in named[0].sources.items():
         part_of_key.setdefault(source.key, part_of(name, source.key))
-        sources, why = _find(name, source, named, models, labels)
+        sources, why = _find(name, source, named, models, labels, pairs is not None)
         if why:
             kept.setdefault(source.key, why)
         else:
@@ -151,7 +159,23 @@ def match_keys(
             for p in shared
             if (table := named[0].tables.get(p.name)) and p.layer in table.untrained
         },
+        unmatched=tuple(
+            open_keys(named, models, i, _matched(shared, i), NEVER_AVERAGED)
+            for i in range(1, len(models))
+        ),
+        pairs=None if pairs is None else tuple(sorted(pairs, key=_in_order(shared))),
     )
+
+
+def _matched(shared: Sequence[SharedParameter], i: int) -> list[tuple[str, str]]:
+    """The keys of the anchor and of donor `i` that are (partly) matched."""
+    both = [(parameter.sources[0], parameter.sources[i]) for parameter in shared]
+    return [(mine.key, theirs.key) for mine, theirs in both if mine and theirs]
+
+
+def _in_order(shared: Sequence[SharedParameter]) -> Callable[[ValuePair], tuple[int, int]]:
+    place = {p.sources[0].key: at for at, p in enumerate(shared) if p.sources[0]}
+    return lambda pair: (pair.model, place.get(pair.key, len(place)))
 
 
 def _unlike_conventions(named: Sequence[NamedKeys], labels: Sequence[str]) -> tuple[str, ...]:
@@ -196,6 +220,7 @@ def _find(
     named: Sequence[NamedKeys],
     models: Sequence[Mapping[str, TensorEntry]],
     labels: Sequence[str],
+    by_value: bool,
 ) -> tuple[tuple[Source | None, ...], str]:
     """Where the parameter lies in each model, or why the anchor keeps it."""
     entry = models[0][source.key]
@@ -210,7 +235,7 @@ def _find(
         theirs = keys.find(name, named[0])
         if theirs is None:
             sources.append(None)
-            reasons.append(f"absent in {label}")
+            reasons.append(f"absent in {label}{', by name and by values' if by_value else ''}")
         elif (other := theirs.shape(entries)) != shape:
             sources.append(None)
             reasons.append(f"shape differs: {shape} vs {other}" + _in(label, len(models)))
@@ -255,7 +280,9 @@ def _unused(
         unused.setdefault(source.key, why)
     for key in models[i]:
         if key not in used:
-            unused.setdefault(key, f"absent in {labels[0]}")
+            displaced = key in named[0].sources and key in named[i].sources
+            why = "another tensor has its place" if displaced else f"absent in {labels[0]}"
+            unused.setdefault(key, why)
     return {key: unused[key] for key in models[i] if key in unused}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import combinations, product
 from typing import Any
@@ -165,6 +164,8 @@ def suggest_license(text: str) -> str | None:
     starting = sorted(each for each in LICENSES if each.startswith(f"{wanted}-"))
     if wanted and len(starting) == 1:
         return starting[0]
+    from difflib import get_close_matches
+
     close = get_close_matches(wanted, list(LICENSES), n=1, cutoff=0.6)
     return close[0] if close else None
 

@@ -60,8 +60,9 @@ def make_range(work: Range, slot: Slot, kitchen: Kitchen) -> memoryview:
         MergeError: NaN or infinity in a parent, or a value that the output's dtype cannot hold.
     """
     places = _read_all(work, slot, kitchen)
-    for index, piece in enumerate(work.pieces):
-        _merge_piece(piece, places[index], slot, kitchen)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found in the result
+        for piece, raw in zip(work.pieces, places, strict=True):
+            _merge_piece(piece, raw, slot, kitchen)
     return slot.result[: work.size]
 
 
@@ -128,8 +129,7 @@ def _merge_piece(piece: Piece, raw: Sequence[memoryview], slot: Slot, kitchen: K
     real = sum_dtype({stored, segment.dtype, *(d.dtype for d in segment.donors)})
     mine = _floats(raw[0], stored, count, real, slot, 0)
     if segment.computed is not None:
-        with np.errstate(over="ignore"):
-            mine = segment.computed[piece.skip : piece.skip + count].astype(real)
+        mine = segment.computed[piece.skip : piece.skip + count].astype(real)
     elif segment.donors:
         mine = _weighted(mine, segment, raw, real, slot, kitchen)
     if not kitchen.allow_nonfinite and not all_finite(mine):
@@ -169,20 +169,19 @@ def _weighted(
 ) -> NDArray[Any]:
     """theta_anchor - sum of H_i (theta_anchor - theta_i), in place of the anchor's elements."""
     total: NDArray[Any] | None = None
-    with np.errstate(over="ignore", invalid="ignore"):
-        for donor, data in zip(segment.donors, raw[1:], strict=True):
-            theirs = _floats(data, donor.dtype, len(mine), real, slot, 1 if total is None else 2)
-            equal = kitchen.allow_nonfinite and mine == theirs
-            np.subtract(mine, theirs, out=theirs)
-            if equal is not False:  # infinity - infinity is no difference
-                theirs[equal] = 0
-            theirs *= real.type(donor.weight)
-            if total is None:
-                total = theirs
-            else:
-                total += theirs
-        if total is not None:
-            np.subtract(mine, total, out=mine)
+    for donor, data in zip(segment.donors, raw[1:], strict=True):
+        theirs = _floats(data, donor.dtype, len(mine), real, slot, 1 if total is None else 2)
+        equal = kitchen.allow_nonfinite and mine == theirs
+        np.subtract(mine, theirs, out=theirs)
+        if equal is not False:  # infinity - infinity is no difference
+            theirs[equal] = 0
+        theirs *= real.type(donor.weight)
+        if total is None:
+            total = theirs
+        else:
+            total += theirs
+    if total is not None:
+        np.subtract(mine, total, out=mine)
     return mine
 
 

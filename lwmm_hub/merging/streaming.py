@@ -19,7 +19,7 @@ from lwmm_hub.merging.positional import reserve, write_at
 from lwmm_hub.merging.segments import OpenFiles, OutputTensor, Range, cut, join, segments_of
 from lwmm_hub.planning import MergedTensor, MergePlan
 
-CHUNK = 1 << 19
+CHUNK = 1 << 20
 MEMORY = 24 << 20  # for all buffers together
 
 Progress = Callable[[int], None]
@@ -89,9 +89,7 @@ def merge_files(
             segments = join(
                 segment
                 for tensor in target.tensors
-                for segment in segments_of(
-                    tensor, by_key.get(tensor.key, ()), checkpoints, files, moments
-                )
+                for segment in segments_of(tensor, by_key.get(tensor.key, ()), files, moments)
             )
             pending: deque[tuple[Future[memoryview], memoryview]] = deque()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lwmm_hub.planning.making import plan_merge
+from lwmm_hub.planning.making import plan_merge, written_bytes
 from lwmm_hub.planning.options import MergeOptions, output_dtype, parse_size
 from lwmm_hub.planning.values import Cost, Layer, MergedTensor, MergePlan, PlannedModel
 
@@ -16,4 +16,5 @@ __all__ = [
     "output_dtype",
     "parse_size",
     "plan_merge",
+    "written_bytes",
 ]

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError
-from lwmm_hub.key_map import KeyMap, SharedParameter, leave_out
+from lwmm_hub.key_map import KeyMap, SharedParameter, ValuePair, leave_out
+from lwmm_hub.lineage import Lineage, lineage_warnings
 from lwmm_hub.planning.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
 from lwmm_hub.relatedness import Relatedness
@@ -20,13 +21,14 @@ def plan_merge(
     relatedness: Sequence[Relatedness] = (),
     warnings: Sequence[str] = (),
     kept_parts: Sequence[Sequence[str]] | None = None,
+    lineage: Sequence[Lineage] = (),
 ) -> MergePlan:
     """Give every shared parameter the weights of its layer.
 
     Without `relatedness` all shared heads are assumed related, and the plan says that its scope is
     not decided (unless `scope` decides it). `kept_parts` (per model, from a recipe or an earlier
     plan) overrules what `relatedness` would decide; it may name layers that are known to be
-    untrained in some models.
+    untrained in some models. `lineage` is what is known of the models' pre-training.
 
     Raises:
         UsageError: an option is out of range, or names an unknown layer.
@@ -100,6 +102,7 @@ def plan_merge(
         ),
         (
             *warnings,
+            *lineage_warnings(lineage, [c.label for c in checkpoints], relatedness),
             *key_map.warnings,
             *_undecided(key_map, options, relatedness),
             *_gaps(key_map, checkpoints),
@@ -113,7 +116,20 @@ def plan_merge(
         ),
         tuple(relatedness),
         dict(anchor.ignored),
+        tuple(lineage),
+        _inferred(key_map, merged),
     )
+
+
+def _inferred(key_map: KeyMap, merged: Sequence[MergedTensor]) -> tuple[ValuePair, ...]:
+    """What was matched by values and is merged."""
+    used = {
+        (i, tensor.key, source.key)
+        for tensor in merged
+        for i, source in enumerate(tensor.sources)
+        if source is not None
+    }
+    return tuple(p for p in key_map.pairs or () if (p.model, p.key, p.source) in used)
 
 
 def _left_out(
@@ -232,6 +248,7 @@ def _planned_model(
         sha256={file: facts.sha256.get(file) for file in checkpoint.files},
         kept_parts=tuple(kept_parts),
         renamed=key_map.prefixes[index - 1] if index else "",
+        stage=checkpoint.reference.stage,
     )
 
 
@@ -315,8 +332,13 @@ def _cost(
             if i and source is not None and tensor.weights[i]:
                 dtype = checkpoints[i].entries[source.key].dtype
                 read += tensor_bytes(dtype, tensor.shape)
-    write = sum(
+    download = sum(c.facts.download_bytes for c in checkpoints)
+    return Cost(read, written_bytes(anchor, options), download)
+
+
+def written_bytes(anchor: Checkpoint, options: MergeOptions) -> int:
+    """Bytes of weights that a merge with this anchor writes."""
+    return sum(
         tensor_bytes(output_dtype(entry.dtype, options.dtype), entry.shape)
         for entry in anchor.entries.values()
     )
-    return Cost(read, write, sum(c.facts.download_bytes for c in checkpoints))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lwmm_hub.checkpoint import DTYPE_CODES, MERGEABLE
 from lwmm_hub.errors import UsageError
+from lwmm_hub.key_map import MATCH
 from lwmm_hub.schedule import Schedule
 
 BATCH_NORM = ("linear", "moment", "anchor")
@@ -21,7 +22,8 @@ class MergeOptions:
     The first six are those of `Schedule`. `batch_norm` says what happens to running statistics:
     `linear` (as the layer's weights), `moment` (mean and variance of the mixture), `anchor`.
     `scope`: `all` merges whatever is shared, `backbone` only that, `auto` leaves out heads that
-    turn out unrelated. `dtype` is that of the output's floats, `auto` is the anchor's.
+    turn out unrelated. `match`: `names` and tables alone, or `values` too where no name matches.
+    `dtype` is that of the output's floats, `auto` is the anchor's.
     """
 
     schedule: str = "linear"
@@ -37,6 +39,7 @@ class MergeOptions:
     dtype: str = "auto"
     max_shard_size: str = "5GB"
     output_format: str = "safetensors"
+    match: str = "names"
 
     @property
     def curve(self) -> Schedule:
@@ -57,6 +60,7 @@ class MergeOptions:
             ("scope", self.scope, SCOPES),
             ("dtype", self.dtype, DTYPE_OPTIONS),
             ("output-format", self.output_format, OUTPUT_FORMATS),
+            ("match", self.match, MATCH),
         ):
             if value not in choices:
                 raise UsageError(f"{name} {value!r} is unknown: choose {', '.join(choices)}.")

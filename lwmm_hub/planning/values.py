@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lwmm_hub.display import plan_html, plan_text
 from lwmm_hub.errors import RecipeError
-from lwmm_hub.key_map import Source
+from lwmm_hub.key_map import Source, ValuePair, pairs_sha256
+from lwmm_hub.lineage import Lineage
 from lwmm_hub.planning.options import MergeOptions
 from lwmm_hub.relatedness import Relatedness
 
@@ -49,6 +50,7 @@ class PlannedModel:
     sha256: Mapping[str, str | None] = field(default_factory=dict)
     kept_parts: tuple[str, ...] = ()
     renamed: str = ""
+    stage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,9 @@ class MergePlan:
         parts: (name, whether backbone, number of shared parameters).
         relatedness: what the weights said; empty before they are read.
         ignored: key of the anchor's file that is not the model's (other copies) -> why.
+        lineage: per donor of which something is known, whether it was made from the same
+            pre-training as the anchor.
+        inferred: what is merged because the values match, where no name does.
     """
 
     models: tuple[PlannedModel, ...]
@@ -134,15 +139,22 @@ class MergePlan:
     parts: tuple[tuple[str, bool, int], ...] = ()
     relatedness: tuple[Relatedness, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
+    lineage: tuple[Lineage, ...] = ()
+    inferred: tuple[ValuePair, ...] = ()
+
+    @property
+    def pairs_sha256(self) -> str | None:
+        """A checksum of what was matched by values; None where nothing was."""
+        return pairs_sha256(self.inferred)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, ready for JSON (`lwmm-hub plan --json`)."""
         return {
             "version": VERSION,
-            "models": [_plain(asdict(model)) for model in self.models],
+            "models": [_plain(model) for model in self.models],
             "scope_decided": self.scope_decided,
-            "options": asdict(self.options),
-            "layers": [_plain(asdict(layer)) for layer in self.layers],
+            "options": _plain(self.options),
+            "layers": [_plain(layer) for layer in self.layers],
             "merged": [_merged_dict(tensor) for tensor in self.merged],
             "kept": [{"key": key, "reason": why} for key, why in self.kept.items()],
             "unused": [
@@ -151,13 +163,15 @@ class MergePlan:
                 for key, why in keys.items()
             ],
             "warnings": list(self.warnings),
-            "cost": asdict(self.cost),
+            "cost": _plain(self.cost),
             "order_source": self.order_source,
             "parts": [
                 {"name": name, "backbone": backbone, "tensors": n}
                 for name, backbone, n in self.parts
             ],
-            "relatedness": [_plain(asdict(result)) for result in self.relatedness],
+            "relatedness": [_plain(result) for result in self.relatedness],
+            "lineage": [_plain(result) for result in self.lineage],
+            "inferred": [_plain(pair) for pair in self.inferred],
         }
 
     @classmethod
@@ -199,11 +213,15 @@ class MergePlan:
         return plan_html(self.to_dict())
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, so that a plan equals its JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def _plain(value: Any) -> dict[str, Any]:
+    """A dataclass as a dict of its fields, tuples as lists, so that a plan equals its JSON."""
+    return {name: _listed(item) for name, item in vars(value).items()}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_listed(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _merged_dict(tensor: MergedTensor) -> dict[str, Any]:
@@ -245,6 +263,8 @@ def _plan_from_dict(data: Mapping[str, Any]) -> MergePlan:
         tuple((row["name"], row["backbone"], row["tensors"]) for row in data["parts"]),
         tuple(_from_fields(Relatedness, row) for row in data["relatedness"]),
         unused[0],
+        tuple(_from_fields(Lineage, row) for row in data.get("lineage", [])),
+        tuple(_from_fields(ValuePair, row) for row in data.get("inferred", ())),
     )
     return _checked(plan)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lwmm_hub.errors import CheckpointError, ResolveError
-from lwmm_hub.reference import WEIGHT_SUFFIXES
+from lwmm_hub.reference import STAGES, WEIGHT_SUFFIXES
 
 # the first that is there is taken
 NAMES = (
@@ -26,6 +26,45 @@ NO_WEIGHTS = (
     "adapter_model",
 )
 ADAPTER = "adapter_config.json"
+# CoNMix keeps feature extractor, bottleneck and classifier of a network in a file each
+PARTS = ("F", "B", "C")
+
+
+def stage_files(
+    names: Collection[str], stage: str | None, label: str
+) -> tuple[str | None, dict[str, str], tuple[str, ...]]:
+    """The network of a folder that keeps its parts in files of their own (CoNMix).
+
+    Args:
+        names: the folder's files.
+        stage: which network, `source` or `target`; None chooses the adapted one, if it is there.
+        label: what to call the folder.
+
+    Returns:
+        The stage (None where the folder is of another kind), part -> file, and warnings.
+
+    Raises:
+        ResolveError: there is no such network.
+
+    >>> stage_files(["source_F.pt", "source_B.pt", "source_C.pt"], "source", "run")[1]["B"]
+    'source_B.pt'
+    """
+    parts = {name: {part: f"{name}_{part}.pt" for part in PARTS} for name in reversed(STAGES)}
+    found = {name: f for name, f in parts.items() if all(file in names for file in f.values())}
+    if stage is not None:
+        if stage not in found:
+            have = ", ".join(found) or "none"
+            raise ResolveError(
+                f"{label} has no {stage} network ({stage}_F.pt, {stage}_B.pt, {stage}_C.pt). It "
+                f"has: {have}."
+            )
+        return stage, found[stage], ()
+    if not found or any(name in names for name in NAMES):
+        return None, {}, ()
+    chosen = next(iter(found))
+    others = [name for name in found if name != chosen]
+    also = f"; ?stage={others[0]} names the other" if others else ""
+    return chosen, found[chosen], (f"{label}: its {chosen} network is taken{also}.",)
 
 
 def choose_weights(names: Collection[str], label: str) -> str:

@@ -33,7 +33,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 from lwmm_hub.checkpoint import SIDE_FILES, ByteReader, Checkpoint, LocalFile, ModelFacts
 from lwmm_hub.errors import CheckpointError, ResolveError
 from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference
-from lwmm_hub.resolving.choosing import choose_weights, refuse_quantised, shard_names
+from lwmm_hub.resolving.choosing import (
+    choose_weights,
+    refuse_quantised,
+    shard_names,
+    stage_files,
+)
 from lwmm_hub.resolving.local import (
     facts_from,
     facts_of_card,
@@ -154,10 +159,17 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
     label = reference.label
     sizes = {s.rfilename: int(s.size or 0) for s in info.siblings or ()}
     commit = str(info.sha)
-    chosen = reference.file or choose_weights(sizes, label)
+    stage, parts, warnings = None, dict[str, str](), tuple[str, ...]()
+    if reference.file is None:
+        stage, parts, warnings = stage_files(sizes, reference.stage, label)
+    elif reference.stage is not None:
+        raise ResolveError(
+            f"{reference}: '?stage=' chooses among a repository's files: name no file."
+        )
+    chosen = reference.file or next(iter(parts.values()), None) or choose_weights(sizes, label)
     if chosen not in sizes:
         _no_such_file(reference, chosen, sizes)
-    pinned = replace(reference, location=info.id)
+    pinned = replace(reference, location=info.id, stage=stage)
     _remember(pinned, commit)
     config_name = _beside(chosen, "config.json")
     config = None
@@ -166,16 +178,15 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
         content = _fetch(pinned, commit, config_name).read_bytes()
         config = parse_config(content, f"{label}: {config_name}")
     refuse_quantised(config, (), label)
-    index, files = None, [chosen]
+    index, files = None, list(parts.values()) or [chosen]
     if chosen.endswith(".json"):
         check_config_size(sizes[chosen], f"{label}: {chosen}")
         index = parse_config(_fetch(pinned, commit, chosen).read_bytes(), chosen)
         files = shard_names(index, label, chosen, sizes)
     cached = {name: path for name in files if (path := _in_cache(pinned, commit, name))}
     facts = _facts(info, files, sizes, cached)
-    warnings: tuple[str, ...] = ()
     if info.id != reference.location:
-        warnings = (f"{reference.location} is called {info.id} by now: use that name.",)
+        warnings += (f"{reference.location} is called {info.id} by now: use that name.",)
     if not download:
         readers: list[ByteReader] = [
             LocalFile(cached[name], name)
@@ -184,7 +195,7 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
             for name in files
         ]
         try:
-            opened = open_files(readers, label, reference.weights, index, chosen)
+            opened = open_files(readers, label, reference.weights, index, chosen, parts)
         except NeedsDownload:
             download = True
         else:
@@ -202,6 +213,8 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
                 ignored=opened.ignored or {},
                 facts=facts,
                 warnings=(*opened.warnings, *warnings),
+                part_files=opened.part_files,
+                pretraining=opened.pretraining,
             )
     beside = [name for side in SIDE_FILES if (name := _beside(chosen, side)) in sizes]
     _check_beside(beside, sizes, label)
@@ -212,7 +225,7 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
     for name in files:
         folder = Path(str(_fetch(pinned, commit, name))[: -len(name)])
     assert folder is not None
-    found = open_folder(folder, pinned, chosen, commit, facts)
+    found = open_folder(folder, pinned, None if parts else chosen, commit, facts)
     above = "../" * chosen.count("/")  # licences lie at the top, whatever file was chosen
     facts = replace(facts, license_files=tuple(above + name for name in facts.license_files))
     return replace(found, facts=facts, warnings=(*found.warnings, *warnings))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lwmm_hub.checkpoint import Checkpoint, LocalFile, ModelFacts
 from lwmm_hub.errors import ResolveError
 from lwmm_hub.reference import ModelReference
-from lwmm_hub.resolving.choosing import choose_weights, refuse_quantised, shard_names
+from lwmm_hub.resolving.choosing import (
+    choose_weights,
+    refuse_quantised,
+    shard_names,
+    stage_files,
+)
 from lwmm_hub.resolving.opening import check_config_size, open_files, parse_config
 
 MAX_FRONT_MATTER = 1 << 20  # bytes
@@ -55,18 +61,23 @@ def open_folder(
     home = (folder / file).parent if file else folder  # the config lies beside the weights
     config = _read_config(home, label)
     refuse_quantised(config, (), label)
-    chosen = file or choose_weights(names, label)
+    stage, parts, warnings = None, dict[str, str](), tuple[str, ...]()
+    if file is None:
+        stage, parts, warnings = stage_files(names, reference.stage, label)
+    elif reference.stage is not None:
+        raise ResolveError(f"{label}: '?stage=' chooses among the files of a folder: name that.")
+    chosen = file or next(iter(parts.values()), None) or choose_weights(names, label)
     index = None
-    files = [chosen]
+    files = list(parts.values()) or [chosen]
     if chosen.endswith(".json"):
         index = parse_config(_read(folder / chosen, label), f"{label}: {chosen}")
         there = names | {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
         files = shard_names(index, label, chosen, there)
     readers = [LocalFile(folder / name, name) for name in files]
-    opened = open_files(readers, label, reference.weights, index, chosen)
+    opened = open_files(readers, label, reference.weights, index, chosen, parts)
     refuse_quantised(None, list(opened.entries), label)
     return Checkpoint(
-        reference,
+        replace(reference, stage=stage),
         commit,
         opened.format,
         opened.entries,
@@ -78,7 +89,9 @@ def open_folder(
         parts=opened.parts,
         ignored=opened.ignored or {},
         facts=facts or facts_of_card(folder),
-        warnings=opened.warnings,
+        warnings=(*opened.warnings, *warnings),
+        part_files=opened.part_files,
+        pretraining=opened.pretraining,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -31,6 +31,8 @@ class OpenedFiles:
     parts: tuple[str, ...] = ()
     ignored: Mapping[str, str] | None = None
     warnings: tuple[str, ...] = ()
+    part_files: Mapping[str, str] = field(default_factory=dict)
+    pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
 
 
 def open_files(
@@ -39,14 +41,20 @@ def open_files(
     weights: str,
     index: Mapping[str, Any] | None = None,
     index_name: str = "",
+    part_files: Mapping[str, str] | None = None,
 ) -> OpenedFiles:
     """Read the headers of a model's files and pick the wanted copy of its weights.
+
+    `part_files` (part -> file, in the order of `readers`) says that each file is a part of the
+    model with keys of its own: they become `part/key`.
 
     Raises:
         CheckpointError: a file is damaged, a tensor stands in two files or in none or has a name
             that cannot be written, or there is no such copy.
     """
     opened = [_open_of(label, reader) for reader in readers]
+    if part_files:
+        opened = _as_parts(opened, part_files)
     if len(opened) == 1:
         merged = opened[0]
     else:
@@ -77,6 +85,30 @@ def open_files(
             "it and save the model again."
         )
     return chosen
+
+
+def _as_parts(opened: Sequence[OpenedFiles], part_files: Mapping[str, str]) -> list[OpenedFiles]:
+    """Each file's keys below the name of its part; a prefix that not all have stays in the keys."""
+    prefixes = {file.prefix for file in opened}
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    parts = []
+    for part, file in zip(part_files, opened, strict=True):
+        stay = "" if file.prefix == prefix else file.prefix
+        entries = {
+            f"{part}/{stay}{key}": replace(entry, key=f"{part}/{stay}{key}")
+            for key, entry in file.entries.items()
+        }
+        parts.append(
+            replace(
+                file,
+                entries=entries,
+                path=(),
+                prefix=prefix,
+                parts=tuple(part_files),
+                part_files=dict(part_files),
+            )
+        )
+    return parts
 
 
 def _open_of(label: str, reader: ByteReader) -> OpenedFiles:
@@ -144,12 +176,22 @@ def _choose_copy(opened: OpenedFiles, label: str, weights: str) -> OpenedFiles:
         name: any(key.startswith(prefix) for key in opened.entries)
         for name, prefix in COPIES.items()
     }
-    if not any(there[name] for name in others):
+    # a checkpoint that was trimmed to its student, as against a model with an attribute `model`
+    trimmed = opened.format == "pytorch" and all(
+        any(key.startswith(COPIES["student"] + part) for key in opened.entries)
+        for part in ("backbone.", "decode_head.")
+    )
+    if not any(there[name] for name in others) and not (trimmed and weights == "student"):
         if weights != "student":
             raise CheckpointError(
                 f"{label} holds one copy of its weights, no {weights!r}. Leave '?weights=' out."
             )
         return opened
+    trained = [name for name in ("student", "ema") if there[name]]
+    warnings = opened.warnings
+    if weights == "student" and trained == ["ema"]:  # MIC detection keeps its teacher like that
+        weights = "ema"
+        warnings += (f"{label} has no student, only its teacher (?weights=ema): that is taken.",)
     if not there[weights]:
         have = ", ".join(name for name, found in there.items() if found)
         raise CheckpointError(f"{label} has no {weights!r} weights. It has: {have}.")
@@ -166,7 +208,20 @@ def _choose_copy(opened: OpenedFiles, label: str, weights: str) -> OpenedFiles:
                 if other
                 else "outside the chosen copy of the weights"
             )
-    return replace(opened, entries=entries, prefix=opened.prefix + wanted, ignored=ignored)
+    start = COPIES["imagenet"]
+    pretraining = {
+        key[len(start) :]: entry
+        for key, entry in opened.entries.items()
+        if weights != "imagenet" and key.startswith(start)
+    }
+    return replace(
+        opened,
+        entries=entries,
+        pretraining=pretraining,
+        prefix=opened.prefix + wanted,
+        ignored=ignored,
+        warnings=warnings,
+    )
 
 
 def check_config_size(size: int, name: str) -> None:

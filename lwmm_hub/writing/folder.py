@@ -6,7 +6,6 @@ import ctypes
 import errno
 import os
 import re
-import secrets
 import shutil
 import sys
 import time
@@ -151,7 +150,7 @@ def _make_locked(output: Path, folders: list[Path]) -> int | None:
     tries = 3
     while True:
         tries -= 1
-        folders.append(output.parent / f".{output.name}.lwmm-{secrets.token_hex(6)}.tmp")
+        folders.append(output.parent / f".{output.name}.lwmm-{os.urandom(6).hex()}.tmp")
         folders[-1].mkdir(mode=0o755)
         lock = _lock(folders[-1])
         if not tries or (lock is not None and folders[-1].exists()):
@@ -201,7 +200,7 @@ def publish_folder(folder: Path, output: Path, overwrite: bool) -> None:
     if _exchange(folder, output):
         shutil.rmtree(folder, ignore_errors=True)  # holds the old content now
     else:
-        aside = output.with_name(f".{output.name}.lwmm-{secrets.token_hex(6)}.old")
+        aside = output.with_name(f".{output.name}.lwmm-{os.urandom(6).hex()}.old")
         os.rename(output, aside)  # noqa: PTH104
         os.rename(folder, output)  # noqa: PTH104
         shutil.rmtree(aside, ignore_errors=True)

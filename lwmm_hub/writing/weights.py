@@ -14,7 +14,7 @@ from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.checkpoint.safetensors import write_header
 from lwmm_hub.merging import OutputTensor, TargetFile, merge_files, output_tensors
 from lwmm_hub.planning import MergePlan, parse_size
-from lwmm_hub.torch_files import write_pth
+from lwmm_hub.torch_files import write_parts, write_pth
 from lwmm_hub.writing.beside import copy_side_files, write_text
 from lwmm_hub.writing.folder import disk_error
 
@@ -86,7 +86,7 @@ def write_weights(
                 targets.append(TargetFile(members, starts, head, descriptor))
             hashes = merge_files(plan, checkpoints, targets, threads, progress=progress)
         if as_pth:
-            return [_as_pth(folder, checkpoints[0])]
+            return _as_pth(folder, checkpoints[0])
     except OSError as error:
         raise disk_error(error, folder) from error
     written = [
@@ -107,13 +107,17 @@ def write_index(folder: Path, shards: Sequence[tuple[str, Sequence[OutputTensor]
     write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
-def _as_pth(folder: Path, anchor: Checkpoint) -> WrittenFile:
-    """Turn the merged safetensors file into a `.pth` file."""
+def _as_pth(folder: Path, anchor: Checkpoint) -> list[WrittenFile]:
+    """Turn the merged safetensors file into a `.pth` file, or one per part as the anchor has it."""
+    if anchor.part_files:
+        paths = write_parts(folder, folder / WEIGHTS, anchor)
+        (folder / WEIGHTS).unlink()
+        return [WrittenFile(p.name, sha256_of(p), p.stat().st_size) for p in paths]
     plain = not (anchor.path or anchor.prefix or anchor.parts)
     path = folder / (BIN if plain and anchor.architecture else PTH)
     write_pth(path, folder / WEIGHTS, anchor)
     (folder / WEIGHTS).unlink()
-    return WrittenFile(path.name, sha256_of(path), path.stat().st_size)
+    return [WrittenFile(path.name, sha256_of(path), path.stat().st_size)]
 
 
 def sha256_of(path: Path) -> str:

@@ -9,12 +9,13 @@ from .building import Built, build, descend, describe
 from .configs import FAMILIES, SPECIMENS, Specimen
 from .folders import DIALECTS, Dialect, keys_by_tensor, write_folder
 from .order import last_use
-from .roles import backbone_roles
+from .roles import UNUSED, backbone_roles
 
 __all__ = [
     "DIALECTS",
     "FAMILIES",
     "SPECIMENS",
+    "UNUSED",
     "Built",
     "Dialect",
     "Specimen",

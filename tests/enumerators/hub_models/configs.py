@@ -55,7 +55,7 @@ BEIT: Config = {
 }
 DINOV2: Config = {**VIT, "model_type": "dinov2", "image_size": 56, "patch_size": 14, "mlp_ratio": 2}
 EOMT: Config = {"num_queries": 5, "num_blocks": 2, "num_upscale_blocks": 1}
-DINOV3: Config = {**VIT, "num_register_tokens": 4}
+DINOV3: Config = {**VIT, "num_register_tokens": 4, "layer_norm_eps": 1e-6}
 MOBILEVIT: Config = {
     "model_type": "mobilevit",
     "image_size": 64,

@@ -17,6 +17,8 @@ from torch import nn
 Role = tuple[str, str]  # role, path of the module below the backbone
 _T = TypeVar("_T")
 
+UNUSED = "unused_norm"  # runs, but no feature map passes through it
+
 _BLOCK = {
     "norm_attention": "layernorm_before",
     "query": "attention.q_proj",
@@ -84,7 +86,9 @@ def _count(backbone: nn.Module, path: str) -> int:
     return len(list(backbone.get_submodule(path).children()))
 
 
-def _swin(backbone: nn.Module, block: Mapping[str, str], core: str = "") -> Iterator[Role]:
+def _swin(
+    backbone: nn.Module, block: Mapping[str, str], core: str = "", last_norm: str = "last_norm"
+) -> Iterator[Role]:
     yield "patches", f"{core}embeddings.patch_embeddings.projection"
     yield "norm_patches", f"{core}embeddings.norm"
     layers = f"{core}encoder.layers"
@@ -93,7 +97,7 @@ def _swin(backbone: nn.Module, block: Mapping[str, str], core: str = "") -> Iter
         yield from _blocks(f"stage{s}.block", blocks, _count(backbone, blocks), block)
         yield f"stage{s}.down_norm", f"{layers}.{s}.downsample.norm"
         yield f"stage{s}.down", f"{layers}.{s}.downsample.reduction"
-    yield "last_norm", f"{core}layernorm"
+    yield last_norm, f"{core}layernorm"
 
 
 def _swin_of_classifier(backbone: nn.Module) -> Iterator[Role]:
@@ -101,13 +105,13 @@ def _swin_of_classifier(backbone: nn.Module) -> Iterator[Role]:
 
 
 def _swin_backbone(backbone: nn.Module) -> Iterator[Role]:
-    yield from _swin(backbone, _SWIN_BLOCK, "swin.")
+    yield from _swin(backbone, _SWIN_BLOCK, "swin.", last_norm=UNUSED)  # 4.57 had none
     for s in range(_count(backbone, "swin.encoder.layers")):
         yield f"stage{s}.norm_map", f"hidden_states_norms.stage{s + 1}"
 
 
 def _maskformer_swin(backbone: nn.Module) -> Iterator[Role]:
-    yield from _swin(backbone, _MASKFORMER_BLOCK, "model.")
+    yield from _swin(backbone, _MASKFORMER_BLOCK, "model.", last_norm=UNUSED)
     for s in range(_count(backbone, "model.encoder.layers")):
         # KEYS_TRANSFORMERS.md, section 4: the norms of MaskFormer's maps are its own
         yield f"stage{s}.norm_map_of_maskformer", f"hidden_states_norms.{s}"

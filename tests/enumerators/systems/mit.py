@@ -51,13 +51,15 @@ def edaps_bottom_up(size: SegformerSize) -> list[Entry]:
     """EDAPS' ablation: one head with a second decoder for centers and offsets of instances."""
 
     def head() -> Entries:
-        width = size.decoder_width
-        yield from conv("decode_head.conv_seg", size.num_classes, width, 1, 1)
-        yield from conv("decode_head.conv_center", 1, width, 1, 1)
-        yield from conv("decode_head.conv_offset", 2, width, 1, 1)
-        for task in ("semantic", "instance"):
-            yield from _embed_layers(f"decode_head.embed_layers_{task}", size)
-            yield from _pyramid(f"decode_head.fuse_layer_{task}", size)
+        key, width = "decode_head", size.decoder_width
+        start = "daformer_head"  # the semantic half is one
+        yield from conv(f"{key}.conv_seg", size.num_classes, width, 1, 1, of=f"{start}.conv_seg")
+        yield from conv(f"{key}.conv_center", 1, width, 1, 1)
+        yield from conv(f"{key}.conv_offset", 2, width, 1, 1)
+        yield from _embed_layers(f"{key}.embed_layers_semantic", size, f"{start}.embed_layers")
+        yield from _pyramid(f"{key}.fuse_layer_semantic", size, f"{start}.fuse_layer")
+        yield from _embed_layers(f"{key}.embed_layers_instance", size)
+        yield from _pyramid(f"{key}.fuse_layer_instance", size)
 
     return [*mit_nvlabs(size, "backbone."), *head()]
 

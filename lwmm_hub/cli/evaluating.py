@@ -1,0 +1,232 @@
+"""`lwmm-hub evaluate`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lwmm_hub.cli.options import with_options, with_output
+from lwmm_hub.cli.output import Output
+from lwmm_hub.errors import UsageError
+
+_DATA_OPTIONS = (
+    click.option("--dataset", metavar="DATA",
+                 help="A data set of the Hub, a folder, or LAYOUT:FOLDER."),
+    click.option("--split", metavar="NAME", help="Of the data set, e.g. validation."),
+    click.option("--revision", metavar="REV", help="Of the data set on the Hub."),
+    click.option("--labels", "label_space", metavar="SPACE",
+                 help="What its labels are, e.g. cityscapes-19, where it does not say."),
+    click.option("--image-column", metavar="NAME", help="Where it has several."),
+    click.option("--label-column", metavar="NAME", help="Where it has several."),
+    click.option("--streaming", is_flag=True, help="Read it from the Hub without storing it."),
+)  # fmt: skip
+_LABEL_OPTIONS = (
+    click.option("--map-labels", is_flag=True,
+                 help="Compare labels by name where they differ; others count as wrong."),
+    click.option("--label-map", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+                 help="Lines of 'label of the model = label of the data'."),
+    click.option("--model-labels", metavar="SPACE",
+                 help="What the models' classes are, where their configs do not say."),
+)  # fmt: skip
+_RUN_OPTIONS = (
+    click.option("--task", metavar="TASK",
+                 help="semantic, panoptic, classification or detection (default: the data's)."),
+    click.option("--limit", type=int, metavar="N", help="Only the first N images."),
+    click.option("--batch-size", type=int, default=1, show_default=True, metavar="N",
+                 help="Images of one size that go through together."),
+    click.option("--window", metavar="N or HxW",
+                 help="Slide a window over images at their own size."),
+    click.option("--flip", is_flag=True, help="Also show images mirrored, and average."),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best)."),
+    click.option("--dtype", default="float32", show_default=True, metavar="DTYPE",
+                 help="float32, float16 or bfloat16."),
+    click.option("--shards", type=int, default=1, show_default=True, metavar="K",
+                 help="Split the images into K parts."),
+    click.option("--shard", type=int, metavar="I", help="Look at part I only, from 0."),
+    click.option("--states", metavar="DIR", help="Where half-done work is kept."),
+    click.option("--fresh", is_flag=True, help="Do not go on where an earlier run stopped."),
+)  # fmt: skip
+
+
+class _Ensemble(click.Command):
+    """Lets `--ensemble` take all models that follow it, as `--ensemble A B C`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        taking = False
+        for argument in args:
+            if argument == "--ensemble":
+                taking = True
+            elif taking and not argument.startswith("-"):
+                spread += ["--ensemble", argument]
+            else:
+                taking = False
+                spread.append(argument)
+        return super().parse_args(ctx, spread)
+
+
+@click.command(cls=_Ensemble)
+@click.argument("models", nargs=-1, metavar="MODEL...")
+@with_options(_DATA_OPTIONS)
+@click.option("--ensemble", multiple=True, metavar="MODEL...",
+              help="Also score the mean of these models' probabilities.")  # fmt: skip
+@with_options(_LABEL_OPTIONS)
+@with_options(_RUN_OPTIONS)
+@click.option("--overlay", type=int, default=0, metavar="N",
+              help="Draw the first N images with truth and predictions.")  # fmt: skip
+@click.option("--overlay-to", default="overlay.png", show_default=True, metavar="FILE",
+              help="Where to.")  # fmt: skip
+@click.option("--speed", is_flag=True, help="Measure the relative cost of inference.")
+@click.option("--save-to", metavar="FILE", help="Write the scores as JSON.")
+@with_output
+def evaluate(
+    models: tuple[str, ...],
+    dataset: str | None,
+    ensemble: tuple[str, ...],
+    map_labels: bool,
+    label_map: str | None,
+    model_labels: str | None,
+    overlay: int,
+    overlay_to: str,
+    speed: bool,
+    save_to: str | None,
+    output: Output,
+    **options: Any,
+) -> None:
+    """Score models on the same images; the first is what the others are compared with.
+
+    DATA is a data set of the Hub, a folder whose layout is known (Cityscapes, GTA5, SYNTHIA,
+    Mapillary Vistas, ADE20K, COCO panoptic, Office, images/ beside labels/), or LAYOUT:FOLDER.
+    An interrupted run goes on where it stopped.
+    """
+    if dataset is None:
+        raise UsageError("there is nothing to compare with: name the data with --dataset.")
+    if save_to is not None:
+        _check_target(Path(save_to))
+    from lwmm_hub.evaluation.comparing import evaluate_models
+    from lwmm_hub.evaluation.inference import InferenceOptions
+    from lwmm_hub.evaluation.opening import open_data
+    from lwmm_hub.evaluation.running import RunOptions
+    from lwmm_hub.evaluation.subjects import LabelOptions
+
+    reading = ("split", "revision", "label_space", "image_column", "label_column", "streaming")
+    data = open_data(dataset, task=options["task"], **{name: options[name] for name in reading})
+    labels = LabelOptions(map_labels, _read_map(label_map), _space(model_labels))
+    inference = InferenceOptions(
+        options["device"],
+        options["dtype"],
+        options["batch_size"],
+        _window(options["window"]),
+        flip=options["flip"],
+    )
+    run = RunOptions(
+        options["task"],
+        options["limit"],
+        options["shards"],
+        options["shard"],
+        options["batch_size"],
+        "" if options["fresh"] else options["states"],
+    )
+    with _bar(output) as progress:
+        found = evaluate_models(
+            models,
+            data,
+            ensemble=ensemble,
+            labels=labels,
+            inference=inference,
+            run=run,
+            overlay=overlay,
+            speed=10 if speed else 0,
+            progress=progress,
+        )
+    report = found.report
+    document = report.to_dict()
+    if found.overlay is not None:
+        found.overlay.save(overlay_to)
+        output.note(f"drawn: {overlay_to}")
+    if save_to is not None:
+        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+        Path(save_to).write_text(f"{text}\n", encoding="utf-8")
+
+    def rows() -> list[str]:
+        from lwmm_hub.display import tab_row
+
+        head = [tab_row("", *report.names)]
+        return head + [
+            tab_row(what, *("" if v is None or v != v else v for v in values))
+            for what, values, _ in report.rows()
+        ]
+
+    output.result(document, lambda: report.text(output.color), rows)
+
+
+def _check_target(path: Path) -> None:
+    """Refuse to write over anything but scores, before the work begins."""
+    if not path.exists():
+        return
+    try:
+        known = {"version", "models", "dataset"} <= set(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        known = False
+    if not known:
+        raise UsageError(f"{path} exists and holds no scores: choose another name.")
+
+
+def _space(name: str | None) -> tuple[str, ...]:
+    from lwmm_hub.evaluation.label_spaces import label_space
+
+    return label_space(name).labels if name else ()
+
+
+def _read_map(file: str | None) -> dict[str, str]:
+    """Lines of `label of the model = label of the data`."""
+    if file is None:
+        return {}
+    found = {}
+    for number, line in enumerate(Path(file).read_text("utf-8").splitlines(), start=1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        mine, equals, theirs = (part.strip() for part in text.partition("="))
+        if not (equals and mine and theirs):
+            raise UsageError(
+                f"{file}, line {number}: {line[:80]!r} is not 'label of the model = label of the "
+                "data'."
+            )
+        found[mine] = theirs
+    return found
+
+
+def _window(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text)
+    if found is None:
+        raise UsageError(f"window {text!r}: write 512, or 512x1024 (height x width).")
+    return int(found[1]), int(found[2] or found[1])
+
+
+@contextmanager
+def _bar(output: Output) -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A bar on stderr for people at a terminal."""
+    if output.format != "human" or not sys.stderr.isatty():
+        yield None
+        return
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # not re-exported
+
+    with tqdm(unit="image") as bar:  # type: ignore[no-untyped-call]
+
+        def show(name: str, done: int, total: int | None) -> None:
+            if bar.desc != f"{name}: ":
+                bar.reset(total)
+                bar.set_description(name)
+            bar.update(done - bar.n)
+
+        yield show

@@ -1,0 +1,221 @@
+"""Models x data set -> `Report`: what `lwmm-hub evaluate` and `lwmm_hub.evaluate` do."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from lwmm_hub.errors import UsageError
+from lwmm_hub.evaluation.data_sets import DataSet
+from lwmm_hub.evaluation.inference import InferenceOptions
+from lwmm_hub.evaluation.overlays import draw_overlay
+from lwmm_hub.evaluation.reporting import Report, describe_data
+from lwmm_hub.evaluation.running import Progress, RunOptions, evaluate_subjects
+from lwmm_hub.evaluation.subjects import (
+    Ensemble,
+    HubModel,
+    LabelOptions,
+    OwnModule,
+    Predict,
+    Subject,
+    distinct_names,
+)
+from lwmm_hub.evaluation.values import Labels, Sample, Scores
+from lwmm_hub.reference import ModelReference
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Reference = str | os.PathLike[str] | ModelReference
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A report, and the picture where one was asked for."""
+
+    report: Report
+    overlay: Image | None = None
+
+
+def evaluate_models(
+    models: Sequence[Reference],
+    data: DataSet,
+    *,
+    ensemble: Sequence[Reference] = (),
+    labels: LabelOptions | None = None,
+    inference: InferenceOptions | None = None,
+    run: RunOptions | None = None,
+    overlay: int = 0,
+    speed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score models on the same images, one after the other.
+
+    Args:
+        models: references; the first is what the others are compared with.
+        data: images with truth.
+        ensemble: models whose probabilities are averaged, as one more column.
+        labels: what to do where a model's labels differ from the data set's.
+        inference: how images go through the networks.
+        run: which images, and how the work is split and kept.
+        overlay: so many images of the first ones are drawn.
+        speed: so many images are timed for the relative cost of inference.
+        progress: called with (name, images done, images in all or None).
+
+    Raises:
+        LwmmError: a model cannot be loaded, or truth or prediction cannot be scored.
+    """
+    if not models and not ensemble:
+        raise UsageError("there is nothing to evaluate: name at least one model.")
+    inference = inference or InferenceOptions()
+    labels = labels or LabelOptions()
+    run = run or RunOptions()
+    run = replace(run, batch_size=max(run.batch_size, inference.batch_size))
+    run.check(data)
+
+    def load(reference: Reference) -> HubModel:
+        text = reference if isinstance(reference, ModelReference) else os.fspath(reference)
+        return HubModel(text, data.space, labels, inference)
+
+    shown = list(islice(data.samples(0, 1), max(overlay, speed)))
+    makers: list[Callable[[], Subject]] = [lambda r=r: load(r) for r in models]  # type: ignore[misc]
+    if ensemble:
+        makers.append(lambda: Ensemble([load(r) for r in ensemble]))
+    subjects: list[_Seen] = []
+    for make in makers:  # one at a time: memory holds one model, or one ensemble
+        subject = make()
+        (scores,) = evaluate_subjects([subject], data, run, progress)
+        subjects.append(_Seen.of(subject, scores, shown[:overlay], shown[:speed]))
+    return _evaluation(subjects, data, shown[:overlay])
+
+
+def evaluate(
+    model: Any,
+    dataset: Any,
+    *,
+    predict: Predict | None = None,
+    labels: Sequence[str] | None = None,
+    split: str | None = None,
+    task: str | None = None,
+    limit: int | None = None,
+    map_labels: bool | Mapping[str, str] = False,
+    batch_size: int = 1,
+    device: str | None = None,
+    dtype: str = "float32",
+    window: tuple[int, int] | None = None,
+    flip: bool = False,
+    progress: Progress | None = None,
+    **reading: Any,
+) -> Scores:
+    """Score one model, or a module of your own, on a data set.
+
+    Args:
+        model: a reference as `merge` takes it, or with `predict` anything at all.
+        dataset: a `DataSet`, or what `open_data` takes: a data set's name on the Hub, a folder, or
+            a `datasets.Dataset`.
+        predict: (model, uint8 RGB image of (height, width, 3)) -> float scores of (classes, h, w),
+            or integer labels of (height, width).
+        labels: names of the model's classes in order, where they are not its config's (or, with
+            `predict`, not the data set's).
+        split: of the data set.
+        task: `semantic`, `panoptic`, `classification` or `detection`; None is the data set's.
+        limit: at most so many images.
+        map_labels: compare by name where labels differ (predictions that the data set has no name
+            for count as wrong); or a mapping from the model's names to the data set's.
+        batch_size: images of one size that go through the network at once.
+        device: e.g. `cuda:1`; None is the accelerator, if there is one.
+        dtype: `float32`, `float16` or `bfloat16`.
+        window: (height, width) of a sliding window; None shows whole images.
+        flip: also show every image mirrored, and average.
+        progress: called with (name, images done, images in all or None).
+        **reading: more options of `open_data`.
+
+    Raises:
+        LwmmError: see the tree in `lwmm_hub.errors`.
+    """
+    from lwmm_hub.evaluation.opening import open_data
+
+    if isinstance(dataset, DataSet):
+        if split is not None or reading:
+            raise UsageError("a DataSet is open already: leave split and reading options out.")
+        data = dataset
+    else:
+        data = open_data(dataset, split=split, task=task, **reading)
+    names = map_labels if isinstance(map_labels, Mapping) else {}
+    own = tuple(labels or ()) if predict is None else ()
+    options = LabelOptions(bool(map_labels), names, own)
+    inference = InferenceOptions(device, dtype, batch_size, window, flip=flip)
+    run = RunOptions(task=task, limit=limit, batch_size=batch_size)
+    subject: Subject
+    if predict is not None:
+        subject = OwnModule(model, predict, data.space, labels, options)
+    elif isinstance(model, str | os.PathLike | ModelReference):
+        text = model if isinstance(model, ModelReference) else os.fspath(model)
+        subject = HubModel(text, data.space, options, inference)
+    else:
+        raise UsageError(
+            f"a {type(model).__name__} is evaluated with predict=: a function of the module and an "
+            "image that gives scores of (classes, h, w)."
+        )
+    return evaluate_subjects([subject], data, run, progress)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What is left of a subject when its network is gone."""
+
+    name: str
+    scores: Scores
+    maps: list[Labels]
+    seconds: float | None
+    note: str
+
+    @classmethod
+    def of(
+        cls, subject: Subject, scores: Scores, shown: Sequence[Sample], timed: Sequence[Sample]
+    ) -> _Seen:
+        maps = []
+        for sample in shown:
+            (prediction,) = subject.predict([sample.image], "semantic")
+            assert prediction.semantic is not None
+            maps.append(prediction.semantic)
+        left_out = getattr(subject, "left_out", ()) or getattr(
+            getattr(subject, "map", None), "never", ()
+        )
+        note = ""
+        if left_out:
+            note = f"{subject.name} has no class for {', '.join(left_out)}: it scores 0 there."
+        seconds = _seconds(subject, timed, scores.task) if timed else None
+        return cls(subject.name, scores, maps, seconds, note)
+
+
+def _seconds(subject: Subject, samples: Sequence[Sample], task: str) -> float:
+    """Median seconds for one image, the first thrown away."""
+    subject.predict([samples[0].image], task)
+    times = []
+    for sample in samples:
+        began = time.perf_counter()
+        subject.predict([sample.image], task)
+        times.append(time.perf_counter() - began)
+    return median(times)
+
+
+def _evaluation(seen: Sequence[_Seen], data: DataSet, shown: Sequence[Sample]) -> Evaluation:
+    names = distinct_names([s.name for s in seen])
+    report = Report(
+        describe_data(data, seen[0].scores.images),
+        names,
+        tuple(s.scores for s in seen),
+        tuple(s.note for s in seen if s.note),
+        {n: s.seconds for n, s in zip(names, seen, strict=True) if s.seconds is not None},
+    )
+    picture = None
+    if shown:
+        maps = {name: s.maps for name, s in zip(names, seen, strict=True)}
+        picture = draw_overlay(shown, maps, data.space)
+    return Evaluation(report, picture)

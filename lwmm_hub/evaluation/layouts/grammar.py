@@ -1,0 +1,89 @@
+"""What a layout is: how a data set lies on disk, as a table row and a function that lists it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lwmm_hub.evaluation.values import Labels
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a data set on disk.
+
+    Attributes:
+        image: its file.
+        labels: file of its label map.
+        panoptic: file of its panoptic map.
+        segments: what the panoptic map's ids are.
+        label: index of its class.
+    """
+
+    image: Path
+    labels: Path | None = None
+    panoptic: Path | None = None
+    segments: Sequence[Mapping[str, Any]] = ()
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of one split.
+
+    Attributes:
+        items: in the order of their names.
+        labels: names of the classes, where the folders say them (classification).
+    """
+
+    items: Sequence[Item]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies on disk.
+
+    Attributes:
+        name: as in `LAYOUT:FOLDER`.
+        signs: glob patterns below the folder; each must find something.
+        splits: folder -> names of its splits; empty where it is not split.
+        list: (folder, split or None, task or None) -> its images.
+        space: what its labels are called; "" where the folder or the user says.
+        file_space: the space whose ids its files hold, classes in the same order as `space`.
+        tasks: what it has truth for, the usual one first.
+        read_labels: how a label file is read where it is no ordinary picture.
+        category_offset: what is taken off the categories of segments.
+        domains: whether its splits are domains, of which none is the usual one.
+    """
+
+    name: str
+    signs: tuple[str, ...]
+    splits: Callable[[Path], list[str]]
+    list: Callable[[Path, str | None, str | None], Listing]
+    space: str = ""
+    file_space: str = ""
+    tasks: tuple[str, ...] = ("semantic",)
+    read_labels: Callable[[Path, str], Labels] | None = None
+    category_offset: int = 0
+    domains: bool = False
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Names of the folders in a folder, without hidden ones."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._")
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def pictures_in(folder: Path, deep: bool = False) -> list[Path]:
+    """Picture files in a folder (and below it), by name."""
+    if not folder.is_dir():
+        return []
+    found = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(p for p in found if p.suffix.lower() in PICTURES and p.name[0] != ".")

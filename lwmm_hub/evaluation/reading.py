@@ -1,0 +1,165 @@
+"""Pictures -> arrays: images, label maps, panoptic maps; what is broken is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.label_spaces import LabelSpace
+from lwmm_hub.evaluation.values import IGNORED, Labels, Panoptic, Segment
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PIXELS = 200_000_000
+
+
+def open_picture(path: Path, name: str) -> Image:
+    """A picture on disk, decoded.
+
+    Raises:
+        EvaluationError: it is missing, broken, or absurdly large.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(path)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise EvaluationError(
+                f"{name}: {path.name} has {picture.width} x {picture.height} "
+                "pixels. Evaluate smaller images."
+            )
+        picture.load()
+    except FileNotFoundError as error:
+        raise EvaluationError(
+            f"{name}: {path.name} is missing. Complete the data set, or name another split."
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ) as error:
+        raise EvaluationError(
+            f"{name}: {path.name} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
+            "leave it out."
+        ) from error
+    return picture
+
+
+def image_of(picture: Any, name: str) -> NDArray[np.uint8]:
+    """uint8 RGB of (height, width, 3), turned as its EXIF data say.
+
+    Raises:
+        EvaluationError: it is no picture.
+    """
+    from PIL import Image, ImageOps
+
+    if not isinstance(picture, Image.Image):
+        raise EvaluationError(
+            f"{name} holds a {type(picture).__name__} where an image should be. "
+            "Name the column of the images."
+        )
+    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+def labels_in(picture: Any, space: LabelSpace, name: str) -> NDArray[np.uint8]:
+    """A label map in the indices of its space, 255 where nothing is to be scored.
+
+    Raises:
+        EvaluationError: it is no picture of one channel, or holds ids that the space has not.
+    """
+    return space.indices(ids_of(picture, name), name)
+
+
+def ids_of(picture: Any, name: str) -> Labels:
+    """What a label map holds: palette images by index, grey ones by value.
+
+    Raises:
+        EvaluationError: it is no picture of one channel.
+    """
+    from PIL import Image
+
+    if isinstance(picture, Image.Image):
+        if picture.mode in ("L", "P", "1", "I", "I;16", "I;16B"):
+            values = np.asarray(picture)
+            return values.astype(np.uint8) if picture.mode == "1" else values
+        raise EvaluationError(
+            f"{name}: the label map is a picture of mode {picture.mode}, not one id per pixel. "
+            "Name the column or folder of the labels; colours are not read back to labels."
+        )
+    if isinstance(picture, list | np.ndarray):
+        values = np.asarray(picture)
+        if values.ndim == 2 and values.dtype.kind in "iub":
+            return values
+    raise EvaluationError(
+        f"{name} holds a {type(picture).__name__} where a label map should be. "
+        "Name the column of the labels."
+    )
+
+
+def panoptic_of(
+    picture: Any, segments: Sequence[Mapping[str, Any]], space: LabelSpace, name: str
+) -> Panoptic:
+    """A panoptic map as COCO stores it: id = R + 256 G + 65536 B, and a list of what each is.
+
+    Raises:
+        EvaluationError: map and list disagree, or a category is not in the space.
+    """
+    from PIL import Image
+
+    if not isinstance(picture, Image.Image):
+        raise EvaluationError(
+            f"{name} holds a {type(picture).__name__} where a panoptic map "
+            "should be. Name its column."
+        )
+    if picture.mode == "RGB":
+        channels = np.asarray(picture).astype(np.int32)
+        ids = channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
+    else:
+        ids = ids_of(picture, name).astype(np.int32)
+    return panoptic_from(ids, segments, space, name)
+
+
+def panoptic_from(
+    ids: NDArray[np.int32], segments: Sequence[Mapping[str, Any]], space: LabelSpace, name: str
+) -> Panoptic:
+    """A map of ids and its list of segments, in the label space; unscored categories are void.
+
+    Raises:
+        EvaluationError: map and list disagree, or a category is not in the space.
+    """
+    kept, dropped = [], []
+    for entry in segments:
+        try:
+            number, category = int(entry["id"]), int(entry["category_id"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise EvaluationError(
+                f"{name}: a segment without id and category_id. Correct the annotations."
+            ) from error
+        index = int(space.indices(np.array([category]), name)[0])
+        if index == IGNORED:
+            dropped.append(number)
+        else:
+            kept.append(Segment(number, index, bool(entry.get("iscrowd", 0))))
+    listed = {segment.id for segment in kept} | set(dropped) | {0}
+    there = set(np.unique(ids).tolist())
+    if foreign := sorted(there - listed):
+        raise EvaluationError(
+            f"{name}: the panoptic map has the segment {foreign[0]}, which its JSON does not list. "
+            "Get both from one release."
+        )
+    if missing := sorted({segment.id for segment in kept} - there):
+        raise EvaluationError(
+            f"{name}: the JSON lists the segment {missing[0]}, which the panoptic map does not "
+            "have. Get both from one release."
+        )
+    if dropped:
+        ids = np.where(np.isin(ids, dropped), 0, ids).astype(np.int32)
+    return Panoptic(ids, tuple(kept))

@@ -1,0 +1,182 @@
+"""Scores of several models side by side: as JSON, as a table, as HTML in a notebook."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lwmm_hub.display import one_line
+from lwmm_hub.evaluation.data_sets import DataSet
+from lwmm_hub.evaluation.values import Scores
+
+# field of `Scores` -> what to call it; all are fractions that are shown as percent
+OVERALL = {
+    "miou": "mIoU",
+    "miou16": "mIoU, 16 classes",
+    "miou13": "mIoU, 13 classes",
+    "frequency_weighted_iou": "IoU by frequency",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean class accuracy",
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "pq_things": "PQ of things",
+    "pq_stuff": "PQ of stuff",
+    "accuracy": "accuracy",
+    "known_accuracy": "accuracy of known classes",
+    "unknown_accuracy": "accuracy of unknown",
+    "h_score": "H-score",
+    "map50": "mAP at IoU 0.5",
+    "map": "mAP",
+}
+PER_CLASS = {
+    "iou": "IoU",
+    "pq_per_class": "PQ",
+    "ap_per_class": "AP",
+}
+_COST = {"images_per_second": "images per second", "peak_memory_mb": "peak memory, MB"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of several models on the same images; the first model is compared with.
+
+    Attributes:
+        dataset: what was looked at, as the JSON has it.
+        names: of the models, each once.
+        scores: one for each.
+        notes: what a reader has to know, one line each.
+        speed: name -> seconds for one image, where it was measured.
+    """
+
+    dataset: Mapping[str, Any]
+    names: tuple[str, ...]
+    scores: tuple[Scores, ...]
+    notes: tuple[str, ...] = ()
+    speed: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `lwmm-hub evaluate --json` prints."""
+        models = []
+        for name, scores in zip(self.names, self.scores, strict=True):
+            model = scores.to_dict()
+            if name in self.speed:
+                first = self.speed[self.names[0]]
+                model["seconds_per_image"] = self.speed[name]
+                model["relative_cost"] = self.speed[name] / first
+            models.append(model)
+        return {
+            "version": 1,
+            "dataset": dict(self.dataset),
+            "models": models,
+            "notes": list(self.notes),
+        }
+
+    def rows(self) -> list[tuple[str, list[float | None], bool]]:
+        """(what, one value per model, whether it is a percentage), classes last."""
+        found: list[tuple[str, list[float | None], bool]] = []
+        for name, title in OVERALL.items():
+            values = [getattr(scores, name) for scores in self.scores]
+            if any(value is not None for value in values):
+                found.append((title, values, True))
+        for name, title in _COST.items():
+            values = [getattr(scores, name) for scores in self.scores]
+            if any(value is not None for value in values):
+                found.append((title, values, False))
+        if self.speed:
+            seconds: list[float | None] = [self.speed.get(name) for name in self.names]
+            first = self.speed[self.names[0]]
+            found.append(("seconds per image", seconds, False))
+            cost = [None if s is None else s / first for s in seconds]
+            found.append(("relative cost", cost, False))
+        for name, title in PER_CLASS.items():
+            tables = [getattr(scores, name) or {} for scores in self.scores]
+            for label in dict.fromkeys(label for table in tables for label in table):
+                values = [table.get(label) for table in tables]
+                found.append((f"{title} {label}", values, True))
+        return found
+
+    def text(self, color: bool = False) -> str:
+        """The table for a terminal: percent, differences to the first model, the best in bold."""
+        header = ["", *map(one_line, self.names)]
+        lines = [header]
+        bold: list[set[int]] = [set()]
+        for what, values, percent in self.rows():
+            lines.append([one_line(what), *_cells(values, percent)])
+            bold.append(_best(values) if percent else set())
+        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+        shown = []
+        for line, best in zip(lines, bold, strict=True):
+            cells = [line[0].ljust(widths[0])]
+            for i, cell in enumerate(line[1:]):
+                padded = cell.rjust(widths[i + 1])
+                if i in best:
+                    padded = f"\x1b[1m{padded}\x1b[0m" if color else padded
+                cells.append(padded)
+            shown.append("  ".join(cells).rstrip())
+        images = self.dataset.get("images")
+        where = one_line(str(self.dataset.get("reference")))
+        split = f" ({one_line(str(self.dataset['split']))})" if self.dataset.get("split") else ""
+        title = f"{where}{split}, {images} images, labels {self.dataset.get('label_space')}"
+        notes = [f"note: {one_line(note)}" for note in self.notes]
+        return "\n".join([title, "", *shown, *(["", *notes] if notes else [])])
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook."""
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
+        body = []
+        for what, values, percent in self.rows():
+            best = _best(values) if percent else set()
+            cells = "".join(
+                f"<td style='text-align:right'>{'<b>' if i in best else ''}{html.escape(cell)}"
+                f"{'</b>' if i in best else ''}</td>"
+                for i, cell in enumerate(_cells(values, percent))
+            )
+            body.append(f"<tr><td>{html.escape(what)}</td>{cells}</tr>")
+        return f"<table><tr><th></th>{head}</tr>{''.join(body)}</table>"
+
+
+def describe_data(data: DataSet, images: int) -> dict[str, Any]:
+    """A data set as the JSON has it."""
+    return {
+        "reference": data.reference,
+        "revision": data.revision,
+        "split": data.split,
+        "images": images,
+        "label_space": data.space.name,
+    }
+
+
+def _cells(values: Sequence[float | None], percent: bool) -> list[str]:
+    """One cell per model; behind the first, the difference to it."""
+    cells = []
+    first = values[0]
+    for i, value in enumerate(values):
+        if value is None or math.isnan(value):
+            cells.append("-")
+        elif not percent:
+            cells.append(f"{value:.3g}" if value < 100 else f"{value:.0f}")
+        elif i and first is not None and not math.isnan(first):
+            cells.append(f"{100 * value:.1f} ({100 * (value - first):+.1f})")
+        else:
+            cells.append(f"{100 * value:.1f}")
+    return cells
+
+
+def _best(values: Sequence[float | None]) -> set[int]:
+    """Which models have the highest value, as far as it is shown; nobody where all have."""
+    shown = {
+        i: round(100 * value, 1)
+        for i, value in enumerate(values)
+        if value is not None and not math.isnan(value)
+    }
+    if len(set(shown.values())) < 2:
+        return set()
+    top = max(shown.values())
+    return {i for i, value in shown.items() if value == top}

@@ -1,0 +1,267 @@
+"""Tensors that follow their module: biases, norms and statistics say little by their values.
+
+A module is followed where all that is known of it leads to one module of the donor. Norm layers
+that own no matrix are found beside the modules that do: in the same container, or in the
+same gap of two files that keep the order of registration. Of several that look alike their values
+choose, among those few; what could be two things is left unmatched.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lwmm_hub.checkpoint import MERGEABLE, Checkpoint, TensorEntry
+from lwmm_hub.inferring.comparing import assign, centred_cosines, needed_cosine
+from lwmm_hub.key_map import OpenKeys
+
+_Shape = tuple[int, ...]
+_Signature = tuple[tuple[str, _Shape], ...]
+
+# what other frameworks call a parameter of a norm layer
+COMMON_RENAMES = {
+    "beta": "bias",
+    "gamma": "weight",
+    "moving_mean": "running_mean",
+    "moving_var": "running_var",
+    "moving_variance": "running_var",
+}
+
+
+def module_and_leaf(key: str) -> tuple[str, str]:
+    """The module of a key, and its last name as torch has it.
+
+    >>> module_and_leaf("stem.norm.gamma")
+    ('stem.norm', 'weight')
+    """
+    module, _, leaf = key.rpartition(".")
+    return module, COMMON_RENAMES.get(leaf, leaf)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One file: its modules in file order, and what of them is open."""
+
+    checkpoint: Checkpoint
+    modules: Mapping[str, tuple[str, ...]]  # module -> float keys
+    open: Mapping[str, tuple[str, ...]]  # module -> open keys of fewer than two dimensions
+    norms: frozenset[str]  # modules without a matrix, of which everything is open
+    sorted: bool  # alphabetical: such a file keeps no order of its own
+
+    @property
+    def entries(self) -> Mapping[str, TensorEntry]:
+        """Key -> entry, in file order."""
+        return self.checkpoint.entries
+
+    def leaves(self, module: str) -> list[tuple[str, _Shape, str]]:
+        """Last name, shape and key of a module's floats, by last name."""
+        return sorted(
+            (module_and_leaf(k)[1], self.entries[k].shape, k) for k in self.modules[module]
+        )
+
+    def signature(self, module: str) -> _Signature:
+        """Last names and shapes of a module's floats."""
+        return tuple((leaf, shape) for leaf, shape, _ in self.leaves(module))
+
+
+def _side(checkpoint: Checkpoint, open_keys: Sequence[str]) -> _Side:
+    entries = checkpoint.entries
+    is_open = set(open_keys)
+    modules: dict[str, list[str]] = {}
+    for key, entry in entries.items():
+        if entry.dtype in MERGEABLE:
+            modules.setdefault(module_and_leaf(key)[0], []).append(key)
+    small = {
+        module: tuple(k for k in keys if k in is_open and len(entries[k].shape) < 2)
+        for module, keys in modules.items()
+    }
+    floats = [key for keys in modules.values() for key in keys]
+    return _Side(
+        checkpoint,
+        {module: tuple(keys) for module, keys in modules.items()},
+        small,
+        frozenset(module for module, keys in modules.items() if len(small[module]) == len(keys)),
+        floats == sorted(floats),
+    )
+
+
+def follow(
+    open_keys: OpenKeys,
+    anchor: Checkpoint,
+    donor: Checkpoint,
+    named: Iterable[tuple[str, str]],
+    valued: Mapping[str, str],
+) -> dict[str, tuple[str, str]]:
+    """The anchor's open key -> the donor's, and the anchor's key that it follows.
+
+    Args:
+        open_keys: what names leave over.
+        anchor: whose keys follow.
+        donor: whose keys are followed.
+        named: pairs of keys that names match.
+        valued: pairs of keys that their values match.
+    """
+    mine, theirs = _side(anchor, open_keys.anchor), _side(donor, open_keys.donor)
+    leaders: dict[str, str] = {}  # module -> the key whose values speak for it
+    for key in valued:
+        leaders.setdefault(module_and_leaf(key)[0], key)
+    partners = _one_to_one(
+        (module_and_leaf(a)[0], module_and_leaf(b)[0]) for a, b in (*named, *valued.items())
+    )
+    for rule in (_in_containers, _in_gaps):
+        for module, (other, neighbours) in rule(mine, theirs, dict(partners)).items():
+            leader = next((leaders[near] for near in neighbours if near in leaders), None)
+            if leader is not None and other not in partners.values():
+                partners[module] = other
+                leaders[module] = leader
+    return {
+        a: (b, leaders[module])
+        for module, other in partners.items()
+        if module in leaders
+        for a, b in _leaves(mine, module, theirs, other)
+    }
+
+
+def _one_to_one(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The pairs whose left side meets one right side only, and the other way round."""
+    unique = list(dict.fromkeys(pairs))
+    left, right = Counter(a for a, _ in unique), Counter(b for _, b in unique)
+    return {a: b for a, b in unique if left[a] == right[b] == 1}
+
+
+def _leaves(mine: _Side, module: str, theirs: _Side, other: str) -> list[tuple[str, str]]:
+    """The small tensors of two matched modules: by last name, else by a shape that is unique."""
+    a = {module_and_leaf(key)[1]: key for key in mine.open.get(module, ())}
+    b = {module_and_leaf(key)[1]: key for key in theirs.open.get(other, ())}
+    shapes_a = {leaf: mine.entries[key].shape for leaf, key in a.items()}
+    shapes_b = {leaf: theirs.entries[key].shape for leaf, key in b.items()}
+    pairs = [(a[leaf], b[leaf]) for leaf in a if leaf in b and shapes_a[leaf] == shapes_b[leaf]]
+    rest_a = {leaf: shape for leaf, shape in shapes_a.items() if leaf not in b and shape}
+    rest_b = {leaf: shape for leaf, shape in shapes_b.items() if leaf not in a and shape}
+    for leaf, shape in rest_a.items():
+        same = [candidate for candidate, its in rest_b.items() if its == shape]
+        if len(same) == 1 == list(rest_a.values()).count(shape):
+            pairs.append((a[leaf], b[same[0]]))
+    return pairs
+
+
+def _in_containers(
+    mine: _Side, theirs: _Side, known: Mapping[str, str]
+) -> dict[str, tuple[str, list[str]]]:
+    """Norm layers of containers that correspond: what is matched in one lies in the other."""
+    containers = _one_to_one(
+        pair for a, b in known.items() for pair in zip(_above(a), _above(b), strict=False)
+    )
+    near: dict[str, list[str]] = {}
+    for module in known:
+        for container in _above(module):
+            near.setdefault(container, []).append(module)
+    taken = set(known.values())
+    found = {}
+    for container, other in containers.items():
+        a = [m for m in mine.norms if m not in known and _parent(m) == container]
+        b = [m for m in theirs.norms if m not in taken and _parent(m) == other]
+        for module, partner in _same_signature(mine, sorted(a), theirs, sorted(b)).items():
+            found[module] = (partner, near[container])
+    return found
+
+
+def _in_gaps(
+    mine: _Side, theirs: _Side, known: Mapping[str, str]
+) -> dict[str, tuple[str, list[str]]]:
+    """Norm layers alone between two matched modules that are neighbours likewise in the donor.
+
+    Only where both files keep the order of registration; the ends of a file are no neighbours.
+    """
+    if mine.sorted or theirs.sorted:
+        return {}
+    order, others = list(mine.modules), list(theirs.modules)
+    place = {module: i for i, module in enumerate(others)}
+    matched = [i for i, module in enumerate(order) if module in known]
+    found = {}
+    for left, right in itertools.pairwise(matched):
+        gap = order[left + 1 : right]
+        start, end = place[known[order[left]]], place[known[order[right]]]
+        their_gap = others[start + 1 : end]
+        if not (gap and their_gap and mine.norms.issuperset(gap)):
+            continue
+        if theirs.norms.issuperset(their_gap) and len(gap) == len(their_gap):
+            for module, partner in _same_signature(mine, gap, theirs, their_gap).items():
+                found[module] = (partner, [order[left], order[right]])
+    return found
+
+
+def _same_signature(
+    mine: _Side, modules: Sequence[str], theirs: _Side, others: Sequence[str]
+) -> dict[str, str]:
+    """Modules paired by last names and shapes of what they hold.
+
+    Where several look alike their own last names decide, else their values.
+    """
+    groups: dict[_Signature, tuple[list[str], list[str]]] = {}
+    for module in modules:
+        groups.setdefault(mine.signature(module), ([], []))[0].append(module)
+    for other in others:
+        groups.setdefault(theirs.signature(other), ([], []))[1].append(other)
+    found = {}
+    for a, b in groups.values():
+        names = {_last(other): other for other in b}
+        if len(a) == len(b) == 1:
+            found[a[0]] = b[0]
+        elif len(a) == len(b) == len(names) and {_last(m) for m in a} == names.keys():
+            found |= {module: names[_last(module)] for module in a}
+        elif a and b:
+            found |= _most_alike(mine, a, theirs, b)
+    return found
+
+
+def _most_alike(
+    mine: _Side, modules: Sequence[str], theirs: _Side, others: Sequence[str]
+) -> dict[str, str]:
+    """Norm layers of one signature, a few neighbours, by the mean cosine of what they hold.
+
+    Of equally many on both sides the last one needs no cosine.
+    """
+    a, b = ([side.leaves(m) for m in ms] for side, ms in ((mine, modules), (theirs, others)))
+    cosines = [
+        centred_cosines(
+            mine.checkpoint,
+            [leaves[i][2] for leaves in a],
+            theirs.checkpoint,
+            [leaves[i][2] for leaves in b],
+        )
+        for i in range(len(a[0]))
+    ]
+    elements = sum(mine.entries[key].elements for _, _, key in a[0])
+    pairs, _ = assign(np.mean(cosines, axis=0), needed_cosine(elements))
+    found = {modules[pair.mine]: others[pair.theirs] for pair in pairs}
+    if len(modules) == len(others) == len(found) + 1:
+        (last,) = set(modules) - found.keys()
+        (other,) = set(others) - set(found.values())
+        found[last] = other
+    return found
+
+
+def _above(module: str) -> list[str]:
+    """The containers of a module, from the innermost to the whole model.
+
+    >>> _above("stages.0.conv")
+    ['stages.0', 'stages', '']
+    """
+    found = []
+    while module:
+        module = _parent(module)
+        found.append(module)
+    return found
+
+
+def _parent(module: str) -> str:
+    return module.rpartition(".")[0]
+
+
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]

@@ -1,0 +1,203 @@
+"""Every table against the transformers classes it stands for: all keys named, in traced order.
+
+The order of a table is that of the last use in the forward pass. Where two classes of one family
+run their modules in unlike orders, the table follows one of them and `DIFFERENCES` names the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+import test_tracing
+from test_tracing import (
+    BEIT,
+    CONVNEXT,
+    DETR,
+    DINOV2,
+    MOBILEVIT,
+    ONEFORMER,
+    STAGES,
+    SWIN,
+    VIT,
+    ZOO,
+    Config,
+    in_upernet,
+    on,
+    spellings,
+)
+
+from lwmm_hub.checkpoint import TensorEntry
+from lwmm_hub.families import TABLES
+from lwmm_hub.key_map import NamedKeys, name_keys
+from lwmm_hub.tracing import TracedArchitecture, trace_architecture
+
+DINOV3: Config = {**VIT, "model_type": "dinov3_vit", "intermediate_size": 32}
+EOMT: Config = {**VIT, "num_queries": 7, "num_blocks": 2, "num_upscale_blocks": 1}
+MOBILEVITV2: Config = {"model_type": "mobilevitv2", "width_multiplier": 0.25, "image_size": 64}
+SWINV2: Config = {**SWIN, "model_type": "swinv2"}
+UNET = {key: value for key, value in BEIT.items() if key != "out_indices"}
+MODELS: dict[str, Config] = {
+    **{name: config for name, (config, _, _) in ZOO.items()},
+    "UperNetForSemanticSegmentation: BEiT": in_upernet(
+        {**UNET, "model_type": "beit", "reshape_hidden_states": True}, 16
+    ),
+    "UperNetForSemanticSegmentation: DINOv2": in_upernet(DINOV2, 16),
+    "UperNetForSemanticSegmentation: Swin V2": in_upernet(SWINV2, 48),
+    "SwinModel": SWIN,
+    "SwinBackbone": {**SWIN, "out_features": STAGES},
+    "Swinv2ForImageClassification": SWINV2,
+    "MaskFormerSwinModel": {**SWIN, "model_type": "maskformer-swin"},
+    "ConvNextForImageClassification": CONVNEXT,
+    "ConvNextV2ForImageClassification": {**CONVNEXT, "model_type": "convnextv2"},
+    "ViTModel": {**VIT, "model_type": "vit"},
+    "DeiTForImageClassificationWithTeacher": {**VIT, "model_type": "deit"},
+    "BeitModel": {**UNET, "model_type": "beit", "use_shared_relative_position_bias": True},
+    "Data2VecVisionForImageClassification": {**BEIT, "model_type": "data2vec-vision"},
+    "Dinov2WithRegistersForImageClassification": {**DINOV2, "model_type": "dinov2_with_registers"},
+    "Dinov2ForImageClassification: giant": {**DINOV2, "use_swiglu_ffn": True},
+    "Dinov2Backbone": {**DINOV2, "out_features": STAGES},
+    "EomtForUniversalSegmentation: giant": {**EOMT, "model_type": "eomt", "use_swiglu_ffn": True},
+    "DINOv3ViTModel": DINOV3,
+    "DINOv3ViTModel: gated": {**DINOV3, "use_gated_mlp": True},
+    "DINOv3ViTBackbone": {**DINOV3, "out_features": STAGES},
+    "EomtDinov3ForUniversalSegmentation": {
+        **EOMT,
+        "model_type": "eomt_dinov3",
+        "intermediate_size": 32,
+    },
+    "MobileNetV2ForImageClassification": ZOO["MobileNetV2ForSemanticSegmentation"][0],
+    "MobileViTForImageClassification": MOBILEVIT,
+    "MobileViTV2ForImageClassification": MOBILEVITV2,
+    "MobileViTV2ForSemanticSegmentation": MOBILEVITV2,
+    "DetrForObjectDetection": {"model_type": "detr", **DETR},
+}
+
+# tables of other tests, and what no table needs to know
+RESNET = "embedder.embedder"
+ALONE = ("classifier.", "cls_classifier.", "distillation_classifier.")
+CONSTANTS = ("criterion.empty_weight", "attn_mask_probs")
+
+# class[: variant] -> layers (a part of their name) that a table places otherwise than the class
+DIFFERENCES: dict[str, tuple[str, ...]] = {
+    # the table follows BEiT, which adds its positions before the block's norm
+    "Data2VecVisionForSemanticSegmentation": ("attn.relative_position_bias",),
+    "Data2VecVisionForImageClassification": ("attn.relative_position_bias",),
+    # the table follows ViT, whose query comes first
+    "DPTForSemanticSegmentation": (".attn.q", "fusion.0."),
+    "DPTForDepthEstimation: hybrid": (".attn.q", "fusion.0."),
+    # the first fusion layer has a branch that never runs
+    "DPTForDepthEstimation: DINOv2": ("fusion.0.",),
+    # queries enter between two blocks of the backbone
+    "EomtForUniversalSegmentation": ("query",),
+    "EomtForUniversalSegmentation: giant": ("query",),
+    "EomtDinov3ForUniversalSegmentation": ("query",),
+    # what it shares with Mask2Former is a table of its own, before OneFormer's
+    "OneFormerForUniversalSegmentation": ("task_mlp", "criterion"),
+    # last used before the last block, but by every block
+    "ConditionalDetrForSegmentation": ("query_scale",),
+}
+
+
+def entries(keys: list[str]) -> dict[str, TensorEntry]:
+    """Tensors whose first axis can be split into two and three."""
+    return {key: TensorEntry(key, "F32", (6, 2), "file", 0) for key in keys}
+
+
+@functools.cache
+def traced(name: str) -> tuple[tuple[list[str], TracedArchitecture], ...]:
+    """Keys as transformers writes them and as it keeps them, each with what tracing gives."""
+    if name in ZOO:
+        old, new, architecture = test_tracing.traced_zoo(name)
+    else:
+        config = config_of(name)
+        old, new = spellings(config)
+        architecture = trace_architecture(config, old)
+    if old == new:
+        return ((old, architecture),)
+    return ((old, architecture), (new, trace_architecture(config_of(name), new)))
+
+
+def config_of(name: str) -> Config:
+    config = {**MODELS[name], "architectures": [name.partition(":")[0]]}
+    return dict(json.loads(json.dumps(config)))
+
+
+def layers(named: NamedKeys) -> list[tuple[str, str]]:
+    """(layer, one of its keys) in the order of the tables."""
+    found: dict[str, tuple[tuple[object, ...], str]] = {}
+    for name, source in named.sources.items():
+        if name in named.tables:
+            table = named.tables[name]
+            layer = name.rpartition(".")[0]
+            rank = (not table.backbone, TABLES.index(table), *(table.rank(layer) or ()))
+            found.setdefault(layer, (rank, source.key))
+    return [(layer, key) for layer, (_, key) in sorted(found.items(), key=lambda item: item[1][0])]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tables_name_every_key_in_the_order_of_the_forward_pass(name: str) -> None:
+    for keys, architecture in traced(name):
+        named = name_keys(entries(keys))
+        known = {source.key for name, source in named.sources.items() if name in named.tables}
+        left = set(keys) - known - set(named.dead)
+        tabled = [key for key in left if RESNET not in key and "encoder.stages" not in key]
+        assert [key for key in tabled if not key.startswith((*ALONE, *CONSTANTS))] == []
+        assert set(named.dead) == unused_norm(name, keys)
+
+        backbones = [table for table in named.found if table.backbone]
+        assert len(backbones) == (0 if any(RESNET in key for key in left) else 1)
+        if name in ZOO and backbones:
+            mine = {named.tables.get(n) in backbones for n, s in named.sources.items()
+                    if s.key in architecture.backbone}  # fmt: skip
+            assert mine == {True}
+
+        ours = [(layer, architecture.ranks[key]) for layer, key in layers(named)]
+        other = DIFFERENCES.get(name, ())
+        ranks = [rank for layer, rank in ours if not any(part in f"{layer}." for part in other)]
+        assert ranks == sorted(ranks)
+        if other:
+            every = [rank for _, rank in ours]
+            assert every != sorted(every), "no difference any more"
+
+
+def unused_norm(name: str, keys: list[str]) -> set[str]:
+    """The final norm of a Swin that is a backbone: run, and never looked at."""
+    if name.startswith("Swin") and name != "SwinBackbone":
+        return set()
+    ends = ("swin.layernorm", "encoder.model.layernorm")
+    return {key for key in keys if key.rpartition(".")[0].endswith(ends)}
+
+
+def test_every_backbone_and_head_is_met_by_a_model() -> None:
+    met = {
+        (table.name, named.dialects[table.name])
+        for name in MODELS
+        for keys, _ in traced(name)
+        for named in [name_keys(entries(keys))]
+        for table in named.found
+    }
+    transformers = {
+        (table.name, dialect.name)
+        for table in TABLES
+        for dialect in table.dialects
+        if dialect.name.startswith(("transformers", "EoMT"))
+    }
+    assert transformers - met == {("dinov2", "EoMT, giant on disk")}  # written by transformers 4
+
+
+@pytest.mark.parametrize("name", ["UperNetForSemanticSegmentation: Swin", "Dinov2Model"])
+def test_both_spellings_have_the_same_layers(name: str) -> None:
+    (old, _), (new, _) = traced(name)
+    mine, theirs = name_keys(entries(old)), name_keys(entries(new))
+    assert [layer for layer, _ in layers(mine)] == [layer for layer, _ in layers(theirs)]
+
+
+def test_the_text_mapper_of_oneformers_training_is_a_part_of_its_head() -> None:
+    training = {"is_training": True, "text_encoder_width": 128}
+    config = {**ONEFORMER, **on(SWIN), **training}
+    keys, _ = spellings({**config, "architectures": ["OneFormerForUniversalSegmentation"]})
+    named = name_keys(entries(keys))
+    assert any("text_mapper" in key for key in keys)
+    assert set(named.sources) == set(named.tables)
