@@ -368,8 +368,9 @@ ANCHORS = [
     if dialect != "4.57" or name in OLDER_FILES
 ]
 
-# 5.23 itself finds these in files of 4.57 and does not know them, merged or not
-UNEXPECTED_IN_OLDER_FILES = {"mask2former-swin", "oneformer-swin"}
+# What 5.23 says when it reads files of 4.57 with these classes, merged or not: it knows no index
+# buffers there, and misses the norm that it makes and does not use. Elsewhere it ignores both.
+OF_OLDER_FILES = {"mask2former-swin", "oneformer-swin"}
 
 
 def loading_info(filed: Filed, folder: Path) -> dict[str, Any]:
@@ -411,8 +412,10 @@ def test_the_result_has_the_anchors_keys_and_loads(
             info = loading_info(anchor, tmp_path / "merged")
     else:
         info = loading_info(anchor, tmp_path / "merged")
-    if dialect == "4.57" and name in UNEXPECTED_IN_OLDER_FILES:
-        assert set(info) == {"unexpected_keys"}
+    if dialect == "4.57" and name in OF_OLDER_FILES:
+        unused = {p for role, p in anchor.built.backbone.items() if role.startswith(UNUSED)}
+        assert set(info) == {"missing_keys", "unexpected_keys"}
+        assert set(info["missing_keys"]) == unused
         assert all(key.endswith(".relative_position_index") for key in info["unexpected_keys"])
     else:
         assert info == {}
@@ -458,7 +461,7 @@ def test_layers_come_in_the_order_of_their_last_use(name: str, dialect: Dialect,
     found = [{when[role] for role in layer} for layer in layers]
     assert all(len(times) == 1 for times in found)  # weight, bias and statistics of one module
     times = [moment for layer in found for moment in layer]
-    assert times == sorted(set(times))
+    assert times == sorted(times)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -554,13 +557,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 # (panoptic x semantic, panoptic x instance, semantic x instance): keys merged and kept, both ways
 COUNTS: dict[tuple[str, bool], tuple[tuple[int, int], ...]] = {
-    ("tiny", False): ((555, 1), (553, 3), (553, 3)),
+    ("tiny", False): ((553, 3), (551, 5), (551, 5)),
     ("tiny", True): ((553, 13), (551, 15), (551, 15)),
-    ("small", False): ((759, 1), (757, 3), (757, 3)),
+    ("small", False): ((757, 3), (755, 5), (755, 5)),
     ("small", True): ((757, 25), (755, 27), (755, 27)),
-    ("base", False): ((759, 1), (757, 3), (757, 3)),
+    ("base", False): ((757, 3), (755, 5), (755, 5)),
     ("base", True): ((757, 25), (755, 27), (755, 27)),
-    ("large", False): ((757, 3), (757, 3), (755, 5)),
+    ("large", False): ((755, 5), (755, 5), (753, 7)),
     ("large", True): ((755, 27), (755, 27), (753, 29)),
 }
 
@@ -582,7 +585,9 @@ def test_whole_models_of_one_class_merge_across_tasks(
         other_queries = queries[list(TASKS).index(first)] != queries[list(TASKS).index(second)]
         index = {key for key in kept[0] if key.endswith(".relative_position_index")}
         assert len(index) == (sum(SIZES[size][1]) if older else 0)
-        assert set(kept[0]) - index == {
+        unused = {key for key in kept[0] if ".swin.layernorm." in key}
+        assert len(unused) == (0 if older else 2)
+        assert set(kept[0]) - index - unused == {
             "criterion.empty_weight",
             *(["class_predictor.weight", "class_predictor.bias"] if classes else []),
             *(QUERIES if other_queries else []),

@@ -92,6 +92,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 # what names a model in a folder of two stages
 QUERIES = {
     "CoNMix R50-ViT": "?stage=source",
+    "CoNMix ResNet-50": "?stage=source",
     "CoNMix DeiT": "?stage=source",
 }
 
@@ -205,6 +206,8 @@ PAIRS = [
     Pair(0, "smp Unet", "FADA", 624, 520),
     Pair(0, "GLC", "GLC, 15 classes", 325, 271),
     Pair(0, "GLC", "torchvision ResNet-50", 318, 265),
+    Pair(0, "GLC", "CoNMix ResNet-50", 325, 271),
+    Pair(0, "CoNMix ResNet-50", "GLC", 325, 271),
     Pair(0, "transformers ResNet-50", "GLC", 318, 265),
     Pair(0, "MIC-det", "MIC-det teacher", 344, 339),
     Pair(0, "MIC-det", "torchvision ResNet-50", 265, 265),
@@ -389,7 +392,9 @@ def test_weight_norm_is_never_averaged_in_parts_and_the_plan_says_so(
         assert "weight norm" in why or (matching < 328 and "shape differs" in why)
 
 
-@pytest.mark.parametrize(("name", "counters"), [("CoNMix R50-ViT", 9), ("CoNMix DeiT", 1)])
+@pytest.mark.parametrize(
+    ("name", "counters"), [("CoNMix R50-ViT", 9), ("CoNMix ResNet-50", 54), ("CoNMix DeiT", 1)]
+)
 def test_two_runs_of_conmix_share_all_but_counters_and_weight_norm(
     name: str, counters: int, models: Models
 ) -> None:

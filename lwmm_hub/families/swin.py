@@ -86,7 +86,6 @@ _MICROSOFT = (
     ("norm{s}.*", "stage_norms.{s}.*"),
 )
 
-_UNUSED_NORM = "the backbone runs this norm and drops what it gives: it was never trained"
 _MASK = {"layers.{s}.blocks.{b}.attn_mask": "a constant of the window size"}
 
 _OLD_SIGNATURE = "encoder.layers.0.blocks.0.attention.self.relative_position_bias_table"
@@ -104,25 +103,29 @@ SWIN = Table(
             prefixes=("swin.", "backbone.", "model.pixel_level_module.encoder.", ""),
             signature=_OLD_SIGNATURE,
             rules=rules(*_OLD, _FINAL_NORM, _STAGE_NORMS),
-            dead={"swin.layernorm.*": _UNUSED_NORM},
+        ),
+        Dialect(
+            "transformers 5, backbone",
+            prefixes=("backbone.", "model.pixel_level_module.encoder.", ""),
+            signature=_OLD_SIGNATURE,
+            rules=rules(*_OLD, ("swin.layernorm.*", "norm.*"), _STAGE_NORMS),
+            beside=("swin.layernorm.weight",),
         ),
         Dialect(
             "transformers, MaskFormer",
             prefixes=("model.pixel_level_module.encoder.",),
             signature=f"model.{_OLD_SIGNATURE}",
             rules=rules(
-                *under("model.", "", *_OLD),
+                *under("model.", "", *_OLD, _FINAL_NORM),
                 ("hidden_states_norms.{s}.*", "maskformer_norms.{s}.*"),
             ),
-            dead={"model.layernorm.*": _UNUSED_NORM},
             beside=("hidden_states_norms.0.weight",),
         ),
         Dialect(
             "transformers, new names, backbone",
             prefixes=("backbone.", "model.pixel_level_module.encoder.", ""),
             signature=f"swin.{_NEW_SIGNATURE}",
-            rules=rules(*under("swin.", "", *_NEW), _STAGE_NORMS),
-            dead={"swin.layernorm.*": _UNUSED_NORM},
+            rules=rules(*under("swin.", "", *_NEW, _FINAL_NORM), _STAGE_NORMS),
             beside=("hidden_states_norms.stage4.weight",),
         ),
         Dialect(
@@ -210,9 +213,9 @@ SWINV2 = Table(
                         "attention.self.query",
                         "attention.self.key",
                         "attention.self.value",
+                        "attention.self",
                         "attention.self.continuous_position_bias_mlp.0",
                         "attention.self.continuous_position_bias_mlp.2",
-                        "attention.self",
                         "attention.output.dense",
                         "layernorm_before",
                         "intermediate.dense",
