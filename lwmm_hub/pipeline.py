@@ -220,7 +220,7 @@ def merge(
     if isinstance(anchor, MergePlan):
         if donors or options or weights is not None:
             raise UsageError("a plan holds its models and options: pass the plan alone.")
-        models, merge_options, kept = _models_of(anchor), anchor.options, None
+        models, merge_options, kept = models_of(anchor), anchor.options, None
         table = anchor.table
         if anchor.scope_decided:
             kept = tuple(model.kept_parts for model in anchor.models)
@@ -274,7 +274,7 @@ def _references(anchor: Reference, donors: Sequence[Reference]) -> list[ModelRef
     ]
 
 
-def _models_of(plan: MergePlan) -> list[ModelReference]:
+def models_of(plan: MergePlan) -> list[ModelReference]:
     """The plan's models, pinned to the commits that it was made from."""
     references = []
     for model in plan.models:

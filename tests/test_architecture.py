@@ -47,12 +47,13 @@ ROOMS = (
     "rerunning",
     "verifying",
     "converting",
+    "fitting",
     "cli",
 )
 ENTRANCES = {"__init__", "__main__"}  # below all rooms
 # What is heavy or reaches the network, and the only rooms that may ask for it.
 GUESTS = {
-    "torch": {"checkpoint", "tracing", "torch_files", "evaluation"},
+    "torch": {"checkpoint", "tracing", "torch_files", "evaluation", "fitting"},
     # a type in pipeline and converting
     "transformers": {"tracing", "loading", "evaluation", "pipeline", "converting"},
     "huggingface_hub": {"tracing", "resolving", "evaluation", "publishing", "verifying", "cli"},

@@ -63,19 +63,19 @@ def from_table(
             f"{reference} does not say what its columns are. Load it without streaming."
         )
     pictures = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
-    image = _choose(image_column, IMAGES, pictures, features, "image", reference)
+    image = choose_column(image_column, IMAGES, pictures, features, "image", reference)
     others = [name for name in pictures if name != image]
     task = task or _task_of(features, others, label_column)
     if task == "classification":
         classes = [n for n, kind in features.items() if type(kind).__name__ == "ClassLabel"]
-        label = _choose(label_column, MAPS, classes or list(features), features, "label", reference)
+        label = choose_column(label_column, MAPS, classes or list(features), features, "label", reference)
         read, names = _classification(label), getattr(features[label], "names", None)
     elif task == "detection":
         found = [n for n in OBJECTS if n in features]
-        label = _choose(label_column, OBJECTS, found, features, "label", reference)
+        label = choose_column(label_column, OBJECTS, found, features, "label", reference)
         read, names = _detection(label, features[label])
     elif task == "panoptic":
-        label = _choose(label_column, PANOPTIC, others, features, "label", reference)
+        label = choose_column(label_column, PANOPTIC, others, features, "label", reference)
         infos = [n for n in SEGMENTS if n in features]
         if not infos:
             raise EvaluationError(
@@ -85,7 +85,7 @@ def from_table(
         semantic = next((n for n in MAPS if n in others and n != label), None)
         read, names = _panoptic(label, infos[0], semantic), None
     else:
-        label = _choose(label_column, MAPS, others, features, "label", reference)
+        label = choose_column(label_column, MAPS, others, features, "label", reference)
         read, names = _semantic(label), None
     space = space or _space_of(names, reference)
     return DataSet(
@@ -117,21 +117,29 @@ def _rows(table: Any, start: int, step: int, reference: str) -> Iterator[tuple[i
     """Rows with their numbers; a picture that cannot be decoded is named."""
     if hasattr(table, "__getitem__") and hasattr(table, "__len__"):
         for number in range(start, len(table), step):
-            try:
-                row = table[number]
-            except (OSError, ValueError, SyntaxError) as error:  # PIL says SyntaxError of a PNG
-                raise EvaluationError(
-                    f"{reference}, row {number} cannot be decoded ({error}). Leave it out of the "
-                    "data set, or evaluate with --limit."
-                ) from error
-            yield number, row
+            yield number, row_of(table, number, reference)
         return
     for number, row in enumerate(table.skip(start) if start else table):
         if number % step == 0:
             yield start + number, row
 
 
-def _choose(
+def row_of(table: Any, number: int, reference: str) -> Any:
+    """One row of a table.
+
+    Raises:
+        EvaluationError: it cannot be decoded.
+    """
+    try:
+        return table[number]
+    except (OSError, ValueError, SyntaxError) as error:  # PIL says SyntaxError of a PNG
+        raise EvaluationError(
+            f"{reference}, row {number} cannot be decoded ({error}). Leave it out of the data set, "
+            "or evaluate with --limit."
+        ) from error
+
+
+def choose_column(
     wanted: str | None,
     usual: tuple[str, ...],
     possible: list[str],

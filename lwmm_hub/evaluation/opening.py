@@ -53,10 +53,10 @@ def open_data(
     if hasattr(source, "features") and hasattr(source, "__iter__"):
         return from_table(source, "a data set in memory", None, split, space, **columns)
     text = os.fspath(source)
-    layout, folder = _folder(text)
+    layout, folder = folder_of(text)
     if folder is not None:
         return _open_folder(folder, layout, split, space, columns)
-    table, commit, chosen = _from_hub(text, split, revision, streaming)
+    table, commit, chosen = table_from_hub(text, split, revision, streaming)
     if space is None:
         space = _space_beside(text, commit)
     return from_table(table, text, commit, chosen, space, **columns)
@@ -93,7 +93,7 @@ def space_from(content: Any, name: str) -> LabelSpace:
     return known_space(names) or custom_space(names)
 
 
-def _folder(text: str) -> tuple[str | None, Path | None]:
+def folder_of(text: str) -> tuple[str | None, Path | None]:
     """(layout or None, the folder), or (None, None) for what is on the Hub."""
     from lwmm_hub.evaluation.layouts import LAYOUTS
 
@@ -153,7 +153,7 @@ def choose_split(splits: list[str], wanted: str | None, name: str) -> str:
     )
 
 
-def _from_hub(
+def table_from_hub(
     name: str, split: str | None, revision: str | None, streaming: bool
 ) -> tuple[Any, str, str]:
     """(the table, its commit, its split)."""

@@ -120,7 +120,7 @@ class HubModel:
         self.options = options or InferenceOptions()
         self._predictor = Predictor.load(checkpoint.folder, self.options, self.name)
         self.map = (labels or LabelOptions()).match(self._predictor.labels, space, self.name)
-        self.identity = f"{_identity(checkpoint)} {self.options} {self.map.table.tobytes().hex()}"
+        self.identity = f"{identity_of_checkpoint(checkpoint)} {self.options} {self.map.table.tobytes().hex()}"
 
     @property
     def network(self) -> torch.nn.Module:
@@ -304,7 +304,7 @@ class Ensemble:
         return labels
 
 
-def _identity(checkpoint: Checkpoint) -> str:
+def identity_of_checkpoint(checkpoint: Checkpoint) -> str:
     """Tells a model from another one: its commit and files, or what the disk says of them."""
     if checkpoint.commit is not None:
         return f"{checkpoint.reference.location}@{checkpoint.commit}:{checkpoint.files}"
