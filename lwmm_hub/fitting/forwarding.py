@@ -116,7 +116,8 @@ def log_probabilities(given: Scores, grid: tuple[int, int]) -> Tensor:
 
     dense = given.dense() if isinstance(given, MaskScores) else given
     if dense.scores.shape[1:] == grid and dense.extent == grid:
-        scores = dense.scores.float()
+        wide = dense.scores.dtype == torch.float64
+        scores = dense.scores if wide else dense.scores.float()
     else:
         strips = [strip for _, strip in resized_strips(dense.scores, grid, dense.extent)]
         scores = torch.cat(strips, 1)

@@ -105,15 +105,7 @@ def live_states(
     Returns:
         Per model its tensors, those that it lacks being the anchor's; and tensors of the same
         shapes that hold the number of a group plus 1, or 0 where nothing is merged.
-
-    Raises:
-        UsageError: batch-norm statistics are merged by a rule that is not linear in the weights.
     """
-    if parents.plan.options.batch_norm == "moment":
-        raise UsageError(
-            "layer weights are fitted with batch-norm statistics merged linearly: leave "
-            "--batch-norm moment out."
-        )
     states = []
     for model in range(len(parents.checkpoints)):
         with tempfile.TemporaryDirectory(prefix="lwmm-fit-") as scratch:

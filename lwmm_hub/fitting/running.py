@@ -77,6 +77,11 @@ def fit_layer_weights(
         LwmmError: the plan's models cannot be opened.
     """
     chosen = _options(options)
+    if plan.options.batch_norm == "moment":
+        raise UsageError(
+            "layer weights are fitted with batch-norm statistics merged linearly: leave "
+            "--batch-norm moment out."
+        )
     data = open_images(images, split=split, revision=revision, column=image_column)
     numbers = data.chosen(chosen.limit)
     parents = open_parents(plan)

@@ -28,7 +28,7 @@ from lwmm_hub.fitting.forwarding import Image, Net, grid_of, log_probabilities
 if TYPE_CHECKING:
     from torch import Tensor
 
-UNSURE = 65535  # no confident label
+UNSURE = -1  # no confident label
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,29 @@ class Lesson:
     Attributes:
         image: its number.
         grid: (rows, columns) of the labels.
-        packed: uint16 labels of the anchor's classes, `UNSURE` elsewhere, compressed.
-        sure: how many are labels.
+        packed: uint8 labels of the anchor's classes (uint16 where there are over 256), compressed.
+        bits: which of them are confident, a bit each, compressed.
+        sure: how many are.
     """
 
     image: int
     grid: tuple[int, int]
     packed: bytes
+    bits: bytes
     sure: int
 
-    def labels(self) -> NDArray[np.uint16]:
-        """The labels, (rows, columns)."""
-        flat = np.frombuffer(zlib.decompress(self.packed), np.uint16)
-        return flat.reshape(self.grid)
+    def labels(self) -> NDArray[np.int64]:
+        """The likeliest class of each place, (rows, columns)."""
+        flat = zlib.decompress(self.packed)
+        count = self.grid[0] * self.grid[1]
+        dtype = np.uint8 if len(flat) == count else np.uint16
+        return np.frombuffer(flat, dtype).reshape(self.grid).astype(np.int64)
+
+    def confident(self) -> NDArray[np.int64]:
+        """The labels that count, `UNSURE` elsewhere."""
+        flat = np.frombuffer(zlib.decompress(self.bits), np.uint8)
+        sure = np.unpackbits(flat, count=self.grid[0] * self.grid[1]).astype(bool)
+        return np.where(sure.reshape(self.grid), self.labels(), UNSURE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +146,7 @@ def teach(
             ]
             confidence, label = ensemble(found, heard).max(0)
             sure = confidence >= threshold
-            labels = torch.where(sure, label, UNSURE).cpu().numpy().astype(np.uint16)
-        packed = zlib.compress(labels.tobytes(), 1)
-        yield Lesson(number, grid, packed, int(sure.sum()))
+        kind = np.uint8 if len(found) <= 256 else np.uint16
+        packed = zlib.compress(label.cpu().numpy().astype(kind).tobytes(), 1)
+        bits = zlib.compress(np.packbits(sure.cpu().numpy()).tobytes(), 1)
+        yield Lesson(number, grid, packed, bits, int(sure.sum()))

@@ -127,11 +127,11 @@ class Course:
     def _loss(self, lesson: Lesson, flip: bool) -> Tensor:
         import torch
 
-        image, labels = self._read(lesson.image), lesson.labels()
+        image, labels = self._read(lesson.image), lesson.confident()
         if flip:
             image, labels = np.ascontiguousarray(image[:, ::-1]), labels[:, ::-1]
         found = log_probabilities(self.live.scores(image, gradients=True), lesson.grid)
-        target = torch.from_numpy(labels.astype(np.int64)).to(found.device)
+        target = torch.from_numpy(labels.copy()).to(found.device)
         return torch.nn.functional.nll_loss(
             found[None],
             target[None],
@@ -141,17 +141,20 @@ class Course:
         )
 
     def agreement(self) -> float:
-        """The part of the teacher's confident labels that the network as it is gives, too."""
+        """The part of all pixels held back where the network as it is says what the teacher says.
+
+        Of all pixels, not of the confident ones: on these every reasonable blend agrees.
+        """
         import torch
 
-        right = sure = 0
+        right = seen = 0
         for lesson in self.held or self.taught:
             with torch.no_grad():
                 found = log_probabilities(self.live.scores(self._read(lesson.image)), lesson.grid)
             labels = lesson.labels()
             right += int((found.argmax(0).cpu().numpy() == labels).sum())
-            sure += lesson.sure
-        return right / sure
+            seen += labels.size
+        return right / seen
 
 
 def _class_weights(lessons: Sequence[Lesson], classes: int, power: float) -> Tensor | None:
@@ -162,7 +165,7 @@ def _class_weights(lessons: Sequence[Lesson], classes: int, power: float) -> Ten
         return None
     counts = np.zeros(classes)
     for lesson in lessons:
-        labels = lesson.labels()
+        labels = lesson.confident()
         counts += np.bincount(labels[labels != UNSURE], minlength=classes)
     there = counts > 0
     weights = np.where(there, np.maximum(counts, 1) ** -power, 0.0)
@@ -213,7 +216,7 @@ class Fit:
         if self.steps and not self.better:
             found.append(
                 "the fit found no layer weights that agree better with the teacher than those it "
-                f"started from ({self.before:.4f} of the confident pixels held back): these are "
+                f"started from ({self.before:.4f} of the pixels held back): these are "
                 "used unchanged."
             )
         return found
@@ -330,8 +333,8 @@ def _hopeless(fit: Fit, agreement: float, options: FitOptions) -> bool:
     assert fit.before is not None
     if agreement < fit.before - LOST:
         fit.ended = (
-            f"the fit diverged: after {fit.steps} steps {agreement:.3f} of the confident pixels "
-            f"held back agree with the teacher, {fit.before:.3f} at the start. A smaller lr may "
+            f"the fit diverged: after {fit.steps} steps {agreement:.3f} of the pixels held "
+            f"back agree with the teacher, {fit.before:.3f} at the start. A smaller lr may "
             "help."
         )
         return True
