@@ -70,6 +70,12 @@ def open_parents(plan: MergePlan) -> Parents:
     return Parents(decide(opened), opened.checkpoints, opened)
 
 
+def ramp_of(plan: MergePlan) -> str | None:
+    """The name of a plan's schedule, where nothing but its name is needed to draw it."""
+    curve = plan.options.curve
+    return curve.kind if curve == Schedule(curve.kind) and curve.kind != TABLE else None
+
+
 @dataclass(frozen=True)
 class Group:
     """Parameters that are made with the same weights.

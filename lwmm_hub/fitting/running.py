@@ -22,6 +22,7 @@ from lwmm_hub.fitting.parents import (
     load_own,
     load_transformers,
     open_parents,
+    ramp_of,
 )
 from lwmm_hub.fitting.teaching import Lesson, teach
 from lwmm_hub.fitting.training import Course, Fit, Progress, train
@@ -134,13 +135,30 @@ class _Library:
         return self._net(self._parents.checkpoints[0]), states, numbers
 
     def _net(self, checkpoint: Checkpoint) -> Net:
-        if checkpoint.folder is None or checkpoint.config is None:
-            raise EvaluationError(
-                f"{checkpoint.label} is a weight file without a config.json, so nobody knows which "
-                "network it is of. Convert it with 'lwmm-hub convert', or fit from Python with "
-                "predict=."
-            )
-        return LibraryNet(Predictor.load(checkpoint.folder, self._options, checkpoint.label))
+        return library_net(checkpoint, self._options)
+
+
+def library_nets(
+    checkpoints: Sequence[Checkpoint], window: tuple[int, int] | None, device: str | None
+) -> list[Net]:
+    """The networks of some models, as transformers loads them."""
+    options = InferenceOptions(device, window=window)
+    return [library_net(checkpoint, options) for checkpoint in checkpoints]
+
+
+def library_net(checkpoint: Checkpoint, options: InferenceOptions) -> Net:
+    """The network of a model, as transformers loads it.
+
+    Raises:
+        EvaluationError: its files do not say which class it is of.
+    """
+    if checkpoint.folder is None or checkpoint.config is None:
+        raise EvaluationError(
+            f"{checkpoint.label} is a weight file without a config.json, so nobody knows which "
+            "network it is of. Convert it with 'lwmm-hub convert', or fit from Python with "
+            "predict=."
+        )
+    return LibraryNet(Predictor.load(checkpoint.folder, options, checkpoint.label))
 
 
 class _Own:
@@ -281,6 +299,8 @@ def _origin(
         "agreement_before": fit.before,
         "agreement_after": fit.best,
     }
+    if options.start == "ramp" and (kind := ramp_of(course.plan)):
+        found["ramp"] = kind
     if own:
         found["predict"] = "a function of the user's"
     return found

@@ -36,6 +36,7 @@ class Course:
     Attributes:
         live: the network that is blended.
         blend: writes its weights.
+        plan: says where the weights start.
         start: the plan's layer weights, (layers, models).
         taught: lessons that are learned from.
         held: lessons that only tell when to stop.
@@ -63,6 +64,7 @@ class Course:
         import torch
 
         self.live, self.blend, self.options, self._read = live, blend, options, read
+        self.plan = plan
         self.start = torch.tensor([layer.weights for layer in plan.layers], dtype=torch.float64)
         models = self.start.shape[1]
         begin = self.start if options.start == "ramp" else torch.full_like(self.start, 1 / models)
