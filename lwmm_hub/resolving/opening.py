@@ -16,6 +16,7 @@ from lwmm_hub.resolving.choosing import check_shards
 # copies of one network in a training checkpoint (DAFormer, HRDA, MIC, EDAPS): prefix of the keys
 COPIES = {"student": "model.", "ema": "ema_model.", "imagenet": "imnet_model."}
 MAX_CONFIG = 10 << 20
+MAX_NAME = 512  # characters of a tensor's name; those of models have at most 200
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ def open_files(
             entries |= part.entries
         together = {name: reader for part in opened for name, reader in part.readers.items()}
         merged = replace(opened[0], entries=entries, readers=together)
+    longest = max(map(len, merged.entries), default=0)
+    if longest > MAX_NAME:
+        raise CheckpointError(
+            f"{label} has a tensor whose name has {longest} characters; at most {MAX_NAME} are "
+            "read. Rename it and save the model again."
+        )
     if index is not None:
         found = {merged.prefix + key: entry.file for key, entry in merged.entries.items()}
         check_shards(index, found, label, index_name)
