@@ -23,7 +23,9 @@ from lwmm_hub.recipe import recipe_of, write_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.relatedness import measure_relatedness, require_related
 from lwmm_hub.resolving import resolve
+from lwmm_hub.schedule import TABLE
 from lwmm_hub.untrained import find_untrained, untrained_warnings
+from lwmm_hub.weight_table import WeightTable, read_weights
 from lwmm_hub.writing import (
     MANIFEST,
     RECIPE,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Reference = str | os.PathLike[str] | ModelReference
+Weights = WeightTable | Mapping[str, Sequence[float]] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,15 @@ class _Opened:
     kept_parts: tuple[tuple[str, ...], ...] | None = None
     notes: tuple[str, ...] = ()
     pairs_sha256: str | None = None
+    table: WeightTable | None = None
 
 
 def plan(
-    anchor: Reference, *donors: Reference, check_weights: bool = False, **options: Any
+    anchor: Reference,
+    *donors: Reference,
+    check_weights: bool = False,
+    weights: Weights | None = None,
+    **options: Any,
 ) -> MergePlan:
     """Plan a merge from configs and headers; nothing is downloaded whole or written.
 
@@ -157,13 +165,17 @@ def plan(
         anchor: the model whose task, head and format the result keeps.
         *donors: the models merged into it.
         check_weights: also read the sample that decides about relatedness and scope.
+        weights: layer weights in numbers instead of a schedule: layer -> weights, the anchor's
+            first; or a file with such a table.
         **options: fields of `MergeOptions`.
 
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
     """
     references = _references(anchor, donors)
+    table = _table(weights, options)
     opened = open_models(references, _options(options), download=False, look=check_weights)
+    opened = replace(opened, table=table)
     if check_weights:
         return decide(opened)
     return plan_merge(
@@ -172,6 +184,7 @@ def plan(
         opened.options,
         warnings=_warnings(opened),
         lineage=lineage_of(opened.key_map, opened.checkpoints),
+        table=opened.table,
     )
 
 
@@ -183,6 +196,7 @@ def merge(
     threads: int | None = None,
     progress: Progress | None = None,
     tags: Sequence[str] = (),
+    weights: Weights | None = None,
     **options: Any,
 ) -> MergeResult:
     """Merge models, layer by layer, into a folder that loads like the anchor's.
@@ -195,6 +209,7 @@ def merge(
         threads: workers; the result does not depend on it.
         progress: called with the bytes made since the last call.
         tags: more tags for the card.
+        weights: layer weights in numbers instead of a schedule, as `plan` takes them.
         **options: fields of `MergeOptions`.
 
     Raises:
@@ -203,12 +218,14 @@ def merge(
     started = time.monotonic()
     folder = output_folder(output)
     if isinstance(anchor, MergePlan):
-        if donors or options:
+        if donors or options or weights is not None:
             raise UsageError("a plan holds its models and options: pass the plan alone.")
         models, merge_options, kept = _models_of(anchor), anchor.options, None
+        table = anchor.table
         if anchor.scope_decided:
             kept = tuple(model.kept_parts for model in anchor.models)
     else:
+        table = _table(weights, options)
         models, merge_options, kept = _references(anchor, donors), _options(options), None
     made = anchor if isinstance(anchor, MergePlan) else None
     return run_merge(
@@ -222,7 +239,21 @@ def merge(
         tags=tags,
         started=started,
         made=made,
+        table=table,
     )
+
+
+def _table(weights: Weights | None, options: dict[str, Any]) -> WeightTable | None:
+    """The table that is asked for; `options` then say so."""
+    if weights is None:
+        return None
+    options.setdefault("schedule", TABLE)
+    if isinstance(weights, WeightTable):
+        return weights
+    if isinstance(weights, Mapping):
+        rows = {str(layer): tuple(map(float, row)) for layer, row in weights.items()}
+        return WeightTable(rows, {"method": "table"})
+    return read_weights(Path(weights))
 
 
 def output_folder(output: str | os.PathLike[str]) -> Path:
@@ -309,6 +340,7 @@ def decide(opened: _Opened) -> MergePlan:
         (*_warnings(opened), *related, *untrained_warnings(untrained, opened.options.scope)),
         opened.kept_parts,
         lineage_of(key_map, opened.checkpoints, results),
+        opened.table,
     )
     if opened.pairs_sha256 not in (None, plan.pairs_sha256):
         raise VerificationError(
@@ -331,6 +363,7 @@ def run_merge(
     started: float,
     made: MergePlan | None = None,
     pairs_sha256: str | None = None,
+    table: WeightTable | None = None,
 ) -> MergeResult:
     """The whole line for opened references; `merge` and `merge_recipe` are this with other inputs.
 
@@ -346,17 +379,19 @@ def run_merge(
         started: `time.monotonic()` of the call.
         made: the plan that this must turn out to be.
         pairs_sha256: what values must match, as a checksum.
+        table: layer weights in numbers.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}: give a number from 1 on.")
     opened = open_models(models, options, download=False, pairs_sha256=pairs_sha256)
+    opened = replace(opened, table=table)
     inputs = [Path(m.location) for m in models if not m.on_hub]
     inputs += [
         r.path for c in opened.checkpoints for r in c.readers.values() if isinstance(r, LocalFile)
     ]
     check_output(output, overwrite, inputs, written_bytes(opened.checkpoints[0], options))
     if any(m.on_hub for m in models):
-        plan_merge(opened.key_map, opened.checkpoints, options)  # refuse before the download
+        plan_merge(opened.key_map, opened.checkpoints, options, table=table)  # refuse first
         pinned = [
             replace(c.reference, revision=c.commit or c.reference.revision)
             for c in opened.checkpoints
@@ -408,7 +443,7 @@ def _require_same(made: MergePlan, decided: MergePlan, opened: _Opened) -> None:
     """
     plan = decided
     if not made.scope_decided:
-        plan = plan_merge(opened.key_map, opened.checkpoints, opened.options)
+        plan = plan_merge(opened.key_map, opened.checkpoints, opened.options, table=opened.table)
     if made.merged != plan.merged:
         raise RecipeError(
             "the plan is not what its models and options give: it was changed, or a local model "

@@ -60,6 +60,7 @@ def merge_recipe(
         tags=tags,
         started=started,
         pairs_sha256=recipe.pairs_sha256,
+        table=recipe.table,
     )
     if not before or before == result.files:
         return result
@@ -86,7 +87,7 @@ def plan_recipe(
     opened = open_models(
         models, options, download=False, kept_parts=kept, pairs_sha256=recipe.pairs_sha256
     )
-    return decide(opened)
+    return decide(replace(opened, table=recipe.table))
 
 
 def _of_recipe(

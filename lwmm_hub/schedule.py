@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lwmm_hub.errors import UsageError
 
 SCHEDULES = ("linear", "cosine", "step", "harmonic", "isotropic")
+TABLE = "table"  # numbers from `weight_table` instead of a curve
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Schedule:
         Raises:
             UsageError: which option, and what it may be.
         """
+        if self.kind == TABLE and self == Schedule(TABLE):
+            return
+        if self.kind == TABLE:
+            raise UsageError("a table of weights takes no option of a schedule: leave them out.")
         if self.kind not in SCHEDULES:
             raise UsageError(f"schedule {self.kind!r} is unknown: choose {', '.join(SCHEDULES)}.")
         for name, value in (("start", self.start), ("end", self.end)):
@@ -169,4 +174,6 @@ def renormalised(weights: Sequence[float], present: Sequence[bool]) -> tuple[flo
     if all(present):
         return tuple(weights)
     total = sum(w for w, there in zip(weights, present, strict=True) if there)
+    if not total:  # the whole weight was that of donors that lack it
+        return (1.0, *[0.0] * (len(weights) - 1))
     return tuple(w / total if there else 0.0 for w, there in zip(weights, present, strict=True))

@@ -17,7 +17,7 @@ from lwmm_hub import __version__
 from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.converting import convert
 from lwmm_hub.cli.evaluating import evaluate
-from lwmm_hub.cli.options import with_options, with_output
+from lwmm_hub.cli.options import choose_weights, given, with_options, with_output
 from lwmm_hub.cli.output import Output
 from lwmm_hub.errors import LwmmError, UsageError
 
@@ -33,6 +33,8 @@ def _fraction_or_layer(_context: Any, _parameter: Any, value: str) -> float | st
 _MERGE_OPTIONS = (
     click.option("--schedule", default="linear", show_default=True, metavar="NAME",
                  help="Layer weights: linear, cosine, step, harmonic or isotropic."),
+    click.option("--weights", metavar="FILE",
+                 help="Layer weights in numbers instead of a schedule."),
     click.option("--start", default="0", show_default=True, metavar="X",
                  callback=_fraction_or_layer,
                  help="Where the ramp begins: a fraction of depth or a layer's name."),
@@ -120,18 +122,19 @@ def merge(
         "accept_license": accept_license,
         "license": license_id,
     }
-    if push is None and any(map(_given, (*pushing, "license_id"))):
+    if push is None and any(map(given, (*pushing, "license_id"))):
         raise UsageError(
             "--private, --public, --create-pr, --accept-license and --license go with --push: name "
             "a repository with it."
         )
     if recipe is not None:
-        given = [name for name in options if _given(name)]
-        if models or given:
-            what = f"--{given[0].replace('_', '-')}" if given else "models"
+        beside = [name for name in options if given(name)]
+        if models or beside:
+            what = f"--{beside[0].replace('_', '-')}" if beside else "models"
             raise UsageError(f"--recipe holds the models and options: leave {what} out.")
     elif parents:
         raise UsageError("--parent goes with --recipe: name the model itself.")
+    choose_weights(options)
     if dry_run:
         _show_plan(models, options, True, output, recipe, parents)
         return
@@ -225,12 +228,6 @@ def _left_behind(scratch: Path) -> bool:
     return (scratch / _KEEP).exists()
 
 
-def _given(name: str) -> bool:
-    """Whether an option of the running command was written on the command line."""
-    context = click.get_current_context()
-    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
 def _two(models: tuple[str, ...]) -> tuple[str, ...]:
     if len(models) < 2:
         command = click.get_current_context().command_path
@@ -263,6 +260,7 @@ def _bytes_of(models: Sequence[str]) -> int:
 @with_output
 def plan(models: tuple[str, ...], check_weights: bool, output: Output, **options: Any) -> None:
     """Show what would merge with which weight, what would not and why. Reads headers only."""
+    choose_weights(options)
     _show_plan(models, options, check_weights, output)
 
 
