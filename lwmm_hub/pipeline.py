@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Reference = str | os.PathLike[str] | ModelReference
+Approval = Callable[[MergePlan], None]
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ def merge(
     threads: int | None = None,
     progress: Progress | None = None,
     tags: Sequence[str] = (),
+    approve: Approval | None = None,
     **options: Any,
 ) -> MergeResult:
     """Merge models, layer by layer, into a folder that loads like the anchor's.
@@ -195,6 +197,7 @@ def merge(
         threads: workers; the result does not depend on it.
         progress: called with the bytes made since the last call.
         tags: more tags for the card.
+        approve: called with the plan before anything is downloaded whole or written; may raise.
         **options: fields of `MergeOptions`.
 
     Raises:
@@ -210,7 +213,6 @@ def merge(
             kept = tuple(model.kept_parts for model in anchor.models)
     else:
         models, merge_options, kept = _references(anchor, donors), _options(options), None
-    made = anchor if isinstance(anchor, MergePlan) else None
     return run_merge(
         models,
         merge_options,
@@ -221,7 +223,8 @@ def merge(
         progress=progress,
         tags=tags,
         started=started,
-        made=made,
+        approve=approve,
+        made=anchor if isinstance(anchor, MergePlan) else None,
     )
 
 
@@ -329,6 +332,7 @@ def run_merge(
     progress: Progress | None,
     tags: Sequence[str],
     started: float,
+    approve: Approval | None = None,
     made: MergePlan | None = None,
     pairs_sha256: str | None = None,
 ) -> MergeResult:
@@ -344,6 +348,7 @@ def run_merge(
         progress: called with the bytes made since the last call.
         tags: more tags for the card.
         started: `time.monotonic()` of the call.
+        approve: called with the plan before anything is downloaded whole or written.
         made: the plan that this must turn out to be.
         pairs_sha256: what values must match, as a checksum.
     """
@@ -355,8 +360,10 @@ def run_merge(
         r.path for c in opened.checkpoints for r in c.readers.values() if isinstance(r, LocalFile)
     ]
     check_output(output, overwrite, inputs, written_bytes(opened.checkpoints[0], options))
-    if any(m.on_hub for m in models):
-        plan_merge(opened.key_map, opened.checkpoints, options)  # refuse before the download
+    if any(m.on_hub for m in models):  # what can be refused, is refused before the download
+        draft = plan_merge(opened.key_map, opened.checkpoints, options)
+        if approve is not None:
+            approve(draft)
         pinned = [
             replace(c.reference, revision=c.commit or c.reference.revision)
             for c in opened.checkpoints
@@ -373,6 +380,8 @@ def run_merge(
         ]
         opened = replace(opened, checkpoints=tuple(same))  # same commits, so the same keys
     plan = decide(replace(opened, kept_parts=kept_parts))
+    if approve is not None:
+        approve(plan)
     if made is not None:
         _require_same(made, plan, opened)
     anchor = opened.checkpoints[0]
