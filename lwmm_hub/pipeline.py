@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 Reference = str | os.PathLike[str] | ModelReference
 Weights = WeightTable | Mapping[str, Sequence[float]] | str | os.PathLike[str]
+Approval = Callable[[MergePlan], None]
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ def merge(
     progress: Progress | None = None,
     tags: Sequence[str] = (),
     weights: Weights | None = None,
+    approve: Approval | None = None,
     **options: Any,
 ) -> MergeResult:
     """Merge models, layer by layer, into a folder that loads like the anchor's.
@@ -210,6 +212,7 @@ def merge(
         progress: called with the bytes made since the last call.
         tags: more tags for the card.
         weights: layer weights in numbers instead of a schedule, as `plan` takes them.
+        approve: called with the plan before anything is downloaded whole or written; may raise.
         **options: fields of `MergeOptions`.
 
     Raises:
@@ -227,7 +230,6 @@ def merge(
     else:
         table = _table(weights, options)
         models, merge_options, kept = _references(anchor, donors), _options(options), None
-    made = anchor if isinstance(anchor, MergePlan) else None
     return run_merge(
         models,
         merge_options,
@@ -238,8 +240,9 @@ def merge(
         progress=progress,
         tags=tags,
         started=started,
-        made=made,
+        made=anchor if isinstance(anchor, MergePlan) else None,
         table=table,
+        approve=approve,
     )
 
 
@@ -361,6 +364,7 @@ def run_merge(
     progress: Progress | None,
     tags: Sequence[str],
     started: float,
+    approve: Approval | None = None,
     made: MergePlan | None = None,
     pairs_sha256: str | None = None,
     table: WeightTable | None = None,
@@ -377,6 +381,7 @@ def run_merge(
         progress: called with the bytes made since the last call.
         tags: more tags for the card.
         started: `time.monotonic()` of the call.
+        approve: called with the plan before anything is downloaded whole or written.
         made: the plan that this must turn out to be.
         pairs_sha256: what values must match, as a checksum.
         table: layer weights in numbers.
@@ -390,8 +395,10 @@ def run_merge(
         r.path for c in opened.checkpoints for r in c.readers.values() if isinstance(r, LocalFile)
     ]
     check_output(output, overwrite, inputs, written_bytes(opened.checkpoints[0], options))
-    if any(m.on_hub for m in models):
-        plan_merge(opened.key_map, opened.checkpoints, options, table=table)  # refuse first
+    if any(m.on_hub for m in models):  # what can be refused, is refused before the download
+        draft = plan_merge(opened.key_map, opened.checkpoints, options, table=table)
+        if approve is not None:
+            approve(draft)
         pinned = [
             replace(c.reference, revision=c.commit or c.reference.revision)
             for c in opened.checkpoints
@@ -408,6 +415,8 @@ def run_merge(
         ]
         opened = replace(opened, checkpoints=tuple(same))  # same commits, so the same keys
     plan = decide(replace(opened, kept_parts=kept_parts))
+    if approve is not None:
+        approve(plan)
     if made is not None:
         _require_same(made, plan, opened)
     anchor = opened.checkpoints[0]

@@ -32,16 +32,20 @@ def _fraction_or_layer(_context: Any, _parameter: Any, value: str) -> float | st
 # one table for every command that merges; names are those of MergeOptions
 _MERGE_OPTIONS = (
     click.option("--schedule", default="linear", show_default=True, metavar="NAME",
-                 help="Layer weights: linear, cosine, step, harmonic or isotropic."),
+                 help="How donors fade with depth: linear, cosine (smoothly), step (at once, "
+                      "halfway from --start to --end), harmonic (as 1 / (layer + number of "
+                      "models); takes no further option), isotropic (not at all)."),
     click.option("--weights", metavar="FILE",
                  help="Layer weights in numbers instead of a schedule."),
     click.option("--start", default="0", show_default=True, metavar="X",
                  callback=_fraction_or_layer,
-                 help="Where the ramp begins: a fraction of depth or a layer's name."),
+                 help="Where the donors begin to fade: a fraction of depth from 0 to 1, or the "
+                      "name of a layer or group that 'lwmm-hub plan' lists."),
     click.option("--end", default="1", show_default=True, metavar="X",
-                 callback=_fraction_or_layer, help="Where the anchor is alone."),
+                 callback=_fraction_or_layer,
+                 help="Where they are gone and the anchor is alone, written as --start."),
     click.option("--gamma", type=float, default=1.0, show_default=True,
-                 help="Exponent of the ramp; above 1 donors stay longer."),
+                 help="Exponent of the linear or cosine ramp; above 1 donors stay longer."),
     click.option("--anchor-weight", type=float, metavar="P",
                  help="The anchor's weight before the ramp (default 1/M)."),
     click.option("--endpoint", type=float, default=1.0, show_default=True, metavar="E",
@@ -145,14 +149,17 @@ def merge(
     # without -o the folder is only on the way to the Hub, and stays where the push fails
     scratch = tempfile.mkdtemp(prefix="lwmm-") if push is not None and folder is None else None
     where = folder or ("merged" if scratch is None else str(Path(scratch) / "merged"))
+    approve = None
     try:
         if push is not None:
             from lwmm_hub.publishing import check_push  # for a push alone
 
-            check_push(push, license_id)
+            approve = check_push(push, license_id, private=private, create_pr=create_pr,
+                                 accept_license=accept_license)  # fmt: skip
         with output.progress(_bytes_of(models) if recipe is None else 0, "merging") as bar:
             common: dict[str, Any] = {
                 "output": where, "overwrite": overwrite, "threads": threads, "progress": bar,
+                "approve": approve,
             }  # fmt: skip
             if recipe is not None:
                 result = merge_recipe(recipe, parents=_parents(parents), tags=tags, **common)
