@@ -11,9 +11,11 @@ from urllib.parse import parse_qsl
 
 from lwmm_hub.errors import LwmmError, ModelReferenceError, RecipeError, VerificationError
 from lwmm_hub.manifest import read_manifest
+from lwmm_hub.merge_result import MergeResult
 from lwmm_hub.merging import Progress
-from lwmm_hub.pipeline import Approval, MergeResult, decide, open_models, output_folder, run_merge
+from lwmm_hub.pipeline import Approval, output_folder, run_merge
 from lwmm_hub.planning import MergeOptions, MergePlan
+from lwmm_hub.preparing import decide, open_models
 from lwmm_hub.recipe import Recipe, RecipeModel, read_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.writing import sha256_of

@@ -43,6 +43,8 @@ ROOMS = (
     "card",
     "manifest",
     "publishing",
+    "merge_result",
+    "preparing",
     "pipeline",
     "rerunning",
     "verifying",
@@ -53,8 +55,8 @@ ENTRANCES = {"__init__", "__main__"}  # below all rooms
 # What is heavy or reaches the network, and the only rooms that may ask for it.
 GUESTS = {
     "torch": {"checkpoint", "tracing", "torch_files", "evaluation"},
-    # a type in pipeline and converting
-    "transformers": {"tracing", "loading", "evaluation", "pipeline", "converting"},
+    # a type in merge_result and converting
+    "transformers": {"tracing", "loading", "evaluation", "merge_result", "converting"},
     "huggingface_hub": {"tracing", "resolving", "evaluation", "publishing", "verifying", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
