@@ -46,6 +46,7 @@ ROOMS = (
     "merge_result",
     "preparing",
     "pipeline",
+    "judging",
     "rerunning",
     "verifying",
     "converting",

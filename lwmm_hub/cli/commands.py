@@ -16,7 +16,7 @@ import click
 from lwmm_hub import __version__
 from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.converting import convert
-from lwmm_hub.cli.evaluating import evaluate
+from lwmm_hub.cli.evaluating import JUDGE_OPTIONS, check_judging, evaluate, judge, put_scores
 from lwmm_hub.cli.options import choose_weights, given, with_options, with_output
 from lwmm_hub.cli.output import Output
 from lwmm_hub.errors import LwmmError, UsageError
@@ -97,6 +97,7 @@ def cli() -> None:
 @click.option("--recipe", metavar="FILE", help="Run a recipe again, without models or options.")
 @click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
               help="Where a local parent of the recipe is.")  # fmt: skip
+@with_options(JUDGE_OPTIONS)
 @click.option("--tag", "tags", multiple=True, help="Add a tag to the card.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Workers (default: cores less one).")
@@ -116,10 +117,16 @@ def merge(
     dry_run: bool,
     threads: int | None,
     overwrite: bool,
+    judge_on: str | None,
+    judge_split: str | None,
+    judge_labels: str | None,
+    judge_limit: int | None,
     output: Output,
     **options: Any,
 ) -> None:
     """Merge models into a folder, and push it if asked to."""
+    judging = (judge_split, judge_labels, judge_limit)
+    check_judging(judge_on, *judging)
     pushing: dict[str, Any] = {
         "private": private,
         "create_pr": create_pr,
@@ -168,6 +175,8 @@ def merge(
                 result = run_merge(anchor, *donors, tags=tags, **common, **options)
         output.warnings(result.warnings)
         data = result.to_dict()
+        judged = judge(result, output, judge_on, *judging) if judge_on is not None else None
+        data["scores"] = judged.report.to_dict() if judged is not None else None
         url = None
         if push is not None:
             try:
@@ -184,10 +193,11 @@ def merge(
     data["commit_url"] = url
 
     def human() -> str:
+        table = f"\n\n{judged.report.text(output.color)}\n" if judged is not None else ""
         if url is not None:
             at = "" if folder is None else f" in {where}"
-            return f"{_counts(data)}{at}\n{url}"
-        return f"{_counts(data)} in {where}\n{_next_step(where)}"
+            return f"{_counts(data)}{at}{table}\n{url}"
+        return f"{_counts(data)} in {where}{table}\n{_next_step(where)}"
 
     output.result(data, human, lambda: merge_rows(data), quiet=url or where)
 
@@ -336,11 +346,14 @@ def drift(
 
 @cli.command()
 @click.argument("folder", metavar="DIR")
+@click.option("--scores", metavar="FILE", help="Put these scores of 'evaluate --save-to' in.")
 @with_output
-def card(folder: str, output: Output) -> None:
+def card(folder: str, scores: str | None, output: Output) -> None:
     """Render README.md again from the manifest of a merged folder."""
     from lwmm_hub.manifest import render_card
 
+    if scores is not None:
+        put_scores(folder, scores)
     path = str(render_card(folder))
     output.result({"card": path}, lambda: f"Wrote {path}", lambda: [path], quiet=path)
 

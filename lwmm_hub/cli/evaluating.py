@@ -8,13 +8,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lwmm_hub.cli.options import with_options, with_output
 from lwmm_hub.cli.output import Output
 from lwmm_hub.errors import UsageError
+
+if TYPE_CHECKING:
+    from lwmm_hub.judging import Judged
+    from lwmm_hub.merge_result import MergeResult
 
 _DATA_OPTIONS = (
     click.option("--dataset", metavar="DATA",
@@ -52,6 +56,17 @@ _RUN_OPTIONS = (
     click.option("--shard", type=int, metavar="I", help="Look at part I only, from 0."),
     click.option("--states", metavar="DIR", help="Where half-done work is kept."),
     click.option("--fresh", is_flag=True, help="Do not go on where an earlier run stopped."),
+)  # fmt: skip
+
+
+JUDGE_OPTIONS = (
+    click.option("--evaluate", "judge_on", metavar="DATA",
+                 help="Score the merge beside its parents, and put that into its card."),
+    click.option("--evaluate-split", "judge_split", metavar="NAME", help="Of that data set."),
+    click.option("--evaluate-labels", "judge_labels", metavar="SPACE",
+                 help="What its labels are, where it does not say."),
+    click.option("--evaluate-limit", "judge_limit", type=int, metavar="N",
+                 help="Only its first N images."),
 )  # fmt: skip
 
 
@@ -165,6 +180,53 @@ def evaluate(
         ]
 
     output.result(document, lambda: report.text(output.color), rows)
+
+
+def check_judging(
+    data: str | None, split: str | None, labels: str | None, limit: int | None
+) -> None:
+    """Refuse options of an evaluation that is not asked for.
+
+    Raises:
+        UsageError: there are such.
+    """
+    if data is None and any(value is not None for value in (split, labels, limit)):
+        raise UsageError(
+            "--evaluate-split, --evaluate-labels and --evaluate-limit go with --evaluate: name a "
+            "data set with it."
+        )
+
+
+def judge(
+    result: MergeResult,
+    output: Output,
+    data: str,
+    split: str | None,
+    labels: str | None,
+    limit: int | None,
+) -> Judged:
+    """Score a merge beside its parents and the isotropic merge; the card then says so."""
+    from lwmm_hub.evaluation.opening import open_data
+    from lwmm_hub.evaluation.running import RunOptions
+    from lwmm_hub.judging import judge_merge
+
+    opened = open_data(data, split=split, label_space=labels)
+    with _bar(output) as progress:
+        return judge_merge(result, opened, run=RunOptions(limit=limit), progress=progress)
+
+
+def put_scores(folder: str, file: str) -> None:
+    """Put the scores that `evaluate --save-to` wrote into a merge's manifest and card."""
+    from lwmm_hub.judging import record_scores
+
+    try:
+        document = json.loads(Path(file).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{file} cannot be read as JSON ({type(error).__name__}). Name a file of 'lwmm-hub "
+            "evaluate --save-to'."
+        ) from error
+    record_scores(Path(folder), document if isinstance(document, dict) else {})
 
 
 def _check_target(path: Path) -> None:
