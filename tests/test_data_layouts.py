@@ -606,8 +606,8 @@ def test_every_layout_is_tested_here() -> None:
             "cannot be decoded",
         ),
         (
-            lambda root: save(root / "labels" / "scene-1.png", ids([11])),
-            r"images/scene-1.png holds the ids 11, which camvid-11 does not have",
+            lambda root: save(root / "labels" / "scene-1.png", ids([12])),
+            r"images/scene-1.png holds the ids 12, which camvid-11 does not have",
         ),
         (
             lambda root: save(root / "labels" / "scene-1.png", picture(1)),
