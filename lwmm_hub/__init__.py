@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lwmm_hub.converting import convert
     from lwmm_hub.drifting import measure_drift
     from lwmm_hub.errors import LwmmError
+    from lwmm_hub.evaluation.comparing import evaluate
+    from lwmm_hub.evaluation.values import Scores
     from lwmm_hub.key_map import KeyMap
     from lwmm_hub.manifest import render_card
     from lwmm_hub.matching import match
@@ -43,7 +45,9 @@ _HOME = {
     "MergePlan": "planning",
     "MergeResult": "merge_result",
     "ModelReference": "reference",
+    "Scores": "evaluation.values",
     "convert": "converting",
+    "evaluate": "evaluation.comparing",
     "match": "matching",
     "measure_drift": "drifting",
     "merge": "pipeline",
@@ -65,7 +69,9 @@ __all__ = [
     "MergePlan",
     "MergeResult",
     "ModelReference",
+    "Scores",
     "convert",
+    "evaluate",
     "match",
     "measure_drift",
     "merge",

@@ -16,9 +16,10 @@ import click
 from lwmm_hub import __version__
 from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.converting import convert
-from lwmm_hub.cli.evaluating import JUDGE_OPTIONS, check_judging, evaluate, judge, put_scores
+from lwmm_hub.cli.evaluating import evaluate
 from lwmm_hub.cli.options import choose_weights, given, with_options, with_output
 from lwmm_hub.cli.output import Output
+from lwmm_hub.cli.scoring import JUDGE_OPTIONS, check_judging, judge, put_scores
 from lwmm_hub.errors import LwmmError, UsageError
 
 
