@@ -16,8 +16,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from measure import FIRST_SEED, Models, Scores, draw, load, merged, predict, scores
-from scenes import CITY, DOMAINS, HEIGHT, WIDTH, Image8
 from transformers.utils import logging
+from world.labels import CITY, Image8
+from world.looks import DOMAINS
+from world.scenes import HEIGHT, WIDTH
 
 import lwmm_hub as lw
 

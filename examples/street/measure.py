@@ -3,7 +3,7 @@
     .venv/bin/python examples/street/measure.py [--seeds 5] [--scenes 200]
 
 Everything is read in the anchor's label set: the ground truth and the donor's labels by name, and
-where the anchor has no such name by the table `scenes.COARSER`. Nothing is left out of the count.
+where the anchor has no such name by `world.labels.COARSER`. Nothing is left out of the count.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scenes import CITY, DOMAINS, HEIGHT, THINGS, WIDTH, Domain, Image8, scenes, towards_night
 from torch.nn import functional
 from transformers import (
     AutoModelForSemanticSegmentation,
@@ -24,6 +23,9 @@ from transformers import (
     SegformerImageProcessorPil,
 )
 from transformers.utils import logging
+from world.labels import CITY, THINGS, Image8
+from world.looks import DOMAINS, Domain, towards_night
+from world.scenes import HEIGHT, WIDTH, scenes
 
 HERE = Path(__file__).parent
 FIRST_SEED = 2001  # 1 to 3 drew the training scenes, 1001 and 1002 those for choosing the design

@@ -23,13 +23,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from measure import draw, predict, scores
-from scenes import CITY, DETAIL, DOMAINS, HEIGHT, THINGS, WIDTH, Image8, LabelSet, scenes
 from torch.nn import functional
 from transformers import (
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessorPil,
 )
+from world.labels import CITY, DETAIL, THINGS, Image8, LabelSet
+from world.looks import DOMAINS
+from world.scenes import HEIGHT, WIDTH, scenes
 
 HERE = Path(__file__).parent
 Weights = dict[str, torch.Tensor]
