@@ -3,6 +3,7 @@
     .venv/bin/python examples/street/workbench.py                # all of them into street/
     .venv/bin/python examples/street/workbench.py --only studio  # one, and the ancestor it needs
     .venv/bin/python examples/street/workbench.py --commit       # then halve some into models/
+    .venv/bin/python examples/street/workbench.py --seed 1 --output street/seed-1
 
 What is in the output folder already is not trained again. Every seed is fixed and only
 deterministic kernels are used, on one thread: the same machine and versions give the same bytes.
@@ -297,6 +298,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("street"), help="folder of the models")
     parser.add_argument("--only", nargs="+", choices=COURSES, default=list(COURSES))
+    parser.add_argument("--seed", type=int, default=0, help="another one trains other models")
     parser.add_argument("--steps", type=float, default=1.0, help="share of the steps, for a trial")
     parser.add_argument("--commit", action="store_true", help="write the committed ones to models/")
     arguments = parser.parse_args()
@@ -308,7 +310,8 @@ def main() -> None:
         if (arguments.output / course.name / "model.safetensors").is_file():
             print(f"{course.name:18} is there already")
             continue
-        train(course._replace(steps=round(course.steps * arguments.steps)), arguments.output)
+        seed, steps = course.seed + 100 * arguments.seed, round(course.steps * arguments.steps)
+        train(course._replace(seed=seed, steps=steps), arguments.output)
     if arguments.commit:
         commit(arguments.output, HERE / "models")
 

@@ -18,10 +18,11 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
+from world.canvas import Size
+from world.data import SIZE
 from world.labels import LabelSet
 
 Weights = dict[str, torch.Tensor]
-SIZE = (96, 192)  # (height, width) of the world's scenes
 
 
 def _names(labels: LabelSet) -> dict[str, Any]:
@@ -109,9 +110,9 @@ BACKBONES = {
 CLASSIFIERS = ("decode_head.classifier", "class_predictor")
 
 
-def processor(network: str) -> Any:
+def processor(network: str, size_of: Size = SIZE) -> Any:
     """The image processor that is saved beside the weights."""
-    size = {"height": SIZE[0], "width": SIZE[1]}
+    size = {"height": size_of[0], "width": size_of[1]}
     if network == "mask2former":
         return Mask2FormerImageProcessorPil(size=size, ignore_index=255)
     return SegformerImageProcessorPil(size=size)
