@@ -29,7 +29,7 @@ from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.evaluation.values import Scores
 
 STRATEGIES = ("source-only", "minimum-entropy", "maximum-squares", "adversarial", "self-training")
-RUN = ("self-training-step-180", "self-training-step-270", "self-training")
+RUN = ("self-training-step-250", "self-training-step-350", "self-training")
 Cells = dict[str, list[float]]  # row -> percentages
 Table = Callable[["Bench"], Cells]
 

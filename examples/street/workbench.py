@@ -37,91 +37,50 @@ REPORT = 50
 NAMES = {number: name for name, number in TRAIN_IDS.items()}
 
 
+MIT, SWIN = "mit-ancestor", "swin-ancestor"
+
+
 class Course(NamedTuple):
     """One training."""
 
     name: str
-    network: str
-    labels: LabelSet
-    domain: str
-    steps: int
     seed: int
-    ancestor: str | None = None
-    strategy: str = "source only"
+    network: str = "segformer"
+    labels: LabelSet = FINE
+    domain: str = "arcade"
+    steps: int = 450
+    ancestor: str | None = MIT
+    strategy: str = "source only"  # of adaptation to `target`, where there is one
     target: str | None = None
     rate: float = 1e-3
     classifier_rate: float = 1e-2
     kept: tuple[int, ...] = ()  # steps after which a checkpoint is saved too
 
 
-MIT, SWIN = "mit-ancestor", "swin-ancestor"
-ADAPTED: dict[str, Any] = {"ancestor": MIT, "target": "town"}
+def _ancestor(name: str, seed: int, network: str, steps: int) -> Course:
+    rates = {"rate": 2e-3, "classifier_rate": 2e-3}
+    return Course(name, seed, network, DETAIL, "plain", steps, ancestor=None, **rates)
+
+
+def _adapted(name: str, seed: int, strategy: str, **others: Any) -> Course:
+    return Course(name, seed, **others, strategy=strategy, target="town")
+
+
 COURSES = {
     course.name: course
     for course in (
-        Course(MIT, "segformer", DETAIL, "plain", 900, 1, None, rate=2e-3, classifier_rate=2e-3),
-        Course("source-only", "segformer", FINE, "arcade", 360, 11, MIT),
-        Course(
-            "self-training",
-            "segformer",
-            FINE,
-            "arcade",
-            360,
-            15,
-            **ADAPTED,
-            strategy="self-training",
-            kept=(180, 270),
-        ),
-        Course(
-            "studio", "segformer", COARSE, "studio", 360, 16, **ADAPTED, strategy="self-training"
-        ),
-        Course(
-            "minimum-entropy",
-            "segformer",
-            FINE,
-            "arcade",
-            360,
-            12,
-            **ADAPTED,
-            strategy="minimum entropy",
-        ),
-        Course(
-            "maximum-squares",
-            "segformer",
-            FINE,
-            "arcade",
-            360,
-            13,
-            **ADAPTED,
-            strategy="maximum squares",
-        ),
-        Course(
-            "adversarial", "segformer", FINE, "arcade", 360, 14, **ADAPTED, strategy="adversarial"
-        ),
-        Course(
-            "wide-head",
-            "wide segformer",
-            FINE,
-            "arcade",
-            360,
-            17,
-            **ADAPTED,
-            strategy="self-training",
-        ),
-        Course(SWIN, "upernet", DETAIL, "plain", 500, 2, None, rate=2e-3, classifier_rate=2e-3),
-        Course("panoptic", "mask2former", FINE, "arcade", 700, 21, SWIN, classifier_rate=2e-3),
-        Course(
-            "upernet",
-            "upernet",
-            FINE,
-            "arcade",
-            300,
-            22,
-            SWIN,
-            target="town",
-            strategy="self-training",
-        ),
-        Course("studio-source-only", "segformer", COARSE, "studio", 360, 18, MIT),
+        _ancestor(MIT, 1, "segformer", 1400),
+        Course("source-only", 11),
+        _adapted("self-training", 15, "self-training", kept=(250, 350)),
+        _adapted("studio", 16, "self-training", labels=COARSE, domain="studio"),
+        _adapted("minimum-entropy", 12, "minimum entropy"),
+        _adapted("maximum-squares", 13, "maximum squares"),
+        _adapted("adversarial", 14, "adversarial"),
+        _adapted("wide-head", 17, "self-training", network="wide segformer"),
+        _ancestor(SWIN, 2, "upernet", 700),
+        Course("panoptic", 21, "mask2former", steps=800, ancestor=SWIN, classifier_rate=2e-3),
+        _adapted("upernet", 22, "self-training", network="upernet", steps=400, ancestor=SWIN),
+        Course("studio-source-only", 18, labels=COARSE, domain="studio"),
     )
 }
 COMMITTED = ("source-only", "self-training", "studio", "panoptic", "upernet")
@@ -151,6 +110,7 @@ class Sampler:
         self.source = drawn(course.domain, SCENES)
         self.target = drawn(course.target, SCENES) if course.target else None
         self.labels = torch.from_numpy(course.labels.lookup(THINGS)[self.source.things]).long()
+        self.weights = _class_weights(self.labels, len(course.labels.classes))
 
     def pixels(self, images: Tensor) -> tuple[Tensor, np.ndarray, bool]:
         chosen = self.rng.choice(len(images), BATCH, replace=False)
@@ -201,10 +161,12 @@ def train(course: Course, output: Path) -> None:
         else:
             pixels, labels = sampler.labelled()
             logits = model(pixels).logits
-            loss = cross_entropy(logits, labels)
+            loss = cross_entropy(logits, labels, sampler.weights)
             if sampler.target is not None:
                 target, _, _ = sampler.pixels(sampler.target.images)
-                loss = loss + strategy.loss(Batch(pixels, labels, logits, target), step)
+                loss = loss + strategy.loss(
+                    Batch(pixels, labels, logits, target, sampler.weights), step
+                )
         optimizer.zero_grad()
         loss.backward()
         if course.network == "mask2former":
@@ -219,6 +181,12 @@ def train(course: Course, output: Path) -> None:
         if step + 1 in course.kept:
             save(model, course, output / f"{course.name}-step-{step + 1}")
     save(model, course, output / course.name)
+
+
+def _class_weights(labels: Tensor, classes: int) -> Tensor:
+    """Towards the root of how rare a class is: poles and people are few pixels of a street."""
+    share = torch.bincount(labels.flatten(), minlength=classes) / labels.numel()
+    return (1 / (classes * share.clamp(min=1e-4))).sqrt().clamp(0.5, 3.0)
 
 
 def _groups(model: torch.nn.Module, course: Course) -> list[dict[str, Any]]:

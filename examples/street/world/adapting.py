@@ -25,21 +25,26 @@ class Batch:
 
     Attributes:
         source: pixels with labels, (n, 3, h, w).
-        labels: of the source, (n, h/2, w/2), 255 where nothing is asked.
+        labels: of the source, (n, h/2, w/2).
         source_logits: of the model, (n, classes, h/4, w/4), with gradient.
         target: pixels without labels, (n, 3, h, w).
+        class_weights: of the loss, (classes,): rare classes count more.
     """
 
     source: Tensor
     labels: Tensor
     source_logits: Tensor
     target: Tensor
+    class_weights: Tensor
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, weight: float = 1.0) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor, pixel_weights: Tensor | None = None
+) -> Tensor:
     """At half the image's size, twice the logits': a finer loss costs more and teaches no more."""
     large = functional.interpolate(logits, size=labels.shape[1:], mode="bilinear")
-    return weight * functional.cross_entropy(large, labels, ignore_index=255)
+    each = functional.cross_entropy(large, labels, class_weights, reduction="none")
+    return (each if pixel_weights is None else each * pixel_weights).mean()
 
 
 class SourceOnly:
@@ -116,7 +121,7 @@ class Adversarial(SourceOnly):
 class SelfTraining(SourceOnly):
     """A mean teacher's labels on mixed images (DACS and DAFormer, without their extras)."""
 
-    MOMENTUM, SURE = 0.99, 0.9
+    MOMENTUM, SURE = 0.99, 0.8
 
     def __init__(self, model: nn.Module, logits: Logits, classes: int, steps: int) -> None:
         super().__init__(model, logits, classes, steps)
@@ -136,9 +141,8 @@ class SelfTraining(SourceOnly):
         labels = torch.where(pasted, batch.labels, labels)
         finer = pasted.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None]
         mixed = torch.where(finer, batch.source, batch.target)
-        large = functional.interpolate(self.logits(_recoloured(mixed)), size=size, mode="bilinear")
-        each = functional.cross_entropy(large, labels, reduction="none", ignore_index=255)
-        return (each * torch.where(pasted, 1.0, weight)).mean()
+        logits = self.logits(_recoloured(mixed))
+        return cross_entropy(logits, labels, batch.class_weights, torch.where(pasted, 1.0, weight))
 
     def _classes_to_paste(self, labels: Tensor) -> Tensor:
         """Pixels of half of each source image's classes, (n, h, w)."""
@@ -175,8 +179,8 @@ def _told(found: Tensor, truth: float) -> Tensor:
 def _recoloured(pixels: Tensor) -> Tensor:
     """Other contrast, brightness and tint for each image."""
     count = len(pixels)
-    contrast = torch.empty(count, 1, 1, 1).uniform_(0.8, 1.2)
-    tint = torch.empty(count, 3, 1, 1).uniform_(-0.2, 0.2)
+    contrast = torch.empty(count, 1, 1, 1).uniform_(0.7, 1.3)
+    tint = torch.empty(count, 3, 1, 1).uniform_(-0.4, 0.4)
     return pixels * contrast + tint
 
 

@@ -135,8 +135,8 @@ def _graded(
 # makes a gap: the palette's grading, texture, noise, blur, haze, wet roads and rain.
 ARCADE = replace(
     DAY,
-    palette=_graded(DAY, 1.45, 1.0, (10.0, 4.0, -8.0), 1.15),
-    jitter=16.0,
+    palette=_graded(DAY, 1.3, 1.0, (10.0, 4.0, -8.0), 1.1),
+    jitter=20.0,
     shadow=0.5,
     haze=0.001,
     grain=1.5,
@@ -144,8 +144,8 @@ ARCADE = replace(
 )
 STUDIO = replace(
     DAY,
-    palette=_graded(DAY, 0.85, 0.8, (36.0, 40.0, 44.0), 0.9),
-    jitter=10.0,
+    palette=_graded(DAY, 0.9, 0.85, (28.0, 30.0, 34.0), 0.9),
+    jitter=14.0,
     shadow=0.1,
     haze=0.004,
     haze_colour=np.array((220, 224, 236), float),
@@ -154,29 +154,29 @@ STUDIO = replace(
 )
 TOWN_DRY = replace(
     DAY,
-    palette=_graded(DAY, 0.6, 0.74, (0.0, 6.0, 14.0), 0.9),
-    jitter=12.0,
-    lit=0.15,
-    shadow=0.12,
-    haze=0.006,
-    haze_colour=np.array((140, 148, 160), float),
+    palette=_graded(DAY, 0.85, 0.85, (0.0, 4.0, 8.0), 0.9),
+    jitter=14.0,
+    lit=0.1,
+    shadow=0.15,
+    haze=0.004,
+    haze_colour=np.array((180, 190, 204), float),
     wet=0.1,
-    grain=7.0,
-    blur=0.4,
-    texture=1.5,
+    grain=5.0,
+    blur=0.3,
+    texture=1.4,
 )
 TOWN_RAIN = replace(
     TOWN_DRY,
-    palette=_graded(DAY, 0.5, 0.6, (0.0, 6.0, 16.0), 0.9),
-    lit=0.35,
-    glow=0.6,
+    palette=_graded(DAY, 0.7, 0.75, (0.0, 4.0, 10.0), 0.85),
+    lit=0.25,
+    glow=0.4,
     shadow=0.0,
-    haze=0.013,
-    haze_colour=np.array((112, 120, 134), float),
-    wet=0.45,
-    grain=9.0,
-    blur=0.7,
-    rain=0.15,
+    haze=0.009,
+    haze_colour=np.array((156, 166, 180), float),
+    wet=0.35,
+    grain=7.0,
+    blur=0.6,
+    rain=0.12,
 )
 
 
