@@ -19,7 +19,7 @@ from lwmm_hub.cli.converting import convert
 from lwmm_hub.cli.evaluating import evaluate
 from lwmm_hub.cli.options import choose_weights, given, with_options, with_output
 from lwmm_hub.cli.output import Output
-from lwmm_hub.cli.scoring import JUDGE_OPTIONS, check_judging, judge, put_scores
+from lwmm_hub.cli.scoring import JUDGE_OPTIONS, data_to_judge_on, judge, put_scores
 from lwmm_hub.errors import LwmmError, UsageError
 
 
@@ -126,8 +126,6 @@ def merge(
     **options: Any,
 ) -> None:
     """Merge models into a folder, and push it if asked to."""
-    judging = (judge_split, judge_labels, judge_limit)
-    check_judging(judge_on, *judging)
     pushing: dict[str, Any] = {
         "private": private,
         "create_pr": create_pr,
@@ -147,6 +145,7 @@ def merge(
     elif parents:
         raise UsageError("--parent goes with --recipe: name the model itself.")
     choose_weights(options)
+    judge_data = data_to_judge_on(judge_on, judge_split, judge_labels, judge_limit)
     if dry_run:
         _show_plan(models, options, True, output, recipe, parents)
         return
@@ -176,7 +175,7 @@ def merge(
                 result = run_merge(anchor, *donors, tags=tags, **common, **options)
         output.warnings(result.warnings)
         data = result.to_dict()
-        judged = judge(result, output, judge_on, *judging) if judge_on is not None else None
+        judged = judge(result, output, judge_data, judge_limit) if judge_data else None
         data["scores"] = judged.report.to_dict() if judged is not None else None
         url = None
         if push is not None:

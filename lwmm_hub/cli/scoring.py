@@ -13,6 +13,7 @@ from lwmm_hub.cli.output import Output
 from lwmm_hub.errors import UsageError
 
 if TYPE_CHECKING:
+    from lwmm_hub.evaluation.data_sets import DataSet
     from lwmm_hub.judging import Judged
     from lwmm_hub.merge_result import MergeResult
 
@@ -27,37 +28,34 @@ JUDGE_OPTIONS = (
 )  # fmt: skip
 
 
-def check_judging(
+def data_to_judge_on(
     data: str | None, split: str | None, labels: str | None, limit: int | None
-) -> None:
-    """Refuse options of an evaluation that is not asked for.
+) -> DataSet | None:
+    """The data set that a merge is to be scored on, opened before the work begins.
 
     Raises:
-        UsageError: there are such.
+        UsageError: options of an evaluation that is not asked for.
+        EvaluationError: there is no such data set.
     """
-    if data is None and any(value is not None for value in (split, labels, limit)):
-        raise UsageError(
-            "--evaluate-split, --evaluate-labels and --evaluate-limit go with --evaluate: name a "
-            "data set with it."
-        )
-
-
-def judge(
-    result: MergeResult,
-    output: Output,
-    data: str,
-    split: str | None,
-    labels: str | None,
-    limit: int | None,
-) -> Judged:
-    """Score a merge beside its parents and the isotropic merge; the card then says so."""
+    if data is None:
+        if any(value is not None for value in (split, labels, limit)):
+            raise UsageError(
+                "--evaluate-split, --evaluate-labels and --evaluate-limit go with --evaluate: name "
+                "a data set with it."
+            )
+        return None
     from lwmm_hub.evaluation.opening import open_data
+
+    return open_data(data, split=split, label_space=labels)
+
+
+def judge(result: MergeResult, output: Output, data: DataSet, limit: int | None) -> Judged:
+    """Score a merge beside its parents and the isotropic merge; the card then says so."""
     from lwmm_hub.evaluation.running import RunOptions
     from lwmm_hub.judging import judge_merge
 
-    opened = open_data(data, split=split, label_space=labels)
     with progress_bar(output) as progress:
-        return judge_merge(result, opened, run=RunOptions(limit=limit), progress=progress)
+        return judge_merge(result, data, run=RunOptions(limit=limit), progress=progress)
 
 
 def put_scores(folder: str, file: str) -> None:
