@@ -259,7 +259,8 @@ def model(hub: TestHub, tmp_path: Path) -> Iterator[str]:
 
 def test_what_the_hub_does_not_give_is_one_line(hub: TestHub, tmp_path: Path, model: str) -> None:
     hub.create_repo("org/streets", streets(tmp_path), repo_type="dataset")
-    hub.create_repo("org/empty", {"notes.txt": b"nothing"}, repo_type="dataset")
+    hub.create_repo("org/notes", {"notes.txt": b"nothing"}, repo_type="dataset")
+    hub.create_repo("org/empty", {"README.md": b"# Nothing\n"}, repo_type="dataset")
     hub.create_repo("org/secret", streets(tmp_path), repo_type="dataset", gated=True)
     script = b"raise SystemExit('run')\n"
     hub.create_repo("org/script", {"script.py": script, "README.md": b"#\n"}, repo_type="dataset")
@@ -271,6 +272,7 @@ def test_what_the_hub_does_not_give_is_one_line(hub: TestHub, tmp_path: Path, mo
         ("org/streets", "--split", "test"): ("no split 'test'. It has: train, validation",),
         ("org/streets", "--label-column", "truth"): ("no column 'truth'. It has: image, label",),
         ("org/streets", "--open-partial"): ("office-31:FOLDER",),
+        ("org/notes",): ("org/notes has no images: its columns are text",),
         ("org/empty",): ("org/empty cannot be read as a data set",),
         ("org/secret",): ("org/secret is gated", "/datasets/org/secret"),
         ("org/script",): ("org/script cannot be read as a data set",),
