@@ -248,7 +248,12 @@ def _reading(data: HubData) -> Iterator[None]:
             ) from error
         except (EvaluationError, HFValidationError):
             raise
-        except (datasets.exceptions.DatasetsError, ValueError, FileNotFoundError) as error:
+        except (
+            datasets.exceptions.DatasetsError,
+            ValueError,
+            FileNotFoundError,
+            RuntimeError,  # a data set that is a script, of which nothing is run
+        ) as error:
             if type(error).__module__.startswith("huggingface_hub"):
                 raise
             first = " ".join(str(error).split())[:200]
