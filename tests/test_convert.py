@@ -335,12 +335,12 @@ def test_the_config_says_where_each_value_comes_from(tmp_path: Path) -> None:
 def test_a_value_that_no_shape_shows_is_never_guessed(tmp_path: Path) -> None:
     source = write_pth(tmp_path / "tiny.pth", spell_nvlabs(neutral(TINY), TINY))
     with pytest.raises(
-        CheckpointError, match=r"num_attention_heads cannot be known.*--config FILE"
+        CheckpointError, match=r"num_attention_heads and strides cannot be known.*--config FILE"
     ):
         lw.convert(source, tmp_path / "out", to="transformers")
     odd = replace(B0, sr_ratios=(8, 4, 4, 1))  # the widths and depths of B0, but another model
     other = write_pth(tmp_path / "odd.pth", spell_nvlabs(neutral(odd), odd))
-    with pytest.raises(CheckpointError, match="num_attention_heads cannot be known"):
+    with pytest.raises(CheckpointError, match="num_attention_heads and strides cannot be known"):
         lw.convert(other, tmp_path / "out", to="transformers")
     for config, words in (
         (UNSHOWN | {"depths": [9, 9, 9, 9]}, r"depths \[2, 1, 1, 2\] by the shapes"),
@@ -529,7 +529,7 @@ def test_what_headers_refuse_on_the_hub_is_not_downloaded(hub: TestHub, tmp_path
     refused = run("convert", "org/net:net.pth", "out", "--to", "transformers", cwd=tmp_path,
                   **hub.environment(tmp_path / "home"))  # fmt: skip
     assert refused.code == 1, refused.out
-    assert "num_attention_heads cannot be known" in refused.err
+    assert "num_attention_heads and strides cannot be known" in refused.err
     assert not (tmp_path / "out").exists()
     held = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in held) < source.stat().st_size / 4

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 import pickle_builder as by_hand
 import pytest
-from enumerators import TINY, ancestor, spell_nvlabs, write_pth, write_transformers_folder
+from enumerators import (
+    TINY,
+    ancestor,
+    fill,
+    spell_nvlabs,
+    write_pth,
+    write_transformers_folder,
+)
+from enumerators.systems import ResNetSize, torchvision_resnet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stories import Command, quiet_environment
@@ -330,6 +338,45 @@ def test_no_config_crashes_a_plan_a_merge_or_a_conversion(
     ):
         judged(command)
         assert "internal error" not in capsys.readouterr().err
+
+
+@settings(SEARCH, max_examples=80)
+@given(st.data())
+def test_no_odd_shapes_or_lost_tensors_crash_a_conversion(
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    data: st.DataObject,
+) -> None:
+    """Of the tensors that a configuration is derived from, in each family."""
+    from safetensors.numpy import save_file
+
+    folder = tmp_path_factory.mktemp("shapes")
+    family = data.draw(st.sampled_from(["segformer", "resnet", "swin"]))
+    tensors = {
+        "segformer": lambda: spell_nvlabs(ancestor(TINY, 1), TINY),
+        "resnet": lambda: fill(torchvision_resnet(ResNetSize((1, 1, 1, 1), width=8)), 1),
+        "swin": lambda: {
+            f"encoder.layers.0.blocks.0.attention.self.{leaf}": np.ones((49, 1), np.float32)
+            for leaf in ("relative_position_bias_table", "query.weight", "key.weight")
+        },
+    }[family]()
+    names = sorted(key for key in tensors if not key.endswith(("bias", "mean", "var")))
+    for key in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=4), "changed"):
+        shape = data.draw(st.none() | st.lists(st.integers(0, 9), max_size=5), "shape")
+        if shape is None:
+            tensors.pop(key, None)
+        else:
+            tensors[key] = np.ones(shape, np.float32)
+    if not tensors:
+        return
+    save_file(tensors, folder / "a.safetensors")
+    (folder / "given.json").write_text(
+        json.dumps({"num_attention_heads": [1, 2, 3, 4], "strides": [4, 2, 2, 2],
+                    "downsample_in_first_stage": False, "downsample_in_bottleneck": False})
+    )  # fmt: skip
+    judged(["convert", folder / "a.safetensors", folder / "out", "--to", "transformers",
+            "--config", folder / "given.json"])  # fmt: skip
+    assert "internal error" not in capsys.readouterr().err
 
 
 @settings(SEARCH, max_examples=100)

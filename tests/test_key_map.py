@@ -120,9 +120,8 @@ CONTENT_AND_POSITION = {
 } | {"head.blocks.{b}.encoder_attn.q_sine"}
 LACKING: dict[tuple[str, str], set[str]] = {
     ("swin", "transformers"): {"maskformer_norms.{s}"},
-    ("swin", "transformers 5, backbone"): {"maskformer_norms.{s}"},
-    ("swin", "transformers, MaskFormer"): {"stage_norms.{s}"},
-    ("swin", "transformers, new names, backbone"): {"maskformer_norms.{s}"},
+    ("swin", "transformers, MaskFormer"): {"norm", "stage_norms.{s}"},
+    ("swin", "transformers, new names, backbone"): {"maskformer_norms.{s}", "norm"},
     ("swin", "transformers, new names"): {"maskformer_norms.{s}", "stage_norms.{s}"},
     ("swin", "timm"): {"maskformer_norms.{s}"},
     ("swin", "Microsoft"): {"maskformer_norms.{s}"},

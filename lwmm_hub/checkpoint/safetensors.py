@@ -18,7 +18,7 @@ from lwmm_hub.errors import CheckpointError
 MAX_HEADER = 100_000_000  # the reference implementation's own limit
 # A header may take many times its length as Python objects: so many of each sign are parsed. The
 # one of a model of 200 000 tensors has 200 000 tables, twice as many lists, and 1 600 000 commas.
-MAX_SIGNS = {b"{": 400_000, b"[": 800_000, b",": 4_000_000}
+MAX_SIGNS = {b"{": 400_000, b"[": 1_000_000, b",": 4_000_000}
 RESERVED = "__metadata__"  # in a header the name of its metadata, so of no tensor
 
 

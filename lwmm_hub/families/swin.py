@@ -86,6 +86,7 @@ _MICROSOFT = (
     ("norm{s}.*", "stage_norms.{s}.*"),
 )
 
+_UNUSED_NORM = "the backbone runs this norm and drops what it gives: it was never trained"
 _MASK = {"layers.{s}.blocks.{b}.attn_mask": "a constant of the window size"}
 
 _OLD_SIGNATURE = "encoder.layers.0.blocks.0.attention.self.relative_position_bias_table"
@@ -103,30 +104,25 @@ SWIN = Table(
             prefixes=("swin.", "backbone.", "model.pixel_level_module.encoder.", ""),
             signature=_OLD_SIGNATURE,
             rules=rules(*_OLD, _FINAL_NORM, _STAGE_NORMS),
-        ),
-        Dialect(
-            "transformers 5, backbone",
-            prefixes=("backbone.", "model.pixel_level_module.encoder.", ""),
-            signature=_OLD_SIGNATURE,
-            rules=rules(*_OLD, ("swin.layernorm.*", "norm.*"), _STAGE_NORMS),
-            beside=("swin.layernorm.weight",),
+            dead={"swin.layernorm.*": _UNUSED_NORM},
         ),
         Dialect(
             "transformers, MaskFormer",
             prefixes=("model.pixel_level_module.encoder.",),
             signature=f"model.{_OLD_SIGNATURE}",
             rules=rules(
-                *under("model.", "", *_OLD, _FINAL_NORM),
+                *under("model.", "", *_OLD),
                 ("hidden_states_norms.{s}.*", "maskformer_norms.{s}.*"),
             ),
+            dead={"model.layernorm.*": _UNUSED_NORM},
             beside=("hidden_states_norms.0.weight",),
         ),
         Dialect(
             "transformers, new names, backbone",
             prefixes=("backbone.", "model.pixel_level_module.encoder.", ""),
             signature=f"swin.{_NEW_SIGNATURE}",
-            rules=rules(*under("swin.", "", *_NEW, _FINAL_NORM), _STAGE_NORMS),
-            beside=("hidden_states_norms.stage4.weight",),
+            rules=rules(*under("swin.", "", *_NEW), _STAGE_NORMS),
+            dead={"swin.layernorm.*": _UNUSED_NORM},
         ),
         Dialect(
             "transformers, new names",
