@@ -184,3 +184,13 @@ def test_the_families_of_the_contributing_guide_work_as_written(
     classifier = entries(*(f"mobilenet_v2.{name}.weight" for name in names))
     segmenter = entries(*(f"wrapped.model.{name}.weight" for name in names))
     assert layers(classifier, segmenter) == names[::-1]
+
+
+def test_the_lists_of_what_merges_are_those_that_the_tests_run() -> None:
+    import support_tables
+
+    lines = README.splitlines()
+    for table in (support_tables.systems(), support_tables.hub_models()):
+        start = lines.index(table[0])
+        end = next(i for i in range(start, len(lines)) if not lines[i])
+        assert lines[start:end] == table, "run tests/support_tables.py and put its lists in"
