@@ -38,4 +38,4 @@ def hub_models() -> list[str]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    print("\n".join([*systems(), "", *hub_models()]))
+    sys.stdout.write("\n".join([*systems(), "", *hub_models()]) + "\n")
