@@ -269,6 +269,7 @@ def test_what_the_hub_does_not_give_is_one_line(hub: TestHub, tmp_path: Path, mo
     cases = {
         ("org/street",): ("no data set 'org/street'", "Did you mean org/streets"),
         ("org/streets", "--revision", "old"): ("no revision 'old'. It has main",),
+        ("org/streets@older",): ("no revision 'older'. It has main",),
         ("org/streets", "--split", "test"): ("no split 'test'. It has: train, validation",),
         ("org/streets", "--label-column", "truth"): ("no column 'truth'. It has: image, label",),
         ("org/streets", "--open-partial"): ("office-31:FOLDER",),
@@ -277,7 +278,7 @@ def test_what_the_hub_does_not_give_is_one_line(hub: TestHub, tmp_path: Path, mo
         ("org/secret",): ("org/secret is gated", "/datasets/org/secret"),
         ("org/script",): ("org/script cannot be read as a data set",),
         ("org/broken",): ("org/broken cannot be read as a data set",),
-        ("a//b",): ("not a valid name",),
+        ("a b",): ("not a valid name",),
     }
     with client(hub, tmp_path / "home", tmp_path / "work") as lwmm:
         for (name, *options), said in cases.items():
