@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from lwmm_hub.converting import convert
     from lwmm_hub.drifting import measure_drift
     from lwmm_hub.errors import LwmmError
+    from lwmm_hub.evaluation.comparing import evaluate
+    from lwmm_hub.evaluation.values import Scores
     from lwmm_hub.key_map import KeyMap
     from lwmm_hub.manifest import render_card
     from lwmm_hub.matching import match
-    from lwmm_hub.pipeline import MergeResult, merge, plan
+    from lwmm_hub.merge_result import MergeResult
+    from lwmm_hub.pipeline import merge, plan
     from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
     from lwmm_hub.publishing import publish
     from lwmm_hub.reference import ModelReference
@@ -40,9 +43,11 @@ _HOME = {
     "LwmmError": "errors",
     "MergeOptions": "planning",
     "MergePlan": "planning",
-    "MergeResult": "pipeline",
+    "MergeResult": "merge_result",
     "ModelReference": "reference",
+    "Scores": "evaluation.values",
     "convert": "converting",
+    "evaluate": "evaluation.comparing",
     "match": "matching",
     "measure_drift": "drifting",
     "merge": "pipeline",
@@ -64,7 +69,9 @@ __all__ = [
     "MergePlan",
     "MergeResult",
     "ModelReference",
+    "Scores",
     "convert",
+    "evaluate",
     "match",
     "measure_drift",
     "merge",

@@ -102,7 +102,7 @@ def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]]:
     """Manifest and recipe of a repository, and the checksums that the Hub has of its files."""
     import huggingface_hub
 
-    from lwmm_hub.resolving.hub import hub_errors
+    from lwmm_hub.resolving.hub_errors import hub_errors
 
     with hub_errors(reference):
         api = huggingface_hub.HfApi(library_name="lwmm-hub")

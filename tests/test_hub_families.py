@@ -646,3 +646,20 @@ def test_whole_models_of_one_class_merge_across_tasks(
         found.append((len(plans[0]["merged"]), len(kept[0])))
         assert [t["key"] for t in plans[0]["merged"]] == [t["key"] for t in plans[1]["merged"]]
     assert tuple(found) == COUNTS[size, older]
+
+
+@pytest.mark.parametrize("name", sorted(OLDER_FILES))
+def test_a_merge_of_older_files_loads_through_its_result(
+    name: str, zoo: Zoo, tmp_path: Path
+) -> None:
+    """What 5.23 does not find is a norm that nothing depends on, or a head that it renamed."""
+    anchor, donor = zoo(name, "4.57", 1), zoo(name, "4.57", 2)
+    result = lw.merge(anchor.folder, donor.folder, output=tmp_path / "merged")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of transformers' own making
+        model = result.load()
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    state = model.state_dict()
+    for role, key in anchor.keys.items():
+        path = anchor.built.roles[role]
+        assert np.array_equal(state[path].numpy(), merged[key]), key

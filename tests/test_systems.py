@@ -390,6 +390,9 @@ def test_weight_norm_is_never_averaged_in_parts_and_the_plan_says_so(
     for leaf in ("weight_g", "weight_v"):
         why = reasons[f"class_layer.fc.{leaf}"]
         assert "weight norm" in why or (matching < 328 and "shape differs" in why)
+    assert "class_layer.fc.bias" not in merged
+    assert "weight norm" in reasons["class_layer.fc.bias"] or matching < 328
+    assert ["weight norm" in warning for warning in plan["warnings"]].count(True) == 1
 
 
 @pytest.mark.parametrize(
@@ -398,12 +401,12 @@ def test_weight_norm_is_never_averaged_in_parts_and_the_plan_says_so(
 def test_two_runs_of_conmix_share_all_but_counters_and_weight_norm(
     name: str, counters: int, models: Models
 ) -> None:
-    """Its classifier's bias may go either way: its weight is the product of the two kept."""
+    """Its classifier's bias stays beside its weight, which is the product of the two kept."""
     anchor, donor = models(name, "anchor"), models(name, "donor")
     plan = plan_of(anchor, donor)
     assert_every_key_is_accounted_for(plan, anchor, donor)
     merged = {tensor["key"] for tensor in plan["merged"]}
-    assert merged | {"C/fc.bias"} == to_merge(anchor, donor)
+    assert merged == to_merge(anchor, donor) - {"C/fc.bias"}
     reasons = kept_reasons(plan)
     assert all("weight norm" in reasons[f"C/fc.{leaf}"] for leaf in ("weight_g", "weight_v"))
     assert len([key for key in reasons if key.endswith("num_batches_tracked")]) == counters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +209,38 @@ def detr() -> tuple[Any, Any]:
     )
     size = {"shortest_edge": 64, "longest_edge": 96}
     return t.DetrForSegmentation(config), t.DetrImageProcessorPil(size=size)
+
+
+def detr_boxes() -> tuple[Any, Any]:
+    import transformers as t
+
+    config = t.DetrConfig(
+        use_timm_backbone=False, backbone=None, backbone_config=_resnet(), **_DETR, **_labels()
+    )
+    size = {"shortest_edge": 64, "longest_edge": 96}
+    return t.DetrForObjectDetection(config), t.DetrImageProcessorPil(size=size)
+
+
+def vit(labels: Sequence[str] = LABELS) -> tuple[Any, Any]:
+    import transformers as t
+
+    config = t.ViTConfig(
+        **{**_VIT, "image_size": 32, "num_hidden_layers": 1},
+        id2label=dict(enumerate(labels)),
+        label2id={name: i for i, name in enumerate(labels)},
+    )
+    import torch
+
+    model = t.ViTForImageClassification(config).eval()
+    with torch.no_grad():  # tells images apart: classes around the mean of smooth ones
+        shown = torch.nn.functional.interpolate(
+            torch.rand(16, 3, 2, 2) * 2 - 1, 32, mode="bilinear"
+        )
+        seen = model.vit(shown).last_hidden_state[:, 0]
+        head = model.classifier
+        head.weight *= 2 / (seen @ head.weight.T).std(0).mean()
+        head.bias.copy_(-(seen @ head.weight.T).mean(0))
+    return model, t.ViTImageProcessorPil(size={"height": 32, "width": 32})
 
 
 DENSE: tuple[Callable[[], tuple[Any, Any]], ...] = (

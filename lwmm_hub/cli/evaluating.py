@@ -22,10 +22,12 @@ _DATA_OPTIONS = (
     click.option("--split", metavar="NAME", help="Of the data set, e.g. validation."),
     click.option("--revision", metavar="REV", help="Of the data set on the Hub."),
     click.option("--labels", "label_space", metavar="SPACE",
-                 help="What its labels are, e.g. cityscapes-19, where it does not say."),
+                 help="What its labels are where it does not say: cityscapes-19, or a JSON file."),
     click.option("--image-column", metavar="NAME", help="Where it has several."),
     click.option("--label-column", metavar="NAME", help="Where it has several."),
     click.option("--streaming", is_flag=True, help="Read it from the Hub without storing it."),
+    click.option("--open-partial", is_flag=True,
+                 help="Of Office: classes that no model was trained on are to be called unknown."),
 )  # fmt: skip
 _LABEL_OPTIONS = (
     click.option("--map-labels", is_flag=True,
@@ -54,21 +56,38 @@ _RUN_OPTIONS = (
     click.option("--fresh", is_flag=True, help="Do not go on where an earlier run stopped."),
 )  # fmt: skip
 
+_READING = (
+    "split",
+    "task",
+    "revision",
+    "label_space",
+    "image_column",
+    "label_column",
+    "streaming",
+    "open_partial",
+)
+_TIMED = 8  # images
+_SOFTWARE = "lwmm-hub evaluate"  # what an overlay says of itself
+
 
 class _Ensemble(click.Command):
     """Lets `--ensemble` take all models that follow it, as `--ensemble A B C`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         spread: list[str] = []
-        taking = False
+        taken: int | None = None  # how many since `--ensemble`; None outside of it
         for argument in args:
-            if argument == "--ensemble":
-                taking = True
-            elif taking and not argument.startswith("-"):
+            if taken is not None and not argument.startswith("-"):
                 spread += ["--ensemble", argument]
-            else:
-                taking = False
+                taken += 1
+                continue
+            if taken == 0:
+                break
+            taken = 0 if argument == "--ensemble" else None
+            if taken is None:
                 spread.append(argument)
+        if taken == 0:
+            raise UsageError("--ensemble without models: name them behind it.")
         return super().parse_args(ctx, spread)
 
 
@@ -109,16 +128,18 @@ def evaluate(
     if dataset is None:
         raise UsageError("there is nothing to compare with: name the data with --dataset.")
     if save_to is not None:
-        _check_target(Path(save_to))
+        _check_target(Path(save_to), _holds_scores, "scores")
+    if overlay:
+        _check_target(Path(overlay_to), _is_drawn, "overlay of ours")
     from lwmm_hub.evaluation.comparing import evaluate_models
     from lwmm_hub.evaluation.inference import InferenceOptions
-    from lwmm_hub.evaluation.opening import open_data
+    from lwmm_hub.evaluation.opening import open_data, read_space
     from lwmm_hub.evaluation.running import RunOptions
     from lwmm_hub.evaluation.subjects import LabelOptions
 
-    reading = ("split", "revision", "label_space", "image_column", "label_column", "streaming")
-    data = open_data(dataset, task=options["task"], **{name: options[name] for name in reading})
-    labels = LabelOptions(map_labels, _read_map(label_map), _space(model_labels))
+    data = open_data(dataset, **{name: options[name] for name in _READING})
+    known = read_space(model_labels).labels if model_labels else ()
+    labels = LabelOptions(map_labels, _read_map(label_map), known)
     inference = InferenceOptions(
         options["device"],
         options["dtype"],
@@ -132,9 +153,10 @@ def evaluate(
         options["shards"],
         options["shard"],
         options["batch_size"],
-        "" if options["fresh"] else options["states"],
+        options["states"],
+        options["fresh"],
     )
-    with _bar(output) as progress:
+    with progress_bar(output) as progress:
         found = evaluate_models(
             models,
             data,
@@ -143,13 +165,17 @@ def evaluate(
             inference=inference,
             run=run,
             overlay=overlay,
-            speed=10 if speed else 0,
+            speed=_TIMED if speed else 0,
             progress=progress,
         )
     report = found.report
     document = report.to_dict()
     if found.overlay is not None:
-        found.overlay.save(overlay_to)
+        from PIL.PngImagePlugin import PngInfo
+
+        about = PngInfo()
+        about.add_text("Software", _SOFTWARE)
+        found.overlay.save(overlay_to, "PNG", pnginfo=about)
         output.note(f"drawn: {overlay_to}")
     if save_to is not None:
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
@@ -167,22 +193,29 @@ def evaluate(
     output.result(document, lambda: report.text(output.color), rows)
 
 
-def _check_target(path: Path) -> None:
-    """Refuse to write over anything but scores, before the work begins."""
-    if not path.exists():
-        return
+def _check_target(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
+    """Refuse, before the work begins, what cannot be written or would write over anything else."""
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} for {path.name}. Make it first.")
+    if path.exists() and not is_ours(path):
+        raise UsageError(f"{path} exists and holds no {what}: choose another name.")
+
+
+def _holds_scores(path: Path) -> bool:
     try:
-        known = {"version", "models", "dataset"} <= set(json.loads(path.read_text("utf-8")))
+        return {"version", "models", "dataset"} <= set(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
-        known = False
-    if not known:
-        raise UsageError(f"{path} exists and holds no scores: choose another name.")
+        return False
 
 
-def _space(name: str | None) -> tuple[str, ...]:
-    from lwmm_hub.evaluation.label_spaces import label_space
+def _is_drawn(path: Path) -> bool:
+    from PIL import Image
 
-    return label_space(name).labels if name else ()
+    try:
+        with Image.open(path) as picture:
+            return bool(picture.info.get("Software") == _SOFTWARE)
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def _read_map(file: str | None) -> dict[str, str]:
@@ -214,7 +247,7 @@ def _window(text: str | None) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _bar(output: Output) -> Iterator[Callable[[str, int, int | None], None] | None]:
+def progress_bar(output: Output) -> Iterator[Callable[[str, int, int | None], None] | None]:
     """A bar on stderr for people at a terminal."""
     if output.format != "human" or not sys.stderr.isatty():
         yield None

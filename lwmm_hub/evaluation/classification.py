@@ -22,6 +22,9 @@ from lwmm_hub.evaluation.confusion import ConfusionMatrix
 UNKNOWN_ABOVE = 0.55
 """Entropy, as a part of the largest possible one, above which GLC calls an image unknown (w_0)."""
 
+NO_CLASS = -1
+"""A prediction that is none of the classes: it is wrong, and nobody's false alarm."""
+
 
 @dataclass(frozen=True, eq=False)
 class ClassificationScores:
@@ -46,13 +49,11 @@ class ClassificationScores:
     labels: tuple[str, ...] | None = None
 
     def fields(self) -> dict[str, Any]:
-        """As `Scores` has them: numbers, and a mapping of class names for the array.
-
-        `mean_accuracy` belongs to segmentation there; it is the mean of `class_accuracy`.
-        """
+        """As `Scores` has them: numbers, and a mapping of class names for the array."""
         labels = self.labels or tuple(str(i) for i in range(len(self.class_accuracy)))
         return {
             "accuracy": self.accuracy,
+            "mean_accuracy": self.mean_accuracy,
             "class_accuracy": dict(zip(labels, self.class_accuracy.tolist(), strict=True)),
             "known_accuracy": self.known_accuracy,
             "unknown_accuracy": self.unknown_accuracy,
@@ -85,7 +86,9 @@ class ClassificationCounts:
         self.num_classes = num_classes
         self.with_unknown = with_unknown
         self.labels = tuple(labels) if labels is not None else None
-        self._matrix = ConfusionMatrix(num_classes + with_unknown, ignore_index=None)
+        self._matrix = ConfusionMatrix(
+            num_classes + with_unknown, ignore_index=None, no_class=NO_CLASS
+        )
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -93,7 +96,7 @@ class ClassificationCounts:
         return self._matrix.counts
 
     def update(self, predictions: ArrayLike, labels: ArrayLike) -> None:
-        """Count images: two class indices, or two arrays of as many.
+        """Count images: two class indices (`NO_CLASS` is a prediction, too), or two arrays.
 
         Raises:
             EvaluationError: an index that is no class, or not as many of the one as of the other.

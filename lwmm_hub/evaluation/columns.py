@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lwmm_hub.errors import EvaluationError
+from lwmm_hub.errors import EvaluationError, LwmmError
 from lwmm_hub.evaluation.data_sets import DataSet
-from lwmm_hub.evaluation.label_spaces import LabelSpace, custom_space, label_space
-from lwmm_hub.evaluation.label_spaces import space_of_labels as known_space
-from lwmm_hub.evaluation.reading import image_of, labels_in, panoptic_of
+from lwmm_hub.evaluation.label_spaces import LabelSpace, counted_space, label_space
+from lwmm_hub.evaluation.reading import categories_in, flat, image_of, labels_in, panoptic_of
 from lwmm_hub.evaluation.values import Boxes, Sample
 
 # what columns are usually called, the likeliest first
@@ -32,6 +34,7 @@ MAPS = (
 PANOPTIC = ("panoptic", "panoptic_map", "panoptic_segmentation", "label", "annotation")
 SEGMENTS = ("segments_info", "segments")
 OBJECTS = ("objects", "annotations")
+CATEGORIES = ("category", "category_id", "label")
 # data sets of the Hub that do not say what their labels are
 KNOWN = {
     "zhoubolei/scene_parse_150": "ade20k-150",
@@ -40,18 +43,43 @@ KNOWN = {
 }
 
 
+_Reading = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What of a table is looked at.
+
+    Attributes:
+        task: what its labels are; None is what they can be.
+        image: its column; None is found.
+        label: its column; None is found.
+    """
+
+    task: str | None = None
+    image: str | None = None
+    label: str | None = None
+
+
 def from_table(
     table: Any,
     reference: str,
     revision: str | None,
     split: str | None,
     space: LabelSpace | None,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    task: str | None = None,
+    columns: Columns,
+    reading: _Reading | None = None,
 ) -> DataSet:
     """A `datasets` table as a `DataSet`; its columns are recognised by kind and name.
+
+    Args:
+        table: a `datasets.Dataset`, or an `IterableDataset`.
+        reference: what to call it.
+        revision: its commit; None takes the fingerprint of the table.
+        split: which one it is.
+        space: what its labels are; None asks the table.
+        columns: what of it is looked at.
+        reading: says what went wrong where rows come over the network.
 
     Raises:
         EvaluationError: a column is missing, several could be meant, or nobody knows what the
@@ -60,33 +88,14 @@ def from_table(
     features = table.features
     if features is None:
         raise EvaluationError(
-            f"{reference} does not say what its columns are. Load it without streaming."
+            f"{reference} does not say what its columns are. Load it without --streaming."
         )
     pictures = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
-    image = choose_column(image_column, IMAGES, pictures, features, "image", reference)
+    shown = [name for name in pictures if name != columns.label]
+    image = choose_column(columns.image, IMAGES, shown, features, "image", reference)
     others = [name for name in pictures if name != image]
-    task = task or _task_of(features, others, label_column)
-    if task == "classification":
-        classes = [n for n, kind in features.items() if type(kind).__name__ == "ClassLabel"]
-        label = choose_column(label_column, MAPS, classes or list(features), features, "label", reference)
-        read, names = _classification(label), getattr(features[label], "names", None)
-    elif task == "detection":
-        found = [n for n in OBJECTS if n in features]
-        label = choose_column(label_column, OBJECTS, found, features, "label", reference)
-        read, names = _detection(label, features[label])
-    elif task == "panoptic":
-        label = choose_column(label_column, PANOPTIC, others, features, "label", reference)
-        infos = [n for n in SEGMENTS if n in features]
-        if not infos:
-            raise EvaluationError(
-                f"{reference} has no column {' or '.join(SEGMENTS)} that says what the segments "
-                "are. Evaluate it with --task semantic."
-            )
-        semantic = next((n for n in MAPS if n in others and n != label), None)
-        read, names = _panoptic(label, infos[0], semantic), None
-    else:
-        label = choose_column(label_column, MAPS, others, features, "label", reference)
-        read, names = _semantic(label), None
+    task = columns.task or _task_of(features, others, columns.label)
+    read, names = _READERS[task](features, others, columns.label, reference)
     space = space or _space_of(names, reference)
     return DataSet(
         reference,
@@ -95,47 +104,66 @@ def from_table(
         space,
         task,
         len(table) if hasattr(table, "__len__") else None,
-        _samples(table, image, read, space, reference),
+        _samples(table, image, read, space, reference, reading),
     )
 
 
 _Read = Callable[[Mapping[str, Any], LabelSpace, str], dict[str, Any]]
+_Found = tuple[_Read, list[str] | None]
 
 
 def _samples(
-    table: Any, image: str, read: _Read, space: LabelSpace, reference: str
+    table: Any,
+    image: str,
+    read: _Read,
+    space: LabelSpace,
+    reference: str,
+    reading: _Reading | None,
 ) -> Callable[[int, int], Iterator[Sample]]:
     def samples(start: int, step: int) -> Iterator[Sample]:
-        for number, row in _rows(table, start, step, reference):
+        for number, row in _rows(table, start, step, reference, reading or nullcontext):
             name = f"{reference}, row {number}"
             yield Sample(name, image_of(row[image], name), **read(row, space, name))
 
     return samples
 
 
-def _rows(table: Any, start: int, step: int, reference: str) -> Iterator[tuple[int, Any]]:
+def _rows(
+    table: Any, start: int, step: int, reference: str, reading: _Reading
+) -> Iterator[tuple[int, Any]]:
     """Rows with their numbers; a picture that cannot be decoded is named."""
     if hasattr(table, "__getitem__") and hasattr(table, "__len__"):
         for number in range(start, len(table), step):
-            yield number, row_of(table, number, reference)
+            with decoding_row(reference, number):
+                row = table[number]
+            yield number, row
         return
-    for number, row in enumerate(table.skip(start) if start else table):
-        if number % step == 0:
-            yield start + number, row
+    stream = iter(table.skip(start) if start else table)
+    for number in itertools.count(start):
+        with reading(), decoding_row(reference, number):
+            row = next(stream, None)
+        if row is None:
+            return
+        if (number - start) % step == 0:
+            yield number, row
 
 
-def row_of(table: Any, number: int, reference: str) -> Any:
-    """One row of a table.
+@contextmanager
+def decoding_row(reference: str, number: int) -> Iterator[None]:
+    """Name the row whose picture is broken.
 
     Raises:
-        EvaluationError: it cannot be decoded.
+        EvaluationError: instead of what PIL says; not instead of what the network says.
     """
     try:
-        return table[number]
-    except (OSError, ValueError, SyntaxError) as error:  # PIL says SyntaxError of a PNG
+        yield
+    except (OSError, ValueError, SyntaxError) as error:  # PIL says SyntaxError of a broken PNG
+        own = type(error).__module__.startswith(("builtins", "PIL"))
+        if not own or getattr(error, "errno", None) is not None or isinstance(error, LwmmError):
+            raise
         raise EvaluationError(
-            f"{reference}, row {number} cannot be decoded ({error}). Leave it out of the data set, "
-            "or evaluate with --limit."
+            f"{reference}, row {number} cannot be decoded ({_first(error)}). Leave it out of the "
+            "data set, or evaluate the rows before it with --limit."
         ) from error
 
 
@@ -181,7 +209,7 @@ def _task_of(features: Mapping[str, Any], pictures: list[str], label: str | None
 
 def _space_of(names: list[str] | None, reference: str) -> LabelSpace:
     if names:
-        return known_space(names) or custom_space(names)
+        return counted_space(names)
     if reference in KNOWN:
         return label_space(KNOWN[reference])
     raise EvaluationError(
@@ -190,24 +218,53 @@ def _space_of(names: list[str] | None, reference: str) -> LabelSpace:
     )
 
 
-def _semantic(column: str) -> _Read:
+def _semantic(
+    features: Mapping[str, Any], pictures: list[str], wanted: str | None, reference: str
+) -> _Found:
+    column = choose_column(wanted, MAPS, pictures, features, "label", reference)
+
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
         return {"semantic": labels_in(row[column], space, name)}
 
-    return read
+    return read, None
 
 
-def _panoptic(column: str, segments: str, semantic: str | None) -> _Read:
+def _panoptic(
+    features: Mapping[str, Any], pictures: list[str], wanted: str | None, reference: str
+) -> _Found:
+    column = choose_column(wanted, PANOPTIC, pictures, features, "label", reference)
+    segments = next((name for name in SEGMENTS if name in features), None)
+    if segments is None:
+        raise EvaluationError(
+            f"{reference} has no column {' or '.join(SEGMENTS)} that says what the segments are. "
+            "Evaluate it with --task semantic."
+        )
+    semantic = next((name for name in MAPS if name in pictures and name != column), None)
+
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = {"panoptic": panoptic_of(row[column], row[segments], space, name)}
-        if semantic is not None:
-            found["semantic"] = labels_in(row[semantic], space, name)
-        return found
+        panoptic = panoptic_of(row[column], _rows_of(row[segments]), categories_in(space), name)
+        if semantic is None:
+            return {"panoptic": panoptic, "semantic": flat(panoptic)}
+        return {"panoptic": panoptic, "semantic": labels_in(row[semantic], space, name)}
 
-    return read
+    return read, None
 
 
-def _classification(column: str) -> _Read:
+def _rows_of(table: Any) -> list[dict[str, Any]]:
+    """One mapping for each thing of a row; `datasets` may hand out one list for each field."""
+    if isinstance(table, Mapping):
+        columns = zip(*table.values(), strict=True)
+        return [dict(zip(table, values, strict=True)) for values in columns]
+    return [dict(entry) for entry in table]
+
+
+def _classification(
+    features: Mapping[str, Any], _pictures: list[str], wanted: str | None, reference: str
+) -> _Found:
+    classes = [n for n, kind in features.items() if type(kind).__name__ == "ClassLabel"]
+    numbers = [n for n in MAPS if getattr(features.get(n), "dtype", "").startswith("int")]
+    column = choose_column(wanted, MAPS, classes or numbers, features, "label", reference)
+
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
         label = row[column]
         if not isinstance(label, int) or not 0 <= label < len(space):
@@ -217,23 +274,55 @@ def _classification(column: str) -> _Read:
             )
         return {"label": label}
 
-    return read
+    return read, getattr(features[column], "names", None)
 
 
-def _detection(column: str, feature: Any) -> tuple[_Read, list[str] | None]:
+def _detection(
+    features: Mapping[str, Any], _pictures: list[str], wanted: str | None, reference: str
+) -> _Found:
     """Objects as COCO has them: `bbox` is left, top, width, height."""
-    inner = getattr(feature, "feature", feature)
+    there = [name for name in OBJECTS if name in features]
+    column = choose_column(wanted, OBJECTS, there, features, "label", reference)
+    inner = features[column]
+    inner = getattr(inner, "feature", inner)  # a list of mappings, or a mapping of lists
     inner = inner[0] if isinstance(inner, list) else inner
-    category = next(n for n in ("category", "category_id", "label") if n in inner)
-    kind = inner[category]
-    names = getattr(getattr(kind, "feature", kind), "names", None)
+    category = next((n for n in CATEGORIES if n in inner), None)
+    if category is None or "bbox" not in inner:
+        raise EvaluationError(
+            f"the column {column} of {reference} has no bbox and {' or '.join(CATEGORIES)}. Name "
+            "the column of the objects with --label-column."
+        )
+    names = getattr(getattr(inner[category], "feature", inner[category]), "names", None)
 
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
-        objects = row[column]
-        if isinstance(objects, list):  # one mapping per object
-            objects = {k: [o[k] for o in objects] for k in ("bbox", category)}
-        corners = np.array(objects["bbox"], np.float32).reshape(-1, 4)
+        objects = _rows_of(row[column])
+        corners = np.array([o["bbox"] for o in objects], np.float32).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
-        return {"boxes": Boxes(corners, np.array(objects[category], np.int64))}
+        known = categories_in(space)
+        try:
+            categories = np.array([known[o[category]] for o in objects], np.int64)
+        except KeyError as error:
+            raise EvaluationError(
+                f"{name} has an object of the class {error}, which is none of the {len(space)} of "
+                f"{space.name}. Name the label space of the data set."
+            ) from error
+        crowd = np.array([bool(o.get("iscrowd", 0)) for o in objects], bool)
+        areas = None
+        if objects and all(o.get("area") is not None for o in objects):
+            areas = np.array([o["area"] for o in objects], np.float32)
+        return {"boxes": Boxes(corners, categories, is_crowd=crowd, areas=areas)}
 
     return read, names
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any], list[str], str | None, str], _Found]] = {
+    "semantic": _semantic,
+    "panoptic": _panoptic,
+    "classification": _classification,
+    "detection": _detection,
+}
+
+
+def _first(error: BaseException) -> str:
+    """The first line of another library's message, cut to a readable length."""
+    return " ".join(str(error).split())[:120]

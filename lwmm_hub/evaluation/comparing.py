@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.errors import UsageError
+from lwmm_hub.evaluation.costs import Cost, measure_costs
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions
+from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.evaluation.overlays import draw_overlay
 from lwmm_hub.evaluation.reporting import Report, describe_data
 from lwmm_hub.evaluation.running import Progress, RunOptions, evaluate_subjects
@@ -64,7 +65,8 @@ def evaluate_models(
         inference: how images go through the networks.
         run: which images, and how the work is split and kept.
         overlay: so many images of the first ones are drawn.
-        speed: so many images are timed for the relative cost of inference.
+        speed: so many images are timed for the relative cost of inference, with all models in
+            memory.
         progress: called with (name, images done, images in all or None).
 
     Raises:
@@ -77,21 +79,31 @@ def evaluate_models(
     run = run or RunOptions()
     run = replace(run, batch_size=max(run.batch_size, inference.batch_size))
     run.check(data)
+    if overlay < 0 or speed < 0:
+        raise UsageError(f"{min(overlay, speed)} images: give a number from 0 on.")
+    if overlay:
+        _check_overlay(run.task or data.task)
 
     def load(reference: Reference) -> HubModel:
         text = reference if isinstance(reference, ModelReference) else os.fspath(reference)
         return HubModel(text, data.space, labels, inference)
 
-    shown = list(islice(data.samples(0, 1), max(overlay, speed)))
-    makers: list[Callable[[], Subject]] = [lambda r=r: load(r) for r in models]  # type: ignore[misc]
+    makers: list[Callable[[], Subject]] = [partial(load, reference) for reference in models]
     if ensemble:
-        makers.append(lambda: Ensemble([load(r) for r in ensemble]))
-    subjects: list[_Seen] = []
+        makers.append(lambda: Ensemble([load(reference) for reference in ensemble]))
+    shown = list(islice(data.samples(0, 1), overlay))
+    seen: list[_Seen] = []
     for make in makers:  # one at a time: memory holds one model, or one ensemble
         subject = make()
         (scores,) = evaluate_subjects([subject], data, run, progress)
-        subjects.append(_Seen.of(subject, scores, shown[:overlay], shown[:speed]))
-    return _evaluation(subjects, data, shown[:overlay])
+        seen.append(_Seen.of(subject, scores, shown))
+        del subject
+    costs: list[Cost] = []
+    if speed:
+        task = run.task or data.task
+        timed = [sample.image for sample in islice(data.samples(0, 1), speed)]
+        costs = measure_costs([make() for make in makers], timed, task)
+    return _evaluation(seen, costs, data, shown)
 
 
 def evaluate(
@@ -138,8 +150,6 @@ def evaluate(
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
     """
-    from lwmm_hub.evaluation.opening import open_data
-
     if isinstance(dataset, DataSet):
         if split is not None or reading:
             raise UsageError("a DataSet is open already: leave split and reading options out.")
@@ -172,50 +182,36 @@ class _Seen:
     name: str
     scores: Scores
     maps: list[Labels]
-    seconds: float | None
-    note: str
+    notes: tuple[str, ...]
 
     @classmethod
-    def of(
-        cls, subject: Subject, scores: Scores, shown: Sequence[Sample], timed: Sequence[Sample]
-    ) -> _Seen:
+    def of(cls, subject: Subject, scores: Scores, shown: Sequence[Sample]) -> _Seen:
         maps = []
         for sample in shown:
             (prediction,) = subject.predict([sample.image], "semantic")
             assert prediction.semantic is not None
             maps.append(prediction.semantic)
-        left_out = getattr(subject, "left_out", ()) or getattr(
-            getattr(subject, "map", None), "never", ()
-        )
-        note = ""
-        if left_out:
-            note = f"{subject.name} has no class for {', '.join(left_out)}: it scores 0 there."
-        seconds = _seconds(subject, timed, scores.task) if timed else None
-        return cls(subject.name, scores, maps, seconds, note)
+        return cls(subject.name, scores, maps, subject.notes)
 
 
-def _seconds(subject: Subject, samples: Sequence[Sample], task: str) -> float:
-    """Median seconds for one image, the first thrown away."""
-    subject.predict([samples[0].image], task)
-    times = []
-    for sample in samples:
-        began = time.perf_counter()
-        subject.predict([sample.image], task)
-        times.append(time.perf_counter() - began)
-    return median(times)
-
-
-def _evaluation(seen: Sequence[_Seen], data: DataSet, shown: Sequence[Sample]) -> Evaluation:
+def _evaluation(
+    seen: Sequence[_Seen], costs: Sequence[Cost], data: DataSet, shown: Sequence[Sample]
+) -> Evaluation:
     names = distinct_names([s.name for s in seen])
     report = Report(
         describe_data(data, seen[0].scores.images),
         names,
         tuple(s.scores for s in seen),
-        tuple(s.note for s in seen if s.note),
-        {n: s.seconds for n, s in zip(names, seen, strict=True) if s.seconds is not None},
+        tuple(note for s in seen for note in s.notes),
+        tuple(costs),
     )
     picture = None
     if shown:
         maps = {name: s.maps for name, s in zip(names, seen, strict=True)}
         picture = draw_overlay(shown, maps, data.space)
     return Evaluation(report, picture)
+
+
+def _check_overlay(task: str) -> None:
+    if task not in ("semantic", "panoptic"):
+        raise UsageError(f"an overlay shows label maps, not {task}. Leave --overlay out.")

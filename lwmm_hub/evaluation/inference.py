@@ -149,18 +149,21 @@ class Predictor:
             outputs = self._forward([view for _, view in batch], task, gradients)
             for k, (i, view) in enumerate(batch):
                 size = images[i].shape[:2]
-                found[i].append((view, _scores_of(outputs, k, view, size, self.name)))
+                scores = _scores_of(outputs, k, view, size, self.name)
+                if scores.class_count != len(self.labels):
+                    raise wrong_names(self.name, scores.class_count, len(self.labels))
+                found[i].append((view, scores))
         return [
             together(views, image.shape[:2]) for views, image in zip(found, images, strict=True)
         ]
 
-    def classify(self, images: Sequence[Image]) -> NDArray[np.int64]:
-        """The likeliest class of each image, (images,).
+    def classify(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """Probabilities of each image's classes, (images, classes).
 
         Raises:
             EvaluationError: the model classifies no images, or memory ran out.
         """
-        found = np.empty(len(images), np.int64)
+        found = np.empty((len(images), len(self.labels)), np.float32)
         queue = [(i, self._whole(image)) for i, image in enumerate(images)]
         for batch in batches(queue, self.options.batch_size):
             outputs = self._forward([view for _, view in batch])
@@ -169,7 +172,9 @@ class Predictor:
                 raise EvaluationError(
                     f"{self.name} gives no class of an image: evaluate it on data for its task."
                 )
-            found[[i for i, _ in batch]] = logits.argmax(-1).cpu().numpy()
+            if logits.shape[1] != len(self.labels):
+                raise wrong_names(self.name, logits.shape[1], len(self.labels))
+            found[[i for i, _ in batch]] = logits.float().softmax(-1).cpu().numpy()
         return found
 
     def detect(self, images: Sequence[Image]) -> list[Boxes]:
@@ -358,6 +363,14 @@ def _labels_of(config: Any, name: str) -> list[str]:
             "them."
         )
     return [str(labels[i]) for i in range(len(labels))]
+
+
+def wrong_names(name: str, classes: int, names: int) -> EvaluationError:
+    """The error of a network with more or fewer outputs than names for them."""
+    return EvaluationError(
+        f"{name} gives scores of {classes} classes and has names for {names}. Name every class, in "
+        "order: id2label in its config.json, or labels= of a module of your own."
+    )
 
 
 def _best_device() -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -210,6 +210,21 @@ def custom_space(labels: Sequence[str], name: str | None = None) -> LabelSpace:
     return LabelSpace(
         name or f"custom-{len(labels)}", tuple(labels), colors, tuple(range(len(labels)))
     )
+
+
+def counted_space(labels: Sequence[str]) -> LabelSpace:
+    """The label space of classes that are numbered 0 to C-1, whatever a table's own files hold.
+
+    >>> counted_space(label_space("ade20k-150").labels).ids[:3]
+    (0, 1, 2)
+
+    Raises:
+        EvaluationError: no labels, a label twice, or more than 255.
+    """
+    known = space_of_labels(labels)
+    if known is None:
+        return custom_space(labels)
+    return replace(known, ids=tuple(range(len(known))), void=())
 
 
 def canonical(label: str) -> str:

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.errors import EvaluationError, ResolveError
-from lwmm_hub.evaluation.columns import from_table
-from lwmm_hub.evaluation.data_sets import DataSet
-from lwmm_hub.evaluation.label_spaces import LabelSpace, custom_space, label_space, labels_of
-from lwmm_hub.evaluation.label_spaces import space_of_labels as known_space
+from lwmm_hub.errors import EvaluationError, ResolveError, UsageError
+from lwmm_hub.evaluation.columns import Columns, from_table
+from lwmm_hub.evaluation.data_sets import DataSet, choose_split
+from lwmm_hub.evaluation.label_spaces import LabelSpace, counted_space, label_space, labels_of
+from lwmm_hub.evaluation.layouts import LAYOUTS, open_layout
+from lwmm_hub.evaluation.layouts.segments import in_space
+from lwmm_hub.evaluation.panoptic import Category
+from lwmm_hub.evaluation.values import TASKS
 
 LABEL_FILE = "id2label.json"  # beside a data set's card, as label files are kept on the Hub
 MAX_LABEL_FILE = 1 << 20
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set on the Hub.
+
+    Attributes:
+        location: `org/name`.
+        revision: branch, tag or commit; None is the newest.
+    """
+
+    location: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        return f"{self.location}@{self.revision}" if self.revision else self.location
 
 
 def open_data(
@@ -28,19 +50,22 @@ def open_data(
     image_column: str | None = None,
     label_column: str | None = None,
     streaming: bool = False,
+    open_partial: bool = False,
 ) -> DataSet:
     """Images with truth, from wherever they are.
 
     Args:
-        source: a data set's name on the Hub, a folder, `LAYOUT:FOLDER`, or a `datasets.Dataset`.
+        source: a data set's name on the Hub, perhaps with `@revision`, a folder, `LAYOUT:FOLDER`,
+            or a `datasets.Dataset`.
         split: e.g. `validation`; None is the one there is, or `validation`, `val` or `test`.
         task: `semantic`, `panoptic`, `classification` or `detection`; None is what it is made for.
         revision: of the data set on the Hub.
         label_space: what its labels are, where it does not say: a name that
-            `lwmm_hub.evaluation.label_space` knows, or a JSON file of names.
+            `lwmm_hub.evaluation.label_space` knows, or a JSON file (see `read_space`).
         image_column: where it has several.
         label_column: where it has several.
         streaming: read from the Hub without storing it.
+        open_partial: the open-partial split of Office-31 or Office-Home.
 
     Raises:
         EvaluationError: no such data set or split, or nobody knows what its labels mean.
@@ -48,61 +73,114 @@ def open_data(
     """
     if isinstance(source, DataSet):
         return source
-    space = _space(label_space)
-    columns = {"image_column": image_column, "label_column": label_column, "task": task}
-    if hasattr(source, "features") and hasattr(source, "__iter__"):
-        return from_table(source, "a data set in memory", None, split, space, **columns)
-    text = os.fspath(source)
-    layout, folder = folder_of(text)
+    if task is not None and task not in TASKS:
+        raise UsageError(f"task {task!r} is unknown: choose {', '.join(TASKS)}.")
+    space = read_space(label_space) if label_space is not None else None
+    columns = Columns(task, image_column, label_column)
+    layout, folder = None, None
+    if not _is_table(source):
+        layout, folder = folder_of(os.fspath(source))
+    if open_partial and folder is None:
+        raise EvaluationError(
+            "the open-partial split is of Office-31 and Office-Home as they lie on disk. Name "
+            "office-31:FOLDER or office-home:FOLDER."
+        )
     if folder is not None:
-        return _open_folder(folder, layout, split, space, columns)
-    table, commit, chosen = table_from_hub(text, split, revision, streaming)
+        return _open_folder(folder, layout, split, space, columns, open_partial)
+    if _is_table(source):
+        return _from_memory(source, split, space, columns)
+    data = on_hub(os.fspath(source), revision)
+    table, commit, chosen = table_from_hub(data, split, streaming)
     if space is None:
-        space = _space_beside(text, commit)
-    return from_table(table, text, commit, chosen, space, **columns)
+        space = _space_beside(data, commit)
+    return from_table(table, data.location, commit, chosen, space, columns, partial(_reading, data))
 
 
-def _space(name: str | None) -> LabelSpace | None:
-    """A label space by name, or from a JSON file with a list of names or an id2label."""
-    if name is None:
-        return None
-    if name.endswith(".json"):
-        path = Path(name)
-        try:
-            if path.stat().st_size > MAX_LABEL_FILE:
-                raise EvaluationError(f"{name} is too large for a list of labels.")
-            return space_from(json.loads(path.read_text("utf-8")), name)
-        except (OSError, ValueError, RecursionError) as error:
-            if isinstance(error, EvaluationError):
-                raise
-            raise EvaluationError(
-                f"{name} cannot be read as JSON ({type(error).__name__}). Give a list of names."
-            ) from error
-    return label_space(name)
+def on_hub(text: str, revision: str | None) -> HubData:
+    """`org/name` or `org/name@revision`."""
+    name, at, own = text.partition("@")
+    if at and revision is not None and own != revision:
+        raise UsageError(f"{text} and --revision {revision} contradict each other: give one.")
+    return HubData(name, own if at else revision)
 
 
-def space_from(content: Any, name: str) -> LabelSpace:
-    """The label space that a list of names or an `id2label` tells.
+def _is_table(source: Any) -> bool:
+    return (hasattr(source, "features") and hasattr(source, "__iter__")) or (
+        isinstance(source, Mapping) and all(map(_is_table, source.values()))
+    )
+
+
+def _from_memory(
+    source: Any, split: str | None, space: LabelSpace | None, columns: Columns
+) -> DataSet:
+    name, chosen = "data in memory", None
+    if isinstance(source, Mapping):  # a DatasetDict
+        chosen = choose_split(list(source), split, name)
+        source = source[chosen]
+    elif split is not None:
+        chosen = str(source.split) if getattr(source, "split", None) is not None else None
+        if chosen != split:
+            raise EvaluationError(f"{name} is one split. Give all of them, or leave split out.")
+    return from_table(source, name, None, chosen, space, columns)
+
+
+def read_space(name: str) -> LabelSpace:
+    """A label space by name, or from a JSON file.
+
+    The file holds a list of names, an id2label, or COCO's categories with `id`, `name` and
+    `isthing`, which say what is countable, too.
 
     Raises:
-        EvaluationError: it is neither.
+        EvaluationError: there is no such space or file, or it holds something else.
     """
+    if not name.endswith(".json"):
+        return label_space(name)
+    path = Path(name).expanduser()
+    try:
+        if path.stat().st_size > MAX_LABEL_FILE:
+            raise EvaluationError(f"{path.name} is too large for a list of labels. Name another.")
+        content = json.loads(path.read_text("utf-8"))
+    except EvaluationError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise EvaluationError(
+            f"{path.name} cannot be read as JSON ({type(error).__name__}). Give a list of names."
+        ) from error
+    if isinstance(content, list) and content and isinstance(content[0], Mapping):
+        return _space_of_categories(content, path.name)
     if not isinstance(content, list | Mapping):
-        raise EvaluationError(f"{name} holds neither a list of names nor an id2label.")
-    names = labels_of(content)
-    return known_space(names) or custom_space(names)
+        raise EvaluationError(f"{path.name} holds neither a list of names nor an id2label.")
+    return counted_space(labels_of(content))
+
+
+def _space_of_categories(content: list[Any], name: str) -> LabelSpace:
+    try:
+        categories = [
+            Category(int(c["id"]), str(c["name"]), bool(c.get("isthing", 0))) for c in content
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EvaluationError(
+            f"{name} holds categories without id and name. Give a list of names, or COCO's."
+        ) from error
+    space, table = in_space(categories, None, name)
+    ids = {index: number for number, index in table.items()}
+    found = tuple(ids[i] for i in range(len(space)))
+    void = (0,) if 0 not in found else ()
+    return LabelSpace(space.name, space.labels, space.colors, found, void, space.things)
 
 
 def folder_of(text: str) -> tuple[str | None, Path | None]:
     """(layout or None, the folder), or (None, None) for what is on the Hub."""
-    from lwmm_hub.evaluation.layouts import LAYOUTS
-
     head, colon, rest = text.partition(":")
     if colon and head in LAYOUTS:
         return head, Path(rest).expanduser()
     path = Path(text).expanduser()
     if path.exists():
         return None, path
+    if colon and Path(rest).expanduser().is_dir():
+        raise EvaluationError(
+            f"no layout is called {head!r}. There are {', '.join(LAYOUTS)}; most are recognised."
+        )
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise EvaluationError(f"there is no folder {text}. Check its path.")
     return None, None
@@ -113,84 +191,106 @@ def _open_folder(
     layout: str | None,
     split: str | None,
     space: LabelSpace | None,
-    columns: Mapping[str, str | None],
+    columns: Columns,
+    open_partial: bool,
 ) -> DataSet:
-    from lwmm_hub.evaluation.layouts import open_layout
-
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+    if space is None and (folder / LABEL_FILE).is_file():
+        space = read_space(str(folder / LABEL_FILE))
+    name = folder.resolve().name
+    saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+    if layout is None and (saved or any(folder.rglob("*.parquet"))):
         import datasets
 
-        loaded = datasets.load_from_disk(str(folder))
+        with _reading(HubData(name, None)):
+            if saved:
+                loaded = datasets.load_from_disk(str(folder))
+            else:
+                loaded = datasets.load_dataset(str(folder))
         chosen = split
         if isinstance(loaded, dict):
-            chosen = choose_split(list(loaded), split, folder.name)
+            chosen = choose_split(list(loaded), split, name)
             loaded = loaded[chosen]
-        if space is None and (folder / LABEL_FILE).is_file():
-            space = _space(str(folder / LABEL_FILE))
-        return from_table(loaded, folder.name, None, chosen, space, **columns)
-    return open_layout(folder, layout, split, space, columns["task"])
+        elif split is not None:
+            raise EvaluationError(f"{name} has no splits: leave --split out.")
+        return from_table(loaded, name, None, chosen, space, columns)
+    return open_layout(folder, layout, split, space, columns.task, unknown=open_partial)
 
 
-def choose_split(splits: list[str], wanted: str | None, name: str) -> str:
-    """The split that is asked for, or the one that evaluation is for.
-
-    Raises:
-        EvaluationError: there is no such split.
-    """
-    if wanted is not None:
-        if wanted in splits:
-            return wanted
-        raise EvaluationError(
-            f"{name} has no split {wanted!r}. It has: {', '.join(sorted(splits))}."
-        )
-    for usual in ("validation", "val", "test"):
-        if usual in splits:
-            return usual
-    if len(splits) == 1:
-        return splits[0]
-    raise EvaluationError(
-        f"{name} has the splits {', '.join(sorted(splits))}. Choose one with --split."
-    )
-
-
-def table_from_hub(
-    name: str, split: str | None, revision: str | None, streaming: bool
-) -> tuple[Any, str, str]:
+def table_from_hub(data: HubData, split: str | None, streaming: bool) -> tuple[Any, str, str]:
     """(the table, its commit, its split)."""
     import datasets
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    wanted = f"{name}@{revision}" if revision else name
-    try:
-        commit = str(huggingface_hub.HfApi().dataset_info(name, revision=revision).sha)
-        splits = [str(s) for s in datasets.get_dataset_split_names(name, revision=commit)]
-        chosen = choose_split(splits, split, name)
-        table = datasets.load_dataset(name, split=chosen, revision=commit, streaming=streaming)
-    except OfflineModeIsEnabled as error:
-        raise ResolveError(
-            f"{wanted} is on the Hub, and HF_HUB_OFFLINE is set. Name a local folder, or unset it."
-        ) from error
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise ResolveError(
-            f"the Hub gives no data set {wanted} ({type(error).__name__}). Check its name; private "
-            "and gated ones need a token: run `hf auth login`."
-        ) from error
-    except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise EvaluationError(f"{wanted} cannot be read: {first}") from error
+    from lwmm_hub.resolving.hub_errors import LIBRARY
+
+    with _reading(data):
+        api = huggingface_hub.HfApi(library_name=LIBRARY)
+        info = api.dataset_info(data.location, revision=data.revision)
+        commit = str(info.sha)
+        if info.gated:  # `datasets` says it in a way that nobody can tell from other errors
+            api.auth_check(data.location, repo_type="dataset")
+        splits = [str(s) for s in datasets.get_dataset_split_names(data.location, revision=commit)]
+        chosen = choose_split(splits, split, str(data))
+        table = datasets.load_dataset(
+            data.location, split=chosen, revision=commit, streaming=streaming
+        )
     return table, commit, chosen
 
 
-def _space_beside(name: str, commit: str) -> LabelSpace | None:
+@contextmanager
+def _reading(data: HubData) -> Iterator[None]:
+    """What `datasets` and the Hub's client raise, in one line of ours.
+
+    Raises:
+        ResolveError: the Hub does not give it.
+        EvaluationError: what it gives is no data set that can be read.
+    """
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    from lwmm_hub.resolving.hub_errors import hub_errors
+
+    with hub_errors(data, "dataset"):
+        try:
+            yield
+        except OfflineModeIsEnabled as error:
+            raise ResolveError(
+                f"{data} is on the Hub, and HF_HUB_OFFLINE is set. Name a local folder, or unset "
+                "it."
+            ) from error
+        except (EvaluationError, HFValidationError):
+            raise
+        except (
+            datasets.exceptions.DatasetsError,
+            ValueError,
+            FileNotFoundError,
+            RuntimeError,  # a data set that is a script, of which nothing is run
+        ) as error:
+            if isinstance(error, HfHubHTTPError):
+                raise
+            first = " ".join(str(error).split())[:200]
+            raise EvaluationError(
+                f"{data} cannot be read as a data set: {first} Check that it holds images with "
+                "labels."
+            ) from error
+
+
+def _space_beside(data: HubData, commit: str) -> LabelSpace | None:
     """What a data set's repository says of its labels: id2label.json."""
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError
 
-    try:
-        path = huggingface_hub.hf_hub_download(
-            name, LABEL_FILE, repo_type="dataset", revision=commit
-        )
-    except (EntryNotFoundError, HfHubHTTPError):
-        return None
-    return _space(path)
+    from lwmm_hub.resolving.hub_errors import LIBRARY
+
+    with _reading(data):
+        try:
+            path = huggingface_hub.hf_hub_download(
+                data.location,
+                LABEL_FILE,
+                repo_type="dataset",
+                revision=commit,
+                library_name=LIBRARY,
+            )
+        except EntryNotFoundError:
+            return None
+    return read_space(path)

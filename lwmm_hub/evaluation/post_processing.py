@@ -43,6 +43,11 @@ class DenseScores:
     extent: tuple[float, float]
     logits: bool = True
 
+    @property
+    def class_count(self) -> int:
+        """How many classes there are scores of."""
+        return int(self.scores.shape[0])
+
     def strips(self) -> Iterator[tuple[slice, Tensor]]:
         """Strips of rows from the top: (rows, probabilities of shape (classes, rows, width))."""
         for rows, scores in self._scores():
@@ -71,6 +76,11 @@ class MaskScores:
     masks: Tensor
     size: tuple[int, int]
     extent: tuple[float, float]
+
+    @property
+    def class_count(self) -> int:
+        """How many classes there are scores of, "no object" left out."""
+        return int(self.classes.shape[-1]) - 1
 
     def strips(self) -> Iterator[tuple[slice, Tensor]]:
         """As `DenseScores.strips`: class probabilities times mask probabilities, over their sum."""

@@ -28,13 +28,16 @@ def open_picture(path: Path, name: str) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        picture = Image.open(path)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise EvaluationError(
-                f"{name}: {path.name} has {picture.width} x {picture.height} "
-                "pixels. Evaluate smaller images."
-            )
-        picture.load()
+        with path.open("rb") as file:
+            picture = Image.open(file)
+            if picture.width * picture.height > MAX_PIXELS:
+                raise EvaluationError(
+                    f"{name}: {path.name} has {picture.width} x {picture.height} pixels. Evaluate "
+                    "smaller images."
+                )
+            picture.load()
+    except EvaluationError:
+        raise
     except FileNotFoundError as error:
         raise EvaluationError(
             f"{name}: {path.name} is missing. Complete the data set, or name another split."
@@ -105,12 +108,21 @@ def ids_of(picture: Any, name: str) -> Labels:
 
 
 def panoptic_of(
-    picture: Any, segments: Sequence[Mapping[str, Any]], space: LabelSpace, name: str
+    picture: Any,
+    segments: Sequence[Mapping[str, Any]],
+    categories: Mapping[int, int],
+    name: str,
 ) -> Panoptic:
     """A panoptic map as COCO stores it: id = R + 256 G + 65536 B, and a list of what each is.
 
+    Args:
+        picture: the map.
+        segments: `id`, `category_id` and perhaps `iscrowd` of each.
+        categories: category id -> label index, or 255 for what is not scored and becomes void.
+        name: of the image, for messages.
+
     Raises:
-        EvaluationError: map and list disagree, or a category is not in the space.
+        EvaluationError: map and list disagree, or a category is not known.
     """
     from PIL import Image
 
@@ -119,21 +131,26 @@ def panoptic_of(
             f"{name} holds a {type(picture).__name__} where a panoptic map "
             "should be. Name its column."
         )
-    if picture.mode == "RGB":
+    if picture.mode in ("RGB", "RGBA"):
         channels = np.asarray(picture).astype(np.int32)
         ids = channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
     else:
         ids = ids_of(picture, name).astype(np.int32)
-    return panoptic_from(ids, segments, space, name)
+    return panoptic_from(ids, segments, categories, name)
 
 
 def panoptic_from(
-    ids: NDArray[np.int32], segments: Sequence[Mapping[str, Any]], space: LabelSpace, name: str
+    ids: NDArray[np.int32],
+    segments: Sequence[Mapping[str, Any]],
+    categories: Mapping[int, int],
+    name: str,
 ) -> Panoptic:
-    """A map of ids and its list of segments, in the label space; unscored categories are void.
+    """A map of ids and its list of segments, in label indices; what is not scored is void.
+
+    Args: as `panoptic_of` takes them, `ids` int32 of (height, width).
 
     Raises:
-        EvaluationError: map and list disagree, or a category is not in the space.
+        EvaluationError: map and list disagree, or a category is not known.
     """
     kept, dropped = [], []
     for entry in segments:
@@ -143,7 +160,12 @@ def panoptic_from(
             raise EvaluationError(
                 f"{name}: a segment without id and category_id. Correct the annotations."
             ) from error
-        index = int(space.indices(np.array([category]), name)[0])
+        index = categories.get(category)
+        if index is None:
+            raise EvaluationError(
+                f"{name}: the segment {number} is of the category {category}, which is none of the "
+                f"{len(categories)} that are known. Name the label space of the data set."
+            )
         if index == IGNORED:
             dropped.append(number)
         else:
@@ -163,3 +185,17 @@ def panoptic_from(
     if dropped:
         ids = np.where(np.isin(ids, dropped), 0, ids).astype(np.int32)
     return Panoptic(ids, tuple(kept))
+
+
+def categories_in(space: LabelSpace) -> dict[int, int]:
+    """Category id -> label index, 255 for void, where segments are numbered as label files are."""
+    return {**dict.fromkeys(space.void, IGNORED), **{n: i for i, n in enumerate(space.ids)}}
+
+
+def flat(panoptic: Panoptic) -> NDArray[np.uint8]:
+    """The label map that a panoptic map holds; 255 where it is void."""
+    numbers = np.array([0, *(s.id for s in panoptic.segments)])
+    labels = np.array([IGNORED, *(s.category for s in panoptic.segments)], np.uint8)
+    order = np.argsort(numbers)
+    found: NDArray[np.uint8] = labels[order][np.searchsorted(numbers, panoptic.ids, sorter=order)]
+    return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lwmm_hub.display import one_line
+from lwmm_hub.evaluation.costs import Cost
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.values import Scores
 
@@ -36,6 +37,7 @@ PER_CLASS = {
     "iou": "IoU",
     "pq_per_class": "PQ",
     "ap_per_class": "AP",
+    "class_accuracy": "accuracy",
 }
 _COST = {"images_per_second": "images per second", "peak_memory_mb": "peak memory, MB"}
 
@@ -49,25 +51,21 @@ class Report:
         names: of the models, each once.
         scores: one for each.
         notes: what a reader has to know, one line each.
-        speed: name -> seconds for one image, where it was measured.
+        costs: one for each, where they were measured.
     """
 
     dataset: Mapping[str, Any]
     names: tuple[str, ...]
     scores: tuple[Scores, ...]
     notes: tuple[str, ...] = ()
-    speed: Mapping[str, float] = field(default_factory=dict)
+    costs: tuple[Cost, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """What `lwmm-hub evaluate --json` prints."""
-        models = []
-        for name, scores in zip(self.names, self.scores, strict=True):
-            model = scores.to_dict()
-            if name in self.speed:
-                first = self.speed[self.names[0]]
-                model["seconds_per_image"] = self.speed[name]
-                model["relative_cost"] = self.speed[name] / first
-            models.append(model)
+        models = [scores.to_dict() for scores in self.scores]
+        for model, cost in zip(models, self.costs, strict=False):
+            model["seconds_per_image"] = cost.seconds
+            model["relative_cost"] = cost.relative
         return {
             "version": 1,
             "dataset": dict(self.dataset),
@@ -86,13 +84,12 @@ class Report:
             values = [getattr(scores, name) for scores in self.scores]
             if any(value is not None for value in values):
                 found.append((title, values, False))
-        if self.speed:
-            seconds: list[float | None] = [self.speed.get(name) for name in self.names]
-            first = self.speed[self.names[0]]
-            found.append(("seconds per image", seconds, False))
-            cost = [None if s is None else s / first for s in seconds]
-            found.append(("relative cost", cost, False))
+        if self.costs:
+            found.append(("seconds per image", [cost.seconds for cost in self.costs], False))
+            found.append(("relative cost", [cost.relative for cost in self.costs], False))
         for name, title in PER_CLASS.items():
+            if name == "class_accuracy" and any(scores.iou is not None for scores in self.scores):
+                continue  # IoU says more
             tables = [getattr(scores, name) or {} for scores in self.scores]
             for label in dict.fromkeys(label for table in tables for label in table):
                 values = [table.get(label) for table in tables]

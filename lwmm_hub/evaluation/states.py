@@ -1,12 +1,14 @@
-"""Half-done evaluations on disk, so that an interrupted one goes on where it stopped."""
+"""Half-done evaluations on disk, so that an interrupted one goes on; and the memory they took."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,38 @@ def read_state(folder: Path, key: str) -> dict[str, Any] | None:
 
 def write_state(folder: Path, key: str, state: Mapping[str, Any]) -> None:
     """Replace a state at once; a disk that cannot be written only costs the way back."""
+    fresh = folder / f"{key}.{secrets.token_hex(4)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, prefix=f"{key}.", suffix=".tmp", delete=False, encoding="utf-8"
-        ) as file:
-            json.dump(state, file)
-        Path(file.name).replace(folder / f"{key}.json")
+        fresh.write_text(json.dumps(state), encoding="utf-8")
+        fresh.replace(folder / f"{key}.json")
+    except OSError:
+        with suppress(OSError):
+            fresh.unlink()
+
+
+def forget_peak() -> None:
+    """Begin to measure peak memory anew, where the system can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
+
+
+def peak_memory() -> float | None:
+    """Peak resident memory in MB of 10**6 bytes; None where the system does not say (Windows).
+
+    Since `forget_peak` on Linux, else of the whole process.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

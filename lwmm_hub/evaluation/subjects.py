@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lwmm_hub.checkpoint import Checkpoint, LocalFile
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.inference import InferenceOptions, Predictor
+from lwmm_hub.evaluation.inference import InferenceOptions, Predictor, wrong_names
 from lwmm_hub.evaluation.label_spaces import LabelMap, LabelSpace, match_labels
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
 from lwmm_hub.evaluation.values import IGNORED, Labels, Panoptic, Prediction, Segment
@@ -69,12 +69,18 @@ class Subject(Protocol):
         reference: how the user named it.
         commit: of the Hub, None for local ones.
         identity: changes when its predictions may change; "" where nobody can tell.
+        notes: what a reader of its scores has to know, one line each.
     """
 
     name: str
     reference: str
     commit: str | None
     identity: str
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line each."""
+        ...
 
     def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
         """Predictions in the data set's labels, 255 for what it does not have."""
@@ -120,12 +126,20 @@ class HubModel:
         self.options = options or InferenceOptions()
         self._predictor = Predictor.load(checkpoint.folder, self.options, self.name)
         self.map = (labels or LabelOptions()).match(self._predictor.labels, space, self.name)
-        self.identity = f"{identity_of_checkpoint(checkpoint)} {self.options} {self.map.table.tobytes().hex()}"
+        # Scores do not hang on how many images go through together: after memory ran out, a
+        # smaller batch goes on where the larger one stopped.
+        how = replace(self.options, batch_size=1)
+        self.identity = f"{identity_of_checkpoint(checkpoint)} {how} {self.map.table.tobytes().hex()}"
 
     @property
     def network(self) -> torch.nn.Module:
         """The network itself."""
         return self._predictor.network
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which classes it cannot score on, and which of its own count as wrong."""
+        return _notes(self.name, self.map)
 
     def scores(self, images: Sequence[Image]) -> list[DenseScores | MaskScores]:
         """Scores of the model's own classes."""
@@ -134,8 +148,12 @@ class HubModel:
     def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
         """Predictions in the data set's labels."""
         if task == "classification":
-            labels = self.map.table[self._predictor.classify(images)]
-            return [Prediction(label=int(label)) for label in labels]
+            rows = self._predictor.classify(images)
+            labels = self.map.table[rows.argmax(1)]
+            return [
+                Prediction(label=int(label), probabilities=row)
+                for label, row in zip(labels, rows, strict=True)
+            ]
         if task == "detection":
             boxes = self._predictor.detect(images)
             return [Prediction(boxes=_mapped_boxes(found, self.map)) for found in boxes]
@@ -153,19 +171,13 @@ class HubModel:
         things = self.map.target.things
         if things is None:
             raise EvaluationError(
-                f"the label space {self.map.target.name} does not say which classes are things. "
-                "Name a data set with panoptic truth."
+                f"nobody says which classes of {self.map.target.name} are things. Give --labels a "
+                "JSON file of COCO's categories, with isthing."
             )
         table = self.map.table
         own = {i for i in range(len(self.map.source)) if int(table[i]) in things}
-        found = output.panoptic(own)
-        kept = tuple(
-            Segment(s.id, int(table[s.category]))
-            for s in found.segments
-            if table[s.category] != IGNORED
-        )
-        ids = np.where(np.isin(found.ids, [s.id for s in kept]), found.ids, 0).astype(np.int32)
-        return Prediction(table[output.labels()], Panoptic(ids, kept))
+        found = mapped_panoptic(output.panoptic(own), table, things)
+        return Prediction(table[output.labels()], found)
 
 
 class OwnModule:
@@ -200,45 +212,57 @@ class OwnModule:
         names = space.labels if labels is None else tuple(labels)
         self.map = (options or LabelOptions()).match(names, space, self.name)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which classes it cannot score on, and which of its own count as wrong."""
+        return _notes(self.name, self.map)
+
     def scores(self, images: Sequence[Image]) -> list[DenseScores]:
         """Scores of the module's own classes."""
-        import torch
-
         found = []
         for image in images:
-            given = torch.as_tensor(self._predict(self._module, image))
-            if given.ndim != 3 or len(given) != len(self.map.source):
+            given = self._given(image)
+            if not isinstance(given, DenseScores):
                 raise EvaluationError(
-                    f"predict gave {tuple(given.shape)} for {self.name}: an ensemble needs scores "
-                    f"of shape ({len(self.map.source)}, h, w)."
+                    f"predict gave labels for {self.name}: an ensemble needs float scores of "
+                    f"({len(self.map.source)}, h, w)."
                 )
-            size, extent = image.shape[:2], (float(given.shape[1]), float(given.shape[2]))
-            found.append(DenseScores(given.detach(), (size[0], size[1]), extent))
+            found.append(given)
         return found
 
     def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
         """Predictions in the data set's labels."""
         if task != "semantic":
-            raise EvaluationError(f"a module of one's own is evaluated on label maps, not {task}.")
+            raise EvaluationError(
+                f"a module of one's own is evaluated on label maps, not on {task} truth. Pass "
+                "task='semantic'."
+            )
+        found = [self._given(image) for image in images]
+        return [
+            Prediction(self.map(given.labels() if isinstance(given, DenseScores) else given))
+            for given in found
+        ]
+
+    def _given(self, image: Image) -> DenseScores | Labels:
+        """What `predict` says of one image, checked."""
         import torch
 
-        predictions = []
-        for image in images:
-            with torch.inference_mode():
-                given = torch.as_tensor(self._predict(self._module, image)).detach().cpu()
-            if given.ndim == 3 and given.is_floating_point():
-                extent = (float(given.shape[1]), float(given.shape[2]))
-                size = image.shape[:2]
-                labels: Labels = DenseScores(given, (size[0], size[1]), extent).labels()
-            elif given.ndim == 2 and not given.is_floating_point():
-                labels = given.numpy()
-            else:
-                raise EvaluationError(
-                    f"predict gave {given.dtype} of shape {tuple(given.shape)}: return float "
-                    "scores of (classes, h, w) or integer labels of (height, width)."
-                )
-            predictions.append(Prediction(self.map(labels)))
-        return predictions
+        with torch.inference_mode():
+            given = torch.as_tensor(self._predict(self._module, image)).detach().cpu()
+        height, width = image.shape[:2]
+        if given.ndim == 3 and given.is_floating_point():
+            if len(given) != len(self.map.source):
+                raise wrong_names(self.name, len(given), len(self.map.source))
+            extent = (float(given.shape[1]), float(given.shape[2]))
+            return DenseScores(given, (height, width), extent)
+        if given.ndim == 2 and not given.is_floating_point():
+            labels: Labels = given.numpy()
+            return labels
+        raise EvaluationError(
+            f"predict gave {given.dtype} of shape {tuple(given.shape)} for {self.name}: return "
+            "float scores of (classes, h, w) without a batch axis, or integer labels of (height, "
+            "width)."
+        )
 
 
 class Ensemble:
@@ -283,6 +307,17 @@ class Ensemble:
                 sums[row, np.flatnonzero(member.map.table[: len(member.map.source)] == index)] = 1
             self._sums.append(sums)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What it averages, and over which classes."""
+        names = ", ".join(member.name for member in self.members)
+        notes = [f"{self.name} averages the probabilities of {names}."]
+        if self.left_out:
+            notes.append(
+                f"{self.name} has no class for {_listed(self.left_out)}: it scores 0 there."
+            )
+        return tuple(notes)
+
     def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
         """Label maps in the data set's labels."""
         if task != "semantic":
@@ -304,19 +339,70 @@ class Ensemble:
         return labels
 
 
+def _notes(name: str, label_map: LabelMap) -> tuple[str, ...]:
+    notes = []
+    if label_map.never:
+        notes.append(f"{name} has no class for {_listed(label_map.never)}: it scores 0 there.")
+    if label_map.left_out:
+        notes.append(f"{name} predicts {_listed(label_map.left_out)}, which count as wrong.")
+    return tuple(notes)
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Some labels of many.
+
+    >>> _listed(["road", "sky"]), _listed([str(i) for i in range(40)])
+    ('road, sky', '0, 1, 2, 3, 4, 5, 6, 7 and 32 more')
+    """
+    rest = len(labels) - 8
+    return ", ".join(labels[:8]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def identity_of_checkpoint(checkpoint: Checkpoint) -> str:
-    """Tells a model from another one: its commit and files, or what the disk says of them."""
+    """Tells a model from another one: its commit and files, or a checksum of what is read of it."""
+    about = f"{checkpoint.reference.weights} {checkpoint.reference.stage} {list(checkpoint.files)}"
     if checkpoint.commit is not None:
-        return f"{checkpoint.reference.location}@{checkpoint.commit}:{checkpoint.files}"
-    paths = [r.path for r in checkpoint.readers.values() if isinstance(r, LocalFile)]
-    seen = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    return hashlib.sha256(repr(seen).encode()).hexdigest()
+        return f"{checkpoint.reference.location}@{checkpoint.commit} {about}"
+    assert checkpoint.folder is not None
+    weights = [r.path for r in checkpoint.readers.values() if isinstance(r, LocalFile)]
+    seen = hashlib.sha256(about.encode())
+    for path in sorted({*weights, *checkpoint.folder.glob("*.json")}):
+        seen.update(f"{path.name} {path.stat().st_size} ".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                seen.update(block)
+    return seen.hexdigest()
+
+
+def mapped_panoptic(
+    found: Panoptic, table: NDArray[np.integer[Any]], things: Collection[int]
+) -> Panoptic:
+    """A panoptic map in other labels; what has none is void, and a stuff class is one segment.
+
+    Args:
+        found: in a model's own labels.
+        table: label of the model -> label of the data set, or 255.
+        things: labels of the data set whose objects are told apart.
+    """
+    number = np.zeros(max((s.id for s in found.segments), default=0) + 1, np.int32)
+    kept: list[Segment] = []
+    stuff: dict[int, int] = {}
+    for segment in found.segments:
+        category = int(table[segment.category])
+        if category == IGNORED:
+            continue
+        if category in stuff:
+            number[segment.id] = stuff[category]
+            continue
+        kept.append(Segment(segment.id, category))
+        number[segment.id] = segment.id
+        if category not in things:
+            stuff[category] = segment.id
+    return Panoptic(number[found.ids], tuple(kept))
 
 
 def _mapped_boxes(boxes: Any, label_map: LabelMap) -> Any:
     """Boxes in the data set's labels; what it does not have is left out."""
-    from dataclasses import replace
-
     categories = label_map.table[boxes.categories]
     kept = categories != IGNORED
     return replace(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.columns import IMAGES, choose_column, row_of
-from lwmm_hub.evaluation.data_sets import DataSet
-from lwmm_hub.evaluation.opening import choose_split, folder_of, table_from_hub
+from lwmm_hub.evaluation.columns import IMAGES, choose_column, decoding_row
+from lwmm_hub.evaluation.data_sets import DataSet, choose_split
+from lwmm_hub.evaluation.opening import folder_of, on_hub, table_from_hub
 from lwmm_hub.evaluation.reading import image_of, open_picture
 
 Image = NDArray[np.uint8]
@@ -119,8 +119,9 @@ def _open(
     text = os.fspath(source)
     layout, folder = folder_of(text)
     if folder is None:
-        table, commit, chosen = table_from_hub(text, split or "train", revision, False)
-        return _of_table(table, text, commit, chosen, column)
+        data = on_hub(text, revision)
+        table, commit, chosen = table_from_hub(data, split or "train", False)
+        return _of_table(table, data.location, commit, chosen, column)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         import datasets
 
@@ -167,7 +168,9 @@ def _of_table(
 
     def read(number: int) -> Image:
         name = f"{reference}, row {number}"
-        return image_of(row_of(table, number, reference)[image], name)
+        with decoding_row(reference, number):
+            row = table[number]
+        return image_of(row[image], name)
 
     mark = revision or getattr(table, "_fingerprint", None)
     return UnlabelledImages(reference, mark, split, len(table), read)

@@ -98,7 +98,7 @@ class Prediction:
         panoptic: segments and the map of their ids.
         label: class index of the whole image.
         boxes: objects, with confidences.
-        probabilities: float32, (classes, height, width), where an ensemble averages them.
+        probabilities: float32, (classes,) of the model, of the whole image (classification).
     """
 
     semantic: Labels | None = None
@@ -124,7 +124,7 @@ class Scores:
         images: how many were scored.
         miou: mean of `iou` over the classes that occur.
         pixel_accuracy: labelled pixels whose class is right.
-        mean_accuracy: mean over true classes of the part of their pixels found.
+        mean_accuracy: mean of `class_accuracy` over the classes that the truth has.
         iou: class -> intersection over union; has NaN for a class that occurs nowhere.
         pq, sq, rq: panoptic, segmentation and recognition quality, means over classes.
         pq_per_class: class -> PQ.

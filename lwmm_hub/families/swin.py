@@ -209,9 +209,9 @@ SWINV2 = Table(
                         "attention.self.query",
                         "attention.self.key",
                         "attention.self.value",
+                        "attention.self",
                         "attention.self.continuous_position_bias_mlp.0",
                         "attention.self.continuous_position_bias_mlp.2",
-                        "attention.self",  # logit_scale; it reads its positions last
                         "attention.output.dense",
                         "layernorm_before",
                         "intermediate.dense",

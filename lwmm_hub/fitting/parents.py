@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import UsageError
-from lwmm_hub.pipeline import decide, models_of, open_models
+from lwmm_hub.preparing import Opened, decide, models_of, open_models
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.schedule import TABLE, Schedule
 from lwmm_hub.weight_table import WeightTable
@@ -40,7 +40,7 @@ class Parents:
 
     plan: MergePlan
     checkpoints: tuple[Checkpoint, ...]
-    opened: Any
+    opened: Opened
 
     def with_weights(self, table: WeightTable, warnings: Sequence[str] = ()) -> MergePlan:
         """The plan with layer weights in numbers."""

@@ -5,24 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, not re-exported
     build_hf_headers,
     hf_raise_for_status,
@@ -39,6 +29,7 @@ from lwmm_hub.resolving.choosing import (
     shard_names,
     stage_files,
 )
+from lwmm_hub.resolving.hub_errors import LIBRARY, hub_errors
 from lwmm_hub.resolving.local import (
     facts_from,
     facts_of_card,
@@ -58,7 +49,6 @@ KEEP = 1 << 22  # longest range that is kept in memory
 KEEP_ALL = 1 << 24  # of all ranges of a file together
 MAX_TEXT = 10 << 20  # bytes of a card or licence; a longer one is not downloaded
 MAX_BESIDE = 64 << 20  # of a file that the model needs beside its weights, such as a tokenizer
-LIBRARY = "lwmm-hub"
 
 
 class HubFile:
@@ -200,22 +190,7 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
             download = True
         else:
             refuse_quantised(None, list(opened.entries), label)
-            return Checkpoint(
-                pinned,
-                commit,
-                opened.format,
-                opened.entries,
-                opened.readers,
-                config,
-                path=opened.path,
-                prefix=opened.prefix,
-                parts=opened.parts,
-                ignored=opened.ignored or {},
-                facts=facts,
-                warnings=(*opened.warnings, *warnings),
-                part_files=opened.part_files,
-                pretraining=opened.pretraining,
-            )
+            return opened.checkpoint(pinned, commit, config, facts, warnings)
     beside = [name for side in SIDE_FILES if (name := _beside(chosen, side)) in sizes]
     _check_beside(beside, sizes, label)
     texts = [n for n in ("README.md", *facts.license_files) if sizes.get(n, MAX_TEXT) < MAX_TEXT]
@@ -339,109 +314,3 @@ def _no_such_file(reference: ModelReference, file: str, sizes: dict[str, int]) -
     near = difflib.get_close_matches(file, sizes, n=3, cutoff=0.4)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ResolveError(f"{reference.location} has no file {file!r}.{hint}")
-
-
-@contextmanager
-def hub_errors(reference: ModelReference) -> Iterator[None]:
-    """The client's errors in one line of ours, with the next step.
-
-    Raises:
-        ResolveError: always instead of the client's own.
-    """
-    name = reference.location
-    try:
-        yield
-    except GatedRepoError as error:
-        step = (
-            "your account has no access yet"
-            if huggingface_hub.get_token()
-            else "log in with 'hf auth login' or set HF_TOKEN"
-        )
-        raise ResolveError(
-            f"{name} is gated: accept its conditions at {constants.ENDPOINT}/{name}, and {step}."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ResolveError(_not_found(reference)) from error
-    except RevisionNotFoundError as error:
-        raise ResolveError(_no_revision(reference)) from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        if isinstance(error.__cause__, HfHubHTTPError):
-            raise ResolveError(_http_error(reference, error.__cause__)) from error
-        raise ResolveError(
-            f"{name} cannot be fetched: {_offline_reason()} Name a local folder, or try again."
-        ) from error
-    except EntryNotFoundError as error:
-        raise ResolveError(f"{reference} has no such file. Check its name.") from error
-    except HFValidationError as error:
-        raise ResolveError(f"{reference} is not a valid name of the Hub. Check it.") from error
-    except HfHubHTTPError as error:
-        raise ResolveError(_http_error(reference, error)) from error
-    except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
-        raise ResolveError(
-            f"cannot reach the Hub at {constants.ENDPOINT} for {name} "
-            f"({type(error).__name__}). Check the connection, or set HF_HUB_OFFLINE=1 to use "
-            "the cache."
-        ) from error
-    except OSError as error:
-        raise ResolveError(
-            f"cannot keep {name} in the cache ({error.strerror or type(error).__name__}). Make "
-            "room, or set HF_HOME to another folder."
-        ) from error
-
-
-def _offline_reason() -> str:
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set and it is not in the cache."
-    return f"the Hub at {constants.ENDPOINT} cannot be reached and it is not in the cache."
-
-
-def _not_found(reference: ModelReference) -> str:
-    name = reference.location
-    if huggingface_hub.get_token():
-        hidden = "or it is private and your token cannot see it"
-    else:
-        hidden = "or it is private: log in with 'hf auth login' or set HF_TOKEN"
-    near = _similar_names(name)
-    hint = f" Did you mean {' or '.join(near)}?" if near else " Check the spelling."
-    return f"there is no model {name!r} on the Hub, {hidden}.{hint}"
-
-
-def _similar_names(name: str) -> list[str]:
-    """Names that look alike, of this owner or another; none where the Hub does not answer."""
-    owner, _, own = name.partition("/")
-    api = huggingface_hub.HfApi(library_name=LIBRARY)
-    try:
-        for models in (
-            api.list_models(author=owner, limit=500),
-            api.list_models(search=own, limit=50),
-        ):
-            if near := difflib.get_close_matches(name, [m.id for m in models], n=2, cutoff=0.7):
-                return near
-    except (HfHubHTTPError, httpx.HTTPError, OSError, TypeError):
-        pass
-    return []
-
-
-def _no_revision(reference: ModelReference) -> str:
-    try:
-        refs = huggingface_hub.HfApi(library_name=LIBRARY).list_repo_refs(reference.location)
-        known = [ref.name for ref in (*refs.branches, *refs.tags)]
-    except (HfHubHTTPError, httpx.HTTPError, OSError):
-        known = []
-    shown = f" It has {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}." if known else ""
-    return (
-        f"{reference.location} has no revision {reference.revision!r}.{shown} Name a branch, a tag "
-        "or a commit."
-    )
-
-
-def _http_error(reference: ModelReference, error: HfHubHTTPError) -> str:
-    status = error.response.status_code if error.response is not None else None
-    name = reference.location
-    if status == 401:
-        return "the Hub does not accept your token. Run 'hf auth login', or unset HF_TOKEN."
-    if status == 403:
-        return f"your token may not read {name}. Use one with read access to it."
-    if status == 429:
-        return "the Hub asks to slow down (429). Wait a minute, or log in for higher limits."
-    return f"the Hub answered {status} for {name}. Try again later."

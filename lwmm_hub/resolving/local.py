@@ -76,23 +76,8 @@ def open_folder(
     readers = [LocalFile(folder / name, name) for name in files]
     opened = open_files(readers, label, reference.weights, index, chosen, parts)
     refuse_quantised(None, list(opened.entries), label)
-    return Checkpoint(
-        replace(reference, stage=stage),
-        commit,
-        opened.format,
-        opened.entries,
-        opened.readers,
-        config,
-        home,
-        path=opened.path,
-        prefix=opened.prefix,
-        parts=opened.parts,
-        ignored=opened.ignored or {},
-        facts=facts or facts_of_card(folder),
-        warnings=(*opened.warnings, *warnings),
-        part_files=opened.part_files,
-        pretraining=opened.pretraining,
-    )
+    staged = replace(reference, stage=stage)
+    return opened.checkpoint(staged, commit, config, facts or facts_of_card(folder), warnings, home)
 
 
 def _read(path: Path, label: str) -> bytes:

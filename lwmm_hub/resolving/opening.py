@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lwmm_hub.checkpoint import ByteReader, LocalFile, TensorEntry
+from lwmm_hub.checkpoint import ByteReader, Checkpoint, LocalFile, ModelFacts, TensorEntry
 from lwmm_hub.checkpoint.safetensors import RESERVED, read_safetensors
 from lwmm_hub.errors import CheckpointError
+from lwmm_hub.reference import ModelReference
 from lwmm_hub.resolving.choosing import check_shards
 
 # copies of one network in a training checkpoint (DAFormer, HRDA, MIC, EDAPS): prefix of the keys
@@ -33,6 +34,34 @@ class OpenedFiles:
     warnings: tuple[str, ...] = ()
     part_files: Mapping[str, str] = field(default_factory=dict)
     pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
+
+    def checkpoint(
+        self,
+        reference: ModelReference,
+        commit: str | None,
+        config: Mapping[str, Any] | None,
+        facts: ModelFacts,
+        warnings: Sequence[str],
+        folder: Path | None = None,
+    ) -> Checkpoint:
+        """The model, with what its place says of it; `warnings` come after the files' own."""
+        return Checkpoint(
+            reference,
+            commit,
+            self.format,
+            self.entries,
+            self.readers,
+            config,
+            folder,
+            path=self.path,
+            prefix=self.prefix,
+            parts=self.parts,
+            ignored=self.ignored or {},
+            facts=facts,
+            warnings=(*self.warnings, *warnings),
+            part_files=self.part_files,
+            pretraining=self.pretraining,
+        )
 
 
 def open_files(

@@ -6,14 +6,12 @@ To read another data set, write a `Layout` beside its kin and name it in `LAYOUT
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.data_sets import DataSet
+from lwmm_hub.evaluation.data_sets import DataSet, choose_split
 from lwmm_hub.evaluation.label_spaces import LabelSpace, custom_space, label_space
 from lwmm_hub.evaluation.layouts.driving import (
     CITYSCAPES,
@@ -23,31 +21,30 @@ from lwmm_hub.evaluation.layouts.driving import (
     MAPILLARY_2,
     SYNTHIA,
 )
-from lwmm_hub.evaluation.layouts.grammar import Item, Layout
+from lwmm_hub.evaluation.layouts.grammar import Item, Layout, Listing
 from lwmm_hub.evaluation.layouts.objects import (
     ADE20K,
-    ADE20K_VALIDATION,
     CLASSES,
     COCO_PANOPTIC,
     OFFICE_31,
     OFFICE_HOME,
     PAIRS,
 )
-from lwmm_hub.evaluation.reading import image_of, labels_in, open_picture, panoptic_of
-from lwmm_hub.evaluation.values import IGNORED, Panoptic, Sample
+from lwmm_hub.evaluation.layouts.segments import in_space
+from lwmm_hub.evaluation.office import open_partial
+from lwmm_hub.evaluation.reading import flat, image_of, labels_in, open_picture, panoptic_of
+from lwmm_hub.evaluation.values import Sample
 
-# The first whose signs are all there is taken, so the plain ones come last.
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        FOGGY_CITYSCAPES,
         CITYSCAPES,
+        FOGGY_CITYSCAPES,
         GTA5,
         SYNTHIA,
-        MAPILLARY_2,
         MAPILLARY_1,
+        MAPILLARY_2,
         ADE20K,
-        ADE20K_VALIDATION,
         COCO_PANOPTIC,
         OFFICE_31,
         OFFICE_HOME,
@@ -57,8 +54,31 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
+@dataclass(frozen=True)
+class _Truth:
+    """How the files of a data set are read.
+
+    Attributes:
+        task: what is read.
+        files: the space whose ids label files hold.
+        categories: category id of a segment -> label index.
+        layout: says how a label file is read.
+    """
+
+    task: str
+    files: LabelSpace
+    categories: Mapping[int, int]
+    layout: Layout
+
+
 def open_layout(
-    folder: Path, name: str | None, split: str | None, space: LabelSpace | None, task: str | None
+    folder: Path,
+    name: str | None = None,
+    split: str | None = None,
+    space: LabelSpace | None = None,
+    task: str | None = None,
+    *,
+    unknown: bool = False,
 ) -> DataSet:
     """A folder as a `DataSet`.
 
@@ -68,84 +88,105 @@ def open_layout(
         split: None is `validation`, `val` or `test`.
         space: what its labels are, where the layout does not say or means another one.
         task: None is the usual one of the layout.
+        unknown: the open-partial split of Office: classes that no model was trained on are to be
+            called unknown, and those of the source alone are left out.
 
     Raises:
         EvaluationError: nothing that is known lies so, the split or a file is missing, or nobody
             knows what the labels mean.
     """
-    from lwmm_hub.evaluation.opening import choose_split
-
     if not folder.is_dir():
         raise EvaluationError(f"there is no folder {folder.name}. Check its path.")
     layout = LAYOUTS[name] if name else recognise(folder)
+    shown = folder.resolve().name
     task = task or layout.tasks[0]
     if task not in layout.tasks:
         raise EvaluationError(
-            f"{folder.name} has no {task} truth that {layout.name} knows of. It has: "
+            f"{shown} has no {task} truth that {layout.name} knows of. It has: "
             f"{', '.join(layout.tasks)}."
         )
     splits = layout.splits(folder)
     if not splits and split is not None:
-        raise EvaluationError(f"{folder.name} has no splits: leave --split out.")
-    chosen = choose_split(splits, split, folder.name) if splits else None
+        raise EvaluationError(f"{shown} has no splits: leave --split out.")
+    chosen = choose_split(splits, split, shown) if splits else ""
     listing = layout.list(folder, chosen, task)
     if not listing.items:
-        where = f" {chosen}" if chosen else ""
         raise EvaluationError(
-            f"{folder.name}{where} holds no images where {layout.name} has them. Name another "
-            "split, or the layout as LAYOUT:FOLDER."
+            f"{' '.join([shown, chosen]).strip()} holds no images where {layout.name} has them. "
+            "Name another split, or the layout as LAYOUT:FOLDER."
         )
-    files = space or (label_space(layout.file_space or layout.space) if layout.space else None)
-    told = space or (label_space(layout.space) if layout.space else None)
-    if told is None and listing.labels:
-        files = told = custom_space(listing.labels)
-    if files is None or told is None:
-        raise EvaluationError(
-            f"{folder.name} does not say what its labels mean. Name them with --labels, e.g. "
-            "cityscapes-19, or a JSON file with the list of their names."
-        )
+    if unknown:
+        listing = _open_partial(listing, layout)
+    told, truth = _spaces(listing, layout, space, task, shown)
     return DataSet(
-        folder.name,
+        shown,
         _fingerprint(folder, listing.items),
-        chosen,
+        chosen or None,
         told,
         task,
         len(listing.items),
-        _samples(folder, listing.items, layout, files, task),
+        _samples(folder, listing.items, truth),
+        unknown,
     )
+
+
+def _spaces(
+    listing: Listing, layout: Layout, space: LabelSpace | None, task: str, name: str
+) -> tuple[LabelSpace, _Truth]:
+    """(what the labels are, how the files are read)."""
+    own = label_space(layout.space) if layout.space else None
+    if listing.labels and space is not None and len(listing.labels) != len(space):
+        raise EvaluationError(
+            f"{name} has {len(listing.labels)} folders of classes, and {space.name} has "
+            f"{len(space)} labels. Leave --labels out: the folders have names."
+        )
+    told = space or own or (custom_space(listing.labels) if listing.labels else None)
+    categories: dict[int, int] = {}
+    if listing.categories:
+        told, categories = in_space(listing.categories, told, name)
+    if told is None:
+        raise EvaluationError(
+            f"{name} does not say what its labels mean. Name them with --labels, e.g. "
+            "cityscapes-19, or a JSON file with the list of their names."
+        )
+    files = label_space(layout.file_space) if layout.file_space and space is None else told
+    return told, _Truth(task, files, categories, layout)
 
 
 def recognise(folder: Path) -> Layout:
     """The layout of a folder.
 
     Raises:
-        EvaluationError: it is none that is known.
+        EvaluationError: it is none that is known, or several.
     """
-    for layout in LAYOUTS.values():
-        if all(any(True for _ in folder.glob(sign)) for sign in layout.signs):
-            if layout is PAIRS and not any((folder / name).is_dir() for name in _LABEL_FOLDERS):
-                continue
-            if layout is CLASSES and not _only_classes(folder):
-                continue
-            return layout
+    for plain in (False, True):
+        found = [x for x in LAYOUTS.values() if x.plain == plain and x.fits(folder)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            choices = " or ".join(f"{layout.name}:FOLDER" for layout in found)
+            raise EvaluationError(
+                f"several data sets lie in {folder.resolve().name}. Say which: {choices}."
+            )
     raise EvaluationError(
-        f"nothing in {folder.name} lies as in a data set that is known ({', '.join(LAYOUTS)}). "
-        "Name its top folder, or put images/ and labels/ side by side."
+        f"nothing in {folder.resolve().name} lies as in a data set that is known "
+        f"({', '.join(LAYOUTS)}). Name its top folder, or put images/ and labels/ side by side."
     )
 
 
-_LABEL_FOLDERS = ("labels", "annotations", "masks", "labels_ids", "gt")
+def _open_partial(listing: Listing, layout: Layout) -> Listing:
+    """The images of the target in the labels of a model that was trained on the source."""
+    split = open_partial(layout.name)
+    truth = [split.truth(label) for label in listing.labels]
+    items = [
+        replace(item, label=truth[item.label])
+        for item in listing.items
+        if item.label is not None and truth[item.label] is not None
+    ]
+    return Listing(items, split.known)
 
 
-def _only_classes(folder: Path) -> bool:
-    """Whether there are only folders of pictures: one for each class."""
-    from lwmm_hub.evaluation.layouts.grammar import folders_in, pictures_in
-
-    names = folders_in(folder)
-    return bool(names) and all(pictures_in(folder / name) for name in names)
-
-
-def _fingerprint(folder: Path, items: Any) -> str:
+def _fingerprint(folder: Path, items: Sequence[Item]) -> str:
     """Changes when files are added, removed or replaced by others of another size."""
     seen = hashlib.sha256()
     for item in items:
@@ -153,44 +194,32 @@ def _fingerprint(folder: Path, items: Any) -> str:
             if path is not None:
                 size = path.stat().st_size if path.is_file() else -1
                 seen.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+        seen.update(repr((item.label, item.segments)).encode())
     return seen.hexdigest()[:40]
 
 
 def _samples(
-    folder: Path, items: Any, layout: Layout, space: LabelSpace, task: str
+    folder: Path, items: Sequence[Item], truth: _Truth
 ) -> Callable[[int, int], Iterator[Sample]]:
     def samples(start: int, step: int) -> Iterator[Sample]:
         for item in items[start::step]:
-            name = item.image.relative_to(folder).as_posix()
-            yield _sample(item, name, layout, space, task)
+            yield _sample(item, item.image.relative_to(folder).as_posix(), truth)
 
     return samples
 
 
-def _sample(item: Item, name: str, layout: Layout, space: LabelSpace, task: str) -> Sample:
+def _sample(item: Item, name: str, truth: _Truth) -> Sample:
     image = image_of(open_picture(item.image, name), name)
     if item.label is not None:
         return Sample(name, image, label=item.label)
-    semantic, panoptic = None, None
+    semantic = panoptic = None
     if item.panoptic is not None:
-        segments = [
-            {**s, "category_id": int(s["category_id"]) - layout.category_offset}
-            for s in item.segments
-        ]
-        panoptic = panoptic_of(open_picture(item.panoptic, name), segments, space, name)
-    if item.labels is not None:
-        if layout.read_labels is not None:
-            semantic = space.indices(layout.read_labels(item.labels, name), name)
-        else:
-            semantic = labels_in(open_picture(item.labels, name), space, name)
-    elif panoptic is not None:
-        semantic = _flat(panoptic)
-    return Sample(name, image, semantic, panoptic if task == "panoptic" else None)
-
-
-def _flat(panoptic: Panoptic) -> Any:
-    """The label map that a panoptic map holds; 255 where it is void."""
-    numbers = np.array([0, *(s.id for s in panoptic.segments)])
-    labels = np.array([IGNORED, *(s.category for s in panoptic.segments)], np.uint8)
-    order = np.argsort(numbers)
-    return labels[order][np.searchsorted(numbers, panoptic.ids, sorter=order)]
+        picture = open_picture(item.panoptic, name)
+        panoptic = panoptic_of(picture, item.segments, truth.categories, name)
+    if item.labels is None:
+        semantic = flat(panoptic) if panoptic is not None else None
+    elif truth.layout.read_labels is not None:
+        semantic = truth.files.indices(truth.layout.read_labels(item.labels, name), name)
+    else:
+        semantic = labels_in(open_picture(item.labels, name), truth.files, name)
+    return Sample(name, image, semantic, panoptic if truth.task == "panoptic" else None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,63 +13,50 @@ from lwmm_hub.evaluation.layouts.grammar import (
     Layout,
     Listing,
     folders_in,
+    no_splits,
     pictures_in,
 )
-from lwmm_hub.evaluation.layouts.segments import read_segments
+from lwmm_hub.evaluation.layouts.segments import read_annotations
 from lwmm_hub.evaluation.reading import open_picture
 from lwmm_hub.evaluation.values import Labels
 
+_List = Callable[[Path, str, str], Listing]
 FOG = "0.02"  # the beta of Foggy Cityscapes that is scored: the thickest
 
 
-def _cityscapes(images: str, ending: str) -> Any:
+def _cityscapes(images: str, ending: str) -> _List:
     """Images of Cityscapes' own folder or of a weather version of it, labels of `gtFine`."""
 
-    def listing(root: Path, split: str | None, task: str | None) -> Listing:
-        assert split is not None
-        segments: dict[str, Any] = {}
-        maps = root / "gtFine" / f"cityscapes_panoptic_{split}"
-        if task == "panoptic":
-            segments = read_segments(maps.with_suffix(".json"))
-        items = []
-        for image in pictures_in(root / images / split, deep=True):
-            if not image.name.endswith(ending):
-                continue
-            name = image.name[: -len(ending)]
-            fine = root / "gtFine" / split / image.parent.name
-            panoptic = maps / f"{name}_gtFine_panoptic.png" if task == "panoptic" else None
-            items.append(
-                Item(
-                    image,
-                    fine / f"{name}_gtFine_labelIds.png",
-                    panoptic,
-                    _segments_of(segments, f"{name}_gtFine_panoptic.png", task),
-                )
+    def listing(root: Path, split: str, task: str) -> Listing:
+        found = {
+            image.name[: -len(ending)]: image
+            for image in pictures_in(root / images / split, deep=True)
+            if image.name.endswith(ending)
+        }
+        truth = root / "gtFine"
+        if task == "semantic":
+            return Listing(
+                [
+                    Item(i, truth / split / i.parent.name / f"{name}_gtFine_labelIds.png")
+                    for name, i in found.items()
+                ]
             )
-        return Listing(items)
+        maps = truth / f"cityscapes_panoptic_{split}"
+        known = read_annotations(truth / f"cityscapes_panoptic_{split}.json")
+        items = []
+        for name, image in found.items():
+            file = f"{name}_gtFine_panoptic.png"
+            labels = truth / split / image.parent.name / f"{name}_gtFine_labelIds.png"
+            items.append(Item(image, labels, maps / file, known.of(file)))
+        return Listing(items, categories=known.categories)
 
     return listing
-
-
-def _segments_of(segments: dict[str, Any], name: str, task: str | None) -> list[dict[str, Any]]:
-    if task != "panoptic":
-        return []
-    if name not in segments:
-        raise EvaluationError(
-            f"{name} is not in the panoptic JSON. Get maps and JSON from one release."
-        )
-    found: list[dict[str, Any]] = segments[name]
-    return found
-
-
-def _splits(folder: str) -> Any:
-    return lambda root: folders_in(root / folder)
 
 
 CITYSCAPES = Layout(
     "cityscapes",
     ("leftImg8bit/*", "gtFine/*"),
-    _splits("leftImg8bit"),
+    lambda root: folders_in(root / "leftImg8bit"),
     _cityscapes("leftImg8bit", "_leftImg8bit.png"),
     space="cityscapes-19",
     file_space="gta-19",
@@ -79,7 +66,7 @@ CITYSCAPES = Layout(
 FOGGY_CITYSCAPES = Layout(
     "foggy-cityscapes",
     ("leftImg8bit_foggy/*", "gtFine/*"),
-    _splits("leftImg8bit_foggy"),
+    lambda root: folders_in(root / "leftImg8bit_foggy"),
     _cityscapes("leftImg8bit_foggy", f"_leftImg8bit_foggy_beta_{FOG}.png"),
     space="cityscapes-19",
     file_space="gta-19",
@@ -87,22 +74,39 @@ FOGGY_CITYSCAPES = Layout(
 )
 
 
-def _gta5(root: Path, _split: str | None, _task: str | None) -> Listing:
+def _gta5(root: Path, _split: str, _task: str) -> Listing:
     images = pictures_in(root / "images")
     return Listing([Item(image, root / "labels" / f"{image.stem}.png") for image in images])
+
+
+def _has_cityscapes_colors(root: Path) -> bool:
+    """Whether the first label file has GTA5's palette: 7 is the colour of road.
+
+    Images and labels that are numbered in the same way may be of anything.
+    """
+    from PIL import Image
+
+    first = next(iter(pictures_in(root / "labels")))
+    try:
+        with Image.open(first) as picture:
+            palette = picture.getpalette() or []
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return picture.mode == "P" and palette[21:24] == [128, 64, 128]
 
 
 GTA5 = Layout(
     "gta5",
     ("images/[0-9][0-9][0-9][0-9][0-9].png", "labels/[0-9][0-9][0-9][0-9][0-9].png"),
-    lambda _: [],
+    no_splits,
     _gta5,
     space="cityscapes-19",
     file_space="gta-19",
+    sure=_has_cityscapes_colors,
 )
 
 
-def _synthia(root: Path, _split: str | None, _task: str | None) -> Listing:
+def _synthia(root: Path, _split: str, _task: str) -> Listing:
     labels = root / "GT" / "LABELS"
     return Listing([Item(image, labels / image.name) for image in pictures_in(root / "RGB")])
 
@@ -141,29 +145,29 @@ def read_synthia(path: Path, name: str) -> Labels:
 SYNTHIA = Layout(
     "synthia",
     ("RGB/*.png", "GT/LABELS/*.png"),
-    lambda _: [],
+    no_splits,
     _synthia,
     space="synthia-16",
     read_labels=read_synthia,
 )
 
 
-def _mapillary(version: str, year: int) -> Any:
-    def listing(root: Path, split: str | None, task: str | None) -> Listing:
-        assert split is not None
+def _mapillary(version: str, year: int) -> _List:
+    def listing(root: Path, split: str, task: str) -> Listing:
         truth = root / split / version
         if not truth.is_dir() and version == "v1.2":
             truth = root / split  # as the first release lies
-        segments: dict[str, Any] = {}
-        if task == "panoptic":
-            segments = read_segments(truth / "panoptic" / f"panoptic_{year}.json")
-        items = []
-        for image in pictures_in(root / split / "images"):
-            name = f"{image.stem}.png"
-            panoptic = truth / "panoptic" / name if task == "panoptic" else None
-            found = _segments_of(segments, name, task)
-            items.append(Item(image, truth / "labels" / name, panoptic, found))
-        return Listing(items)
+        images = pictures_in(root / split / "images")
+        names = [f"{image.stem}.png" for image in images]
+        labels = [truth / "labels" / name for name in names]
+        if task == "semantic":
+            return Listing([Item(i, own) for i, own in zip(images, labels, strict=True)])
+        known = read_annotations(truth / "panoptic" / f"panoptic_{year}.json")
+        items = [
+            Item(image, own, truth / "panoptic" / name, known.of(name))
+            for image, name, own in zip(images, names, labels, strict=True)
+        ]
+        return Listing(items, categories=known.categories)
 
     return listing
 
@@ -179,15 +183,13 @@ MAPILLARY_2 = Layout(
     _mapillary("v2.0", 2020),
     space="mapillary-124",
     tasks=("semantic", "panoptic"),
-    category_offset=1,
 )
 
 MAPILLARY_1 = Layout(
     "mapillary-v1.2",
-    ("*/images/*.jpg", "*/instances/*.png"),
+    ("*/images/*.jpg", "*/v1.2/labels/*.png|*/instances/*.png"),
     _mapillary_splits,
     _mapillary("v1.2", 2018),
     space="mapillary-65",
     tasks=("semantic", "panoptic"),
-    category_offset=1,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lwmm_hub.evaluation.panoptic import Category
 from lwmm_hub.evaluation.values import Labels
 
 
@@ -36,10 +37,12 @@ class Listing:
     Attributes:
         items: in the order of their names.
         labels: names of the classes, where the folders say them (classification).
+        categories: what the segments' categories are, where panoptic maps are read.
     """
 
     items: Sequence[Item]
     labels: tuple[str, ...] = ()
+    categories: tuple[Category, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,27 +51,41 @@ class Layout:
 
     Attributes:
         name: as in `LAYOUT:FOLDER`.
-        signs: glob patterns below the folder; each must find something.
+        signs: glob patterns below the folder, alternatives separated by "|"; each must find
+            something.
         splits: folder -> names of its splits; empty where it is not split.
-        list: (folder, split or None, task or None) -> its images.
+        list: (folder, split or "", task) -> its images.
         space: what its labels are called; "" where the folder or the user says.
-        file_space: the space whose ids its files hold, classes in the same order as `space`.
+        file_space: the space whose ids its label files hold, if that is another; classes in the
+            same order as in `space`.
         tasks: what it has truth for, the usual one first.
         read_labels: how a label file is read where it is no ordinary picture.
-        category_offset: what is taken off the categories of segments.
-        domains: whether its splits are domains, of which none is the usual one.
+        sure: what more than `signs` has to be true of the folder.
+        plain: whether it is a way to lie that is tried when no data set is recognised.
     """
 
     name: str
     signs: tuple[str, ...]
     splits: Callable[[Path], list[str]]
-    list: Callable[[Path, str | None, str | None], Listing]
+    list: Callable[[Path, str, str], Listing]
     space: str = ""
     file_space: str = ""
     tasks: tuple[str, ...] = ("semantic",)
     read_labels: Callable[[Path, str], Labels] | None = None
-    category_offset: int = 0
-    domains: bool = False
+    sure: Callable[[Path], bool] | None = None
+    plain: bool = False
+
+    def fits(self, folder: Path) -> bool:
+        """Whether a folder lies so."""
+        return all(
+            any(any(True for _ in folder.glob(pattern)) for pattern in sign.split("|"))
+            for sign in self.signs
+        ) and (self.sure is None or self.sure(folder))
+
+
+def no_splits(_: Path) -> list[str]:
+    """The splits of a data set that has none."""
+    return []
 
 
 def folders_in(folder: Path) -> list[str]:

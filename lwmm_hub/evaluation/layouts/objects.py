@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.layouts.grammar import Item, Layout, Listing, folders_in, pictures_in
-from lwmm_hub.evaluation.layouts.segments import read_document
+from lwmm_hub.evaluation.layouts.segments import read_annotations
 
 
-def _ade20k(root: Path, split: str | None, _task: str | None) -> Listing:
-    assert split is not None
+def _ade20k(root: Path, split: str, _task: str) -> Listing:
     labels = root / "annotations" / split
     images = pictures_in(root / "images" / split)
     return Listing([Item(image, labels / f"{image.stem}.png") for image in images])
@@ -19,49 +18,31 @@ def _ade20k(root: Path, split: str | None, _task: str | None) -> Listing:
 
 ADE20K = Layout(
     "ade20k",
-    ("images/training/*.jpg", "annotations/*/*.png"),
-    lambda root: folders_in(root / "images"),
-    _ade20k,
-    space="ade20k-150",
-)
-ADE20K_VALIDATION = Layout(
-    "ade20k-validation",
-    ("images/validation/*.jpg", "annotations/validation/*.png"),
-    lambda root: folders_in(root / "images"),
+    ("images/*/ADE_*.jpg", "annotations/*/ADE_*.png"),
+    lambda root: folders_in(root / "annotations"),
     _ade20k,
     space="ade20k-150",
 )
 
 
-def _coco(root: Path, split: str | None, _task: str | None) -> Listing:
-    assert split is not None
-    document = read_document(root / "annotations" / f"panoptic_{split}.json")
+def _coco(root: Path, split: str, _task: str) -> Listing:
+    known = read_annotations(root / "annotations" / f"panoptic_{split}.json")
     maps = root / "annotations" / f"panoptic_{split}"
     if not maps.is_dir():
         maps = root / f"panoptic_{split}"
-    try:
-        names = {image["id"]: str(image["file_name"]) for image in document["images"]}
-        items = [
-            Item(
-                root / split / _plain(names[a["image_id"]]),
-                None,
-                maps / _plain(str(a["file_name"])),
-                list(a["segments_info"]),
-            )
-            for a in document["annotations"]
-        ]
-    except (KeyError, TypeError) as error:
-        raise EvaluationError(
-            f"panoptic_{split}.json is not as COCO writes it (no {error}). Get COCO's panoptic "
-            "annotations."
-        ) from error
-    return Listing(sorted(items, key=lambda item: item.image.name))
+    items = [
+        Item(root / split / _plain(about.image), None, maps / _plain(file), about.segments)
+        for file, about in known.maps.items()
+    ]
+    return Listing(sorted(items, key=lambda item: item.image.name), categories=known.categories)
 
 
 def _plain(name: str) -> str:
     """A file's name, which must lead nowhere else."""
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise EvaluationError(f"the annotations name the file {name!r}: that is no plain name.")
+    if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
+        raise EvaluationError(
+            f"the annotations name the file {name!r}, which is no plain name. Correct the JSON."
+        )
     return name
 
 
@@ -75,14 +56,13 @@ COCO_PANOPTIC = Layout(
     ("annotations/panoptic_*.json",),
     _coco_splits,
     _coco,
-    space="coco-133",
     tasks=("panoptic", "semantic"),
 )
 
 
-def _by_class(root: Path, split: str | None, _task: str | None) -> Listing:
+def _by_class(root: Path, split: str, _task: str) -> Listing:
     folder = root / split if split else root
-    if split and (folder / "images").is_dir() and folders_in(folder) == ["images"]:
+    if split and folders_in(folder) == ["images"]:
         folder = folder / "images"  # Office-31 as it is handed out
     classes = folders_in(folder)
     items = [
@@ -93,45 +73,65 @@ def _by_class(root: Path, split: str | None, _task: str | None) -> Listing:
     return Listing(items, tuple(classes))
 
 
-def _domains(names: tuple[str, ...]) -> Any:
+def _domains(*names: str) -> Callable[[Path], list[str]]:
     return lambda root: [name for name in names if (root / name).is_dir()]
 
-
-_OFFICE_31 = ("amazon", "dslr", "webcam")
-_OFFICE_HOME = ("Art", "Clipart", "Product", "Real World", "Real_World", "RealWorld")
 
 OFFICE_31 = Layout(
     "office-31",
     ("amazon/*", "dslr/*", "webcam/*"),
-    _domains(_OFFICE_31),
+    _domains("amazon", "dslr", "webcam"),
     _by_class,
     tasks=("classification",),
-    domains=True,
 )
 OFFICE_HOME = Layout(
     "office-home",
     ("Art/*", "Clipart/*", "Product/*"),
-    _domains(_OFFICE_HOME),
+    _domains("Art", "Clipart", "Product", "Real World", "Real_World", "RealWorld"),
     _by_class,
     tasks=("classification",),
-    domains=True,
 )
 
 _LABELS = ("labels", "annotations", "masks", "labels_ids", "gt")
 
 
-def _pairs(root: Path, split: str | None, _task: str | None) -> Listing:
-    images = root / "images"
-    labels = next(root / name for name in _LABELS if (root / name).is_dir())
-    if split is not None:
-        images, labels = images / split, labels / split
+def _pairs(root: Path, split: str, _task: str) -> Listing:
+    images = root / "images" / split
+    labels = next(root / name for name in _LABELS if (root / name).is_dir()) / split
     return Listing([Item(image, labels / f"{image.stem}.png") for image in pictures_in(images)])
 
 
 PAIRS = Layout(
     "pairs",
-    ("images/*",),
+    ("images/*", "|".join(f"{name}/*" for name in _LABELS)),
     lambda root: folders_in(root / "images"),
     _pairs,
+    plain=True,
 )
-CLASSES = Layout("classes", ("*/*",), lambda _: [], _by_class, tasks=("classification",))
+
+
+def _class_splits(root: Path) -> list[str]:
+    """Folders of folders of pictures, where no class lies directly in the data set's folder."""
+    found = folders_in(root)
+    if any(pictures_in(root / name) for name in found):
+        return []
+    return [name for name in found if folders_in(root / name)]
+
+
+def _only_classes(root: Path) -> bool:
+    """Whether there are only folders of pictures, one for each class, perhaps in splits."""
+    above = [root / split for split in _class_splits(root)] or [root]
+    classes = [folder / name for folder in above for name in folders_in(folder)]
+    pairs = "images" in folders_in(root)  # those of a data set with label maps
+    return bool(classes) and not pairs and all(map(pictures_in, classes))
+
+
+CLASSES = Layout(
+    "classes",
+    ("*/*",),
+    _class_splits,
+    _by_class,
+    tasks=("classification",),
+    sure=_only_classes,
+    plain=True,
+)

@@ -1,51 +1,135 @@
-"""COCO's panoptic JSON: which segments each panoptic map has."""
+"""COCO's panoptic JSON: which segments each panoptic map has, and what its categories are."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.label_spaces import (
+    LabelSpace,
+    canonical,
+    custom_space,
+    shorten,
+    space_of_labels,
+)
+from lwmm_hub.evaluation.panoptic import Category
 
 MAX_JSON = 2 << 30
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """A JSON file with a table at its top.
+@dataclass(frozen=True)
+class Annotation:
+    """What the JSON says of one image.
+
+    Attributes:
+        image: file name of the image; "" where the JSON does not say.
+        segments: COCO's `segments_info`.
+    """
+
+    image: str
+    segments: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A panoptic JSON.
+
+    Attributes:
+        categories: what its category ids mean.
+        maps: file name of a panoptic map -> what is on it.
+        name: file name of the JSON.
+    """
+
+    categories: tuple[Category, ...]
+    maps: Mapping[str, Annotation]
+    name: str
+
+    def of(self, map_name: str) -> Sequence[Mapping[str, Any]]:
+        """Segments of one panoptic map.
+
+        Raises:
+            EvaluationError: the JSON does not know it.
+        """
+        if map_name not in self.maps:
+            raise EvaluationError(
+                f"{map_name} is not in {self.name}. Get maps and JSON from one release."
+            )
+        return self.maps[map_name].segments
+
+
+def read_annotations(path: Path) -> Annotations:
+    """A panoptic JSON as COCO, Cityscapes and Mapillary Vistas write it.
 
     Raises:
-        EvaluationError: it is missing, no JSON, or something else.
+        EvaluationError: it is missing, or not of that kind.
     """
+    document = _document(path)
+    try:
+        images = {image.get("id"): str(image["file_name"]) for image in document.get("images", ())}
+        maps = {
+            str(a["file_name"]): Annotation(
+                images.get(a.get("image_id"), ""), tuple(a["segments_info"])
+            )
+            for a in document["annotations"]
+        }
+        categories = tuple(
+            Category(int(c["id"]), str(c["name"]), bool(c["isthing"]))
+            for c in document["categories"]
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EvaluationError(
+            f"{path.name} is not as COCO writes panoptic annotations ({type(error).__name__}: "
+            f"{error}). Get the panoptic annotations of the data set."
+        ) from error
+    return Annotations(categories, maps, path.name)
+
+
+def in_space(
+    categories: Sequence[Category], space: LabelSpace | None, name: str
+) -> tuple[LabelSpace, dict[int, int]]:
+    """A label space with the things of a JSON, and category id -> label index, by the names.
+
+    Args:
+        categories: of the JSON.
+        space: where the labels belong; None makes one of the categories themselves.
+        name: of the data set, for messages.
+
+    Raises:
+        EvaluationError: a category is not in the space.
+    """
+    names = [category.name for category in categories]
+    if space is None:
+        space = space_of_labels(names) or custom_space(names)
+    index = {canonical(label): i for i, label in enumerate(space.labels)}
+    foreign = [name for name in names if canonical(name) not in index]
+    if foreign:
+        raise EvaluationError(
+            f"the panoptic JSON of {name} has the categories {shorten(foreign)}, which "
+            f"{space.name} does not have. Name the label space of the data set."
+        )
+    table = {category.id: index[canonical(category.name)] for category in categories}
+    things = frozenset(table[category.id] for category in categories if category.is_thing)
+    return replace(space, things=things), table
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON:
-            raise EvaluationError(f"{path.name} is too large for annotations.")
+            raise EvaluationError(f"{path.name} is too large for annotations. Name another file.")
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise EvaluationError(
             f"{path.name} is missing: it says what the segments are. Complete the data set, or use "
             "--task semantic."
         ) from error
+    except EvaluationError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, EvaluationError):
-            raise
         raise EvaluationError(f"{path.name} is no JSON. Download it again.") from error
     if not isinstance(content, dict):
         raise EvaluationError(f"{path.name} is no table of annotations. Download it again.")
     return content
-
-
-def read_segments(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """File name of a panoptic map -> its segments.
-
-    Raises:
-        EvaluationError: the JSON is missing or not as COCO writes it.
-    """
-    document = read_document(path)
-    try:
-        return {str(a["file_name"]): list(a["segments_info"]) for a in document["annotations"]}
-    except (KeyError, TypeError) as error:
-        raise EvaluationError(
-            f"{path.name} has no annotations with file_name and segments_info. Get the panoptic "
-            "annotations of the data set."
-        ) from error

@@ -1,0 +1,645 @@
+"""Data sets as they lie on disk: a miniature of each real layout is read back exactly."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from lwmm_hub.errors import EvaluationError, LwmmError
+from lwmm_hub.evaluation.data_sets import DataSet
+from lwmm_hub.evaluation.label_spaces import canonical, label_space
+from lwmm_hub.evaluation.layouts import LAYOUTS
+from lwmm_hub.evaluation.opening import open_data, read_space
+from lwmm_hub.evaluation.panoptic import PanopticCounts
+from lwmm_hub.evaluation.values import Sample
+
+CITY = label_space("cityscapes-19")
+SIZE = (6, 8)
+
+
+def picture(seed: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 255, (*size, 3)).astype(np.uint8)
+
+
+def ids(values: list[int], size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
+    """A map that holds every value, in stripes."""
+    rows = np.resize(np.array(values, np.uint8), size[0] * size[1])
+    return rows.reshape(size)
+
+
+def save(path: Path, array: NDArray[np.uint8], mode: str | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array, mode).save(path) if mode else Image.fromarray(array).save(path)
+
+
+def save_palette(path: Path, array: NDArray[np.uint8], colors: dict[int, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    palette = [0] * 768
+    for index, color in colors.items():
+        palette[3 * index : 3 * index + 3] = [int(c) for c in color]
+    shown = Image.fromarray(array).convert("L")
+    shown = Image.frombytes("P", shown.size, shown.tobytes())
+    shown.putpalette(palette)
+    shown.save(path)
+
+
+def save_16_bit(path: Path, array: NDArray[np.uint16], filters: bool = True) -> None:
+    """A PNG of three 16-bit channels, as SYNTHIA has it; PIL cannot write one.
+
+    With `filters`, rows go through each of PNG's five filters in turn.
+    """
+    height, width, _ = array.shape
+    rows = array.astype(">u2").tobytes()
+    stride = width * 6
+    before = bytes(stride)
+    packed = b""
+    for y in range(height):
+        row = rows[y * stride : (y + 1) * stride]
+        kind = y % 5 if filters else 0
+        packed += bytes([kind]) + filtered(kind, row, before)
+        before = row
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(packed)), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d))
+            for n, d in chunks
+        )
+    )
+
+
+def filtered(kind: int, row: bytes, before: bytes) -> bytes:
+    """A row through a filter of PNG (specification, section 9), 6 bytes a pixel."""
+    found = bytearray()
+    for i, value in enumerate(row):
+        left = row[i - 6] if i >= 6 else 0
+        above, corner = before[i], before[i - 6] if i >= 6 else 0
+        guess = left + above - corner
+        nearest = min((left, above, corner), key=lambda v: abs(guess - v))
+        minus = (0, left, above, (left + above) // 2, nearest)[kind]
+        found.append((value - minus) % 256)
+    return bytes(found)
+
+
+def save_panoptic(path: Path, numbers: NDArray[np.integer[Any]]) -> None:
+    channels = np.stack([numbers % 256, numbers // 256 % 256, numbers // 65536], -1)
+    save(path, channels.astype(np.uint8))
+
+
+def dump(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def read(data: DataSet) -> list[Sample]:
+    return list(data.samples(0, 1))
+
+
+def segments_of(sample: Sample) -> list[tuple[int, int, bool]]:
+    assert sample.panoptic is not None
+    return sorted((s.id, s.category, s.is_crowd) for s in sample.panoptic.segments)
+
+
+# ------------------------------------------------------------------------------------- Cityscapes
+
+
+def cityscapes(root: Path, images: str = "leftImg8bit", ending: str = "_leftImg8bit.png") -> Path:
+    """Two images of two cities in `val`, one in `train`; labelIds hold void and licence plates."""
+    frames = {
+        "val": ["frankfurt_000000_000294", "munster_000001_000019"],
+        "train": ["aachen_000000_000019"],
+    }
+    for split, names in frames.items():
+        annotations = []
+        for number, name in enumerate(names):
+            city = name.split("_")[0]
+            save(root / images / split / city / f"{name}{ending}", picture(number))
+            truth = root / "gtFine" / split / city
+            save(truth / f"{name}_gtFine_labelIds.png", ids([7, 8, 26, 33, 0, 255]))
+            numbers = np.zeros(SIZE, np.int32)
+            numbers[0], numbers[1], numbers[2] = 7, 26001, 26
+            file = f"{name}_gtFine_panoptic.png"
+            save_panoptic(root / "gtFine" / f"cityscapes_panoptic_{split}" / file, numbers)
+            segments = [
+                {"id": 7, "category_id": 7, "iscrowd": 0},
+                {"id": 26001, "category_id": 26, "iscrowd": 0},
+                {"id": 26, "category_id": 26, "iscrowd": 1},
+            ]
+            annotations.append({"image_id": name, "file_name": file, "segments_info": segments})
+        things = CITY.things or frozenset()
+        categories = [
+            {"id": number, "name": label, "isthing": int(i in things), "supercategory": "x"}
+            for i, (number, label) in enumerate(
+                zip(label_space("gta-19").ids, CITY.labels, strict=True)
+            )
+        ]
+        dump(
+            root / "gtFine" / f"cityscapes_panoptic_{split}.json",
+            {"images": [], "annotations": annotations, "categories": categories},
+        )
+    return root
+
+
+def test_cityscapes_has_its_19_classes_and_its_order(tmp_path: Path) -> None:
+    data = open_data(cityscapes(tmp_path / "cs"))
+    assert (data.reference, data.split, data.task, data.count) == ("cs", "val", "semantic", 2)
+    assert data.space is CITY
+    found = read(data)
+    assert [s.name for s in found] == [
+        "leftImg8bit/val/frankfurt/frankfurt_000000_000294_leftImg8bit.png",
+        "leftImg8bit/val/munster/munster_000001_000019_leftImg8bit.png",
+    ]
+    for number, sample in enumerate(found):
+        assert (sample.image == picture(number)).all()
+        assert (sample.semantic == ids([0, 1, 13, 18, 255, 255])).all()
+        assert sample.panoptic is None
+    assert read(open_data(tmp_path / "cs", split="train"))[0].name.startswith("leftImg8bit/train")
+
+
+def test_cityscapes_panoptic_has_crowds_and_things(tmp_path: Path) -> None:
+    data = open_data(cityscapes(tmp_path / "cs"), task="panoptic")
+    assert data.space.things == CITY.things
+    for sample in read(data):
+        assert segments_of(sample) == [(7, 0, False), (26, 13, True), (26001, 13, False)]
+        assert sample.panoptic is not None
+        assert set(np.unique(sample.panoptic.ids)) == {0, 7, 26, 26001}
+        assert (sample.semantic == ids([0, 1, 13, 18, 255, 255])).all()
+
+
+def test_a_panoptic_json_in_train_ids_is_read_by_its_names(tmp_path: Path) -> None:
+    """CreatePanopticImgs --use-train-id: 0 is road there, and void in ordinary ids."""
+    root = cityscapes(tmp_path / "cs")
+    path = root / "gtFine" / "cityscapes_panoptic_val.json"
+    document = json.loads(path.read_text())
+    train = {number: i for i, number in enumerate(label_space("gta-19").ids)}
+    for category in document["categories"]:
+        category["id"] = train[category["id"]]
+    for annotation in document["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["category_id"] = train[segment["category_id"]]
+    dump(path, document)
+    (sample, _) = read(open_data(root, task="panoptic"))
+    assert segments_of(sample) == [(7, 0, False), (26, 13, True), (26001, 13, False)]
+
+
+def test_foggy_cityscapes_takes_its_images_and_the_thickest_fog(tmp_path: Path) -> None:
+    for beta in ("0.005", "0.01", "0.02"):
+        cityscapes(tmp_path, "leftImg8bit_foggy", f"_leftImg8bit_foggy_beta_{beta}.png")
+    data = open_data(tmp_path)
+    assert data.count == 2
+    assert all(s.name.endswith("_foggy_beta_0.02.png") for s in read(data))
+    assert (read(data)[1].semantic == ids([0, 1, 13, 18, 255, 255])).all()
+    cityscapes(tmp_path)  # now both lie there: nothing is guessed
+    with pytest.raises(
+        EvaluationError, match=r"Say which: cityscapes:FOLDER or foggy-cityscapes:FOLDER"
+    ):
+        open_data(tmp_path)
+    assert "_foggy_" in read(open_data(f"foggy-cityscapes:{tmp_path}"))[0].name
+    assert "_foggy_" not in read(open_data(f"cityscapes:{tmp_path}"))[0].name
+
+
+# --------------------------------------------------------------------------------- GTA5 and SYNTHIA
+
+
+def gta5(root: Path) -> Path:
+    colors = dict(zip(label_space("cityscapes-34").ids, label_space("cityscapes-34").colors))  # noqa: B905
+    for number in (1, 2, 10):
+        save(root / "images" / f"{number:05}.png", picture(number))
+        save_palette(root / "labels" / f"{number:05}.png", ids([7, 11, 24, 0, 34]), colors)
+    return root
+
+
+def test_gta5s_palette_files_are_read_by_index(tmp_path: Path) -> None:
+    data = open_data(gta5(tmp_path))
+    assert (data.split, data.space.name, data.count) == (None, "cityscapes-19", 3)
+    assert [s.name for s in read(data)] == [f"images/{n:05}.png" for n in (1, 2, 10)]
+    assert (read(data)[2].semantic == ids([0, 2, 11, 255, 255])).all()
+    with pytest.raises(EvaluationError, match=r"has no splits: leave --split out"):
+        open_data(tmp_path, split="val")
+
+
+def test_numbered_files_of_something_else_are_not_taken_for_gta5(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save(tmp_path / "images" / f"{number:05}.png", picture(number))
+        save(tmp_path / "labels" / f"{number:05}.png", ids([0, 1, 18]))
+    with pytest.raises(EvaluationError, match="does not say what its labels mean"):
+        open_data(tmp_path)
+    data = open_data(tmp_path, label_space="cityscapes-19")
+    assert (read(data)[0].semantic == ids([0, 1, 18])).all()
+
+
+@pytest.mark.parametrize("filters", [False, True])
+def test_synthias_16_bit_labels_are_read_exactly(tmp_path: Path, filters: bool) -> None:
+    """Classes lie in the first channel, object numbers, which may pass 255, in the second."""
+    classes = np.arange(23).repeat(5)[: 11 * 10].reshape(11, 10)
+    objects = np.arange(110).reshape(11, 10) * 599 % 65536
+    label = np.stack([classes, objects, np.zeros_like(classes)], -1).astype(np.uint16)
+    save(tmp_path / "RGB" / "0000000.png", picture(0, (11, 10)))
+    save_16_bit(tmp_path / "GT" / "LABELS" / "0000000.png", label, filters)
+    data = open_data(tmp_path)
+    assert data.space.name == "synthia-16"
+    (sample,) = read(data)
+    expected = label_space("synthia-16").indices(classes.astype(np.uint8))
+    assert (sample.semantic == expected).all()
+    thirteen = open_data(tmp_path, label_space="synthia-13")
+    expected = label_space("synthia-13").indices(classes.astype(np.uint8))
+    assert (read(thirteen)[0].semantic == expected).all()
+
+
+def test_a_synthia_that_was_converted_to_8_bits_is_read_too(tmp_path: Path) -> None:
+    save(tmp_path / "RGB" / "0000000.png", picture(0))
+    save(tmp_path / "GT" / "LABELS" / "0000000.png", ids([3, 1, 0]))
+    assert (read(open_data(tmp_path))[0].semantic == ids([0, 9, 255])).all()
+    (tmp_path / "GT" / "LABELS" / "0000000.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    with pytest.raises(EvaluationError, match=r"RGB/0000000.png: .* cannot be decoded"):
+        read(open_data(tmp_path))
+
+
+# --------------------------------------------------------------------------------------- Mapillary
+
+
+def mapillary(root: Path, version: str, space: str, things: set[int], old: bool = False) -> Path:
+    """As version 2.0 is handed out: both versions of the labels beside the images."""
+    year = {"v1.2": 2018, "v2.0": 2020}[version]
+    labels = label_space(space).labels
+    for split in ("training", "validation"):
+        truth = root / split / ("" if old else version)
+        annotations = []
+        for name in ("a_b-C", "d0-E_f"):
+            Image.fromarray(picture(3)).save(_made(root / split / "images" / f"{name}.jpg"))
+            save_palette(truth / "labels" / f"{name}.png", ids([0, 13, len(labels) - 1]), {})
+            save(truth / "instances" / f"{name}.png", ids([0, 1]))
+            numbers = np.zeros(SIZE, np.int32)
+            numbers[0], numbers[1], numbers[2] = 65536 * 3 + 7, 300, 2
+            save_panoptic(truth / "panoptic" / f"{name}.png", numbers)
+            segments = [
+                {"id": 65536 * 3 + 7, "category_id": 1, "iscrowd": 0, "area": 8},
+                {"id": 300, "category_id": 14, "iscrowd": 0, "area": 8},
+                {"id": 2, "category_id": len(labels), "iscrowd": 0, "area": 8},
+            ]
+            annotations.append(
+                {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
+            )
+        categories = [
+            {"id": i + 1, "name": label, "isthing": int(i in things), "supercategory": "x"}
+            for i, label in enumerate(labels)
+        ]
+        dump(
+            truth / "panoptic" / f"panoptic_{year}.json",
+            {"images": [], "categories": categories, "annotations": annotations},
+        )
+    return root
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("version", "space", "old"),
+    [
+        ("v1.2", "mapillary-65", False),
+        ("v1.2", "mapillary-65", True),
+        ("v2.0", "mapillary-124", False),
+    ],
+)
+def test_mapillary_vistas_counts_categories_from_one_and_says_its_things(
+    tmp_path: Path, version: str, space: str, old: bool
+) -> None:
+    last = len(label_space(space)) - 1
+    data = open_data(mapillary(tmp_path, version, space, {0, 30}, old))
+    assert (data.split, data.space.name, data.count) == ("validation", space, 2)
+    assert (read(data)[0].semantic == ids([0, 13, last])).all()
+    data = open_data(tmp_path, task="panoptic")
+    assert data.space.things == {0, 30}
+    assert segments_of(read(data)[1]) == [(2, last, False), (300, 13, False), (196615, 0, False)]
+    categories = PanopticCounts.of(data.space).categories
+    assert [c.id for c in categories if c.is_thing] == [0, 30]
+
+
+def test_both_versions_of_mapillary_in_one_folder_are_told_apart_by_name(tmp_path: Path) -> None:
+    mapillary(tmp_path, "v1.2", "mapillary-65", {0})
+    mapillary(tmp_path, "v2.0", "mapillary-124", {0})
+    with pytest.raises(EvaluationError, match=r"mapillary-v1.2:FOLDER or mapillary-v2.0:FOLDER"):
+        open_data(tmp_path)
+    assert len(open_data(f"mapillary-v1.2:{tmp_path}").space) == 65
+    assert len(open_data(f"mapillary-v2.0:{tmp_path}").space) == 124
+
+
+# ------------------------------------------------------------------------------- ADE20K and COCO
+
+
+def test_ade20k_counts_from_one_and_ignores_zero(tmp_path: Path) -> None:
+    for split, short in (("training", "train"), ("validation", "val")):
+        for number in (1, 2):
+            name = f"ADE_{short}_{number:08}"
+            Image.fromarray(picture(number)).save(_made(tmp_path / f"images/{split}/{name}.jpg"))
+            save(tmp_path / f"annotations/{split}/{name}.png", ids([0, 1, 150]))
+    data = open_data(tmp_path)
+    assert (data.split, data.space.name, data.count) == ("validation", "ade20k-150", 2)
+    assert (read(data)[1].semantic == ids([255, 0, 149])).all()
+
+
+COCO = [
+    {"id": n, "name": label, "isthing": int(i in (label_space("coco-133").things or ()))}
+    for i, (n, label) in enumerate(
+        zip(label_space("coco-133").ids, label_space("coco-133").labels, strict=True)
+    )
+]
+
+
+def coco(root: Path, categories: list[dict[str, Any]], inner: bool = True) -> Path:
+    maps = root / "annotations" / "panoptic_val2017" if inner else root / "panoptic_val2017"
+    images, annotations = [], []
+    first, last = categories[0]["id"], categories[-1]["id"]
+    for number in (139, 7):  # the list is not in the order of the names
+        name = f"{number:012}"
+        Image.fromarray(picture(number)).save(_made(root / "val2017" / f"{name}.jpg"))
+        numbers = np.zeros(SIZE, np.int32)
+        numbers[:2], numbers[2], numbers[3] = 3226956, 8345, 7
+        save_panoptic(maps / f"{name}.png", numbers)
+        images.append({"id": number, "file_name": f"{name}.jpg", "height": 6, "width": 8})
+        segments = [
+            {"id": 3226956, "category_id": first, "iscrowd": 0, "bbox": [0, 0, 8, 2], "area": 16},
+            {"id": 8345, "category_id": last, "iscrowd": 0, "bbox": [0, 2, 8, 1], "area": 8},
+            {"id": 7, "category_id": first, "iscrowd": 1, "bbox": [0, 3, 8, 1], "area": 8},
+        ]
+        annotations.append(
+            {"image_id": number, "file_name": f"{name}.png", "segments_info": segments}
+        )
+    dump(
+        root / "annotations" / "panoptic_val2017.json",
+        {"images": images, "annotations": annotations, "categories": categories},
+    )
+    return root
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_coco_panoptic_gives_panoptic_maps_and_label_maps(tmp_path: Path, inner: bool) -> None:
+    data = open_data(coco(tmp_path, COCO, inner))
+    assert (data.split, data.task, data.space.name) == ("val2017", "panoptic", "coco-133")
+    assert data.space.things == set(range(80))
+    found = read(data)
+    assert [s.name for s in found] == ["val2017/000000000007.jpg", "val2017/000000000139.jpg"]
+    expected = np.full(SIZE, 255)
+    expected[:2], expected[2], expected[3] = 0, 132, 0
+    for sample in found:
+        assert segments_of(sample) == [(7, 0, True), (8345, 132, False), (3226956, 0, False)]
+        assert (sample.semantic == expected).all()
+    (plain, _) = read(open_data(tmp_path, task="semantic"))
+    assert plain.panoptic is None
+    assert (plain.semantic == expected).all()
+
+
+def test_cocos_format_with_other_categories_is_read_as_what_it_is(tmp_path: Path) -> None:
+    own = [{"id": 5, "name": "lawn", "isthing": 0}, {"id": 2, "name": "gnome", "isthing": 1}]
+    data = open_data(coco(tmp_path, own))
+    assert data.space.labels == ("lawn", "gnome")
+    assert data.space.things == {1}
+    assert segments_of(read(data)[0]) == [(7, 0, True), (8345, 1, False), (3226956, 0, False)]
+    with pytest.raises(EvaluationError, match=r"categories lawn, gnome, which coco-133 does not"):
+        open_data(tmp_path, label_space="coco-133")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda d: d["annotations"][1]["segments_info"].pop(),
+            "segment 7, which its JSON",
+        ),
+        (
+            lambda d: d["annotations"][1]["segments_info"].append({"id": 9, "category_id": 1}),
+            "lists the segment 9, which the panoptic map does not",
+        ),
+        (
+            lambda d: d["annotations"][1]["segments_info"][0].update(category_id=999),
+            "category 999, which is none of the 133",
+        ),
+        (lambda d: d["annotations"][1]["segments_info"][0].pop("id"), "without id and category_id"),
+        (lambda d: d.pop("categories"), "KeyError: 'categories'"),
+        (lambda d: d["images"][0].update(file_name="../../secret.jpg"), "no plain name"),
+    ],
+)
+def test_a_panoptic_map_whose_json_disagrees_is_an_error(
+    tmp_path: Path, change: Any, said: str
+) -> None:
+    path = coco(tmp_path, COCO) / "annotations" / "panoptic_val2017.json"
+    document = json.loads(path.read_text())
+    change(document)
+    dump(path, document)
+    with pytest.raises(EvaluationError, match=said) as caught:
+        read(open_data(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_json_that_is_none_is_named(tmp_path: Path) -> None:
+    path = coco(tmp_path, COCO) / "annotations" / "panoptic_val2017.json"
+    path.write_text("[1,")
+    with pytest.raises(EvaluationError, match=r"panoptic_val2017.json is no JSON"):
+        open_data(tmp_path)
+    root = cityscapes(tmp_path / "cs")
+    (root / "gtFine" / "cityscapes_panoptic_val.json").unlink()
+    with pytest.raises(EvaluationError, match=r"cityscapes_panoptic_val.json is missing"):
+        open_data(root, task="panoptic")
+
+
+# -------------------------------------------------------------------------------------- Office
+
+
+_OFFICE_31 = """
+back_pack bike bike_helmet bookcase bottle calculator desk_chair desk_lamp desktop_computer
+file_cabinet headphones keyboard laptop_computer letter_tray mobile_phone monitor mouse mug
+paper_notebook pen phone printer projector punchers ring_binder ruler scissors speaker stapler
+tape_dispenser trash_can
+"""
+OFFICE_31 = _OFFICE_31.split()
+
+
+def office_31(root: Path) -> Path:
+    for domain in ("amazon", "dslr", "webcam"):
+        for number, name in enumerate(OFFICE_31):
+            path = root / domain / "images" / name / "frame_0001.jpg"
+            Image.fromarray(picture(number)).save(_made(path))
+    return root
+
+
+def test_office_31_has_domains_as_splits_and_classes_as_folders(tmp_path: Path) -> None:
+    office_31(tmp_path)
+    with pytest.raises(EvaluationError, match=r"splits amazon, dslr, webcam. Choose one"):
+        open_data(tmp_path)
+    data = open_data(tmp_path, split="webcam")
+    assert (data.task, data.space.labels, data.count) == ("classification", tuple(OFFICE_31), 31)
+    assert [s.label for s in read(data)] == list(range(31))
+    assert data.with_unknown is False
+
+
+def test_open_partial_office_leaves_source_classes_out_and_calls_others_unknown(
+    tmp_path: Path,
+) -> None:
+    data = open_data(office_31(tmp_path), split="dslr", open_partial=True)
+    assert data.with_unknown
+    assert len(data.space) == 20
+    names = {s.name.split("/")[2]: s.label for s in read(data)}
+    assert len(names) == 21  # 10 shared, 11 of the target alone
+    assert names["back_pack"] == 0
+    assert "bottle" not in names
+    assert all(names[name] == 20 for name in ("pen", "phone", "trash_can", "ruler"))
+    with pytest.raises(LwmmError, match="no open-partial split is called 'cityscapes'"):
+        open_data(cityscapes(tmp_path / "cs"), open_partial=True)
+
+
+def test_office_home_is_recognised_however_real_world_is_spelled(tmp_path: Path) -> None:
+    for domain in ("Art", "Clipart", "Product", "Real World"):
+        for name in ("Alarm_Clock", "Backpack"):
+            Image.fromarray(picture(0)).save(_made(tmp_path / domain / name / "00001.jpg"))
+    data = open_data(tmp_path, split="Real World")
+    assert data.space.labels == ("Alarm_Clock", "Backpack")
+    assert [(s.name, s.label) for s in read(data)] == [
+        ("Real World/Alarm_Clock/00001.jpg", 0),
+        ("Real World/Backpack/00001.jpg", 1),
+    ]
+
+
+# --------------------------------------------------------------------------------- plain folders
+
+
+def pairs(root: Path, labels: str = "labels") -> Path:
+    for number in range(5):
+        save(root / "images" / f"scene-{number}.png", picture(number))
+        save(root / labels / f"scene-{number}.png", ids([number % 3, 255]))
+    return root
+
+
+def test_images_beside_labels_say_what_labels_mean_in_a_file(tmp_path: Path) -> None:
+    dump(pairs(tmp_path, "masks") / "id2label.json", {"0": "road", "1": "car", "2": "sky"})
+    data = open_data(tmp_path)
+    assert data.space.labels == ("road", "car", "sky")
+    assert [int(s.semantic.min()) for s in read(data)] == [0, 1, 2, 0, 1]  # type: ignore[union-attr]
+    assert [s.name for s in data.samples(1, 2)] == ["images/scene-1.png", "images/scene-3.png"]
+
+
+def test_images_and_labels_may_be_split(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        save(tmp_path / "images" / split / "a.png", picture(0))
+        save(tmp_path / "annotations" / split / "a.png", ids([2]))
+    data = open_data(tmp_path, label_space="camvid-11")
+    assert (data.split, data.count, data.space.name) == ("val", 1, "camvid-11")
+
+
+def test_folders_of_classes_may_be_split(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            save(tmp_path / "pets" / split / name / "1.png", picture(0))
+            save(tmp_path / "flat" / name / f"{split}.png", picture(0))
+    data = open_data(tmp_path / "pets")
+    assert (data.split, data.space.labels) == ("test", ("cat", "dog"))
+    assert [s.label for s in read(open_data(tmp_path / "flat"))] == [0, 0, 1, 1]
+
+
+def test_a_list_of_labels_counts_from_zero_whatever_a_table_does(tmp_path: Path) -> None:
+    """ADE20K's own files count from 1; a file that lists its names says that these count from 0."""
+    ade = label_space("ade20k-150")
+    dump(tmp_path / "names.json", list(ade.labels))
+    space = read_space(str(tmp_path / "names.json"))
+    assert space.ids == tuple(range(150))
+    assert (space.colors == ade.colors).all()
+    dump(tmp_path / "own.json", {"0": "moor", "1": "fen"})
+    assert read_space(str(tmp_path / "own.json")).labels == ("moor", "fen")
+    dump(tmp_path / "coco.json", COCO)
+    space = read_space(str(tmp_path / "coco.json"))
+    assert space.ids == label_space("coco-133").ids
+    assert space.things == set(range(80))
+    for wrong, said in (([{"id": 1}], "without id and name"), (3, "neither a list")):
+        dump(tmp_path / "wrong.json", wrong)
+        with pytest.raises(EvaluationError, match=said):
+            read_space(str(tmp_path / "wrong.json"))
+    (tmp_path / "wrong.json").write_text("{")
+    with pytest.raises(EvaluationError, match="cannot be read as JSON"):
+        read_space(str(tmp_path / "wrong.json"))
+    with pytest.raises(EvaluationError, match="cannot be read as JSON"):
+        read_space(str(tmp_path / "nowhere.json"))
+
+
+# ------------------------------------------------------------------------------ laws, and bad input
+
+
+def test_a_fingerprint_changes_with_the_files_and_not_with_the_place(tmp_path: Path) -> None:
+    one = open_data(pairs(tmp_path / "a"), label_space="camvid-11")
+    two = open_data(pairs(tmp_path / "b"), label_space="camvid-11")
+    assert one.revision == two.revision
+    assert one.revision is not None
+    assert str(tmp_path) not in one.revision + one.reference
+    save(tmp_path / "b" / "images" / "more.png", picture(9))
+    save(tmp_path / "b" / "labels" / "more.png", ids([0]))
+    assert open_data(tmp_path / "b", label_space="camvid-11").revision != one.revision
+
+
+def test_every_layout_is_tested_here() -> None:
+    text = Path(__file__).read_text("utf-8").casefold()
+    assert [n for n in LAYOUTS if canonical(n.partition("-v")[0]).split()[0] not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda root: (root / "labels" / "scene-1.png").unlink(), "scene-1.png is missing"),
+        (
+            lambda root: (root / "images" / "scene-1.png").write_bytes(b"no picture"),
+            r"images/scene-1.png: scene-1.png cannot be decoded",
+        ),
+        (
+            lambda root: (root / "images" / "scene-1.png").write_bytes(
+                (root / "images" / "scene-0.png").read_bytes()[:90]
+            ),
+            "cannot be decoded",
+        ),
+        (
+            lambda root: save(root / "labels" / "scene-1.png", ids([12])),
+            r"images/scene-1.png holds the ids 12, which camvid-11 does not have",
+        ),
+        (
+            lambda root: save(root / "labels" / "scene-1.png", picture(1)),
+            "mode RGB, not one id per pixel",
+        ),
+    ],
+)
+def test_what_is_wrong_with_one_image_is_said_in_one_line(
+    tmp_path: Path, break_it: Any, said: str
+) -> None:
+    break_it(pairs(tmp_path))
+    with pytest.raises(EvaluationError, match=said) as caught:
+        read(open_data(tmp_path, label_space="camvid-11"))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_folders_that_are_nothing_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EvaluationError, match=r"nothing in empty lies as in a data set"):
+        open_data(tmp_path / "empty")
+    with pytest.raises(EvaluationError, match=r"there is no folder /.*Check its path"):
+        open_data(tmp_path / "nowhere")
+    with pytest.raises(EvaluationError, match=r"there is no folder nowhere"):
+        open_data(f"gta5:{tmp_path / 'nowhere'}")
+    with pytest.raises(EvaluationError, match=r"no layout is called 'gta'. There are cityscapes"):
+        open_data(f"gta:{tmp_path}")
+    with pytest.raises(EvaluationError, match=r"holds no images where gta5 has them"):
+        open_data(f"gta5:{tmp_path}")
+    with pytest.raises(EvaluationError, match=r"has no split 'test'. It has: train, val"):
+        open_data(cityscapes(tmp_path / "cs"), split="test")
+    with pytest.raises(EvaluationError, match=r"no panoptic truth that gta5 knows of"):
+        open_data(gta5(tmp_path / "gta"), task="panoptic")
+    with pytest.raises(EvaluationError, match=r"31 folders of classes.* has 19 labels"):
+        open_data(office_31(tmp_path / "office"), split="amazon", label_space="cityscapes-19")
