@@ -483,7 +483,9 @@ def test_bad_input_gets_one_line(
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"nothing")
-    foreign = relabelled(Path(shutil.copytree(donor, tmp_path / "foreign")), [f"cat {i}" for i in range(8)])
+    foreign = relabelled(
+        Path(shutil.copytree(donor, tmp_path / "foreign")), [f"cat {i}" for i in range(8)]
+    )
     table: tuple[tuple[Any, dict[str, Any], str], ...] = (
         (tmp_path / "empty", {}, "holds no image"),
         (tmp_path / "none", {}, "there is no folder"),
@@ -510,8 +512,8 @@ def test_bad_input_gets_one_line(
     def no_memory(*_: Any, **__: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    with monkeypatch.context() as patch, pytest.raises(EvaluationError, match="--window"):
-        patch.setattr(Course, "slope", no_memory)
+    monkeypatch.setattr(Course, "slope", no_memory)
+    with pytest.raises(EvaluationError, match="--window"):
         fit_layer_weights(plan, pictures(3), steps=1, **QUICK)
 
 

@@ -1,7 +1,8 @@
 """Fitted layer weights against everything they have to beat; writes RESULTS.md from what it ran.
 
-    .venv/bin/python examples/fit/study.py run --log LOG [--camvid DATA --weights DIR --code EDGENETS]
-    .venv/bin/python examples/fit/study.py report --log LOG      # writes examples/fit/RESULTS.md
+    study.py run --log LOG                                              # the street
+    study.py run --log LOG --camvid DATA --weights DIR --code EDGENETS  # real nets, real scenes
+    study.py report --log LOG                                           # writes RESULTS.md
 
 `run` appends a line to LOG for each result and skips what is there, so it can be stopped at any
 time; `report` tells only what finished. See worlds.py for the data.
@@ -98,13 +99,15 @@ def baselines(world: World, seed: int, log: Log) -> None:
     if not log.has(world.name, seed, "ensemble"):
         log.add(world.name, seed, "ensemble", world.score(world.parents, list(range(count))))
     ramp = ramp_of(world.plan)
-    even = {name: (1 / count,) * count for name in ramp}
+    even = dict.fromkeys(ramp, (1 / count,) * count)
     for name, rows in (("isotropic", even), ("ramp", ramp)):
         if not log.has(world.name, seed, name):
             log.add(world.name, seed, name, world.score([merged(world, rows)], [0]))
 
 
-def fits(world: World, seed: int, log: Log, names: Sequence[str], budget: Mapping[str, Any]) -> None:
+def fits(
+    world: World, seed: int, log: Log, names: Sequence[str], budget: Mapping[str, Any]
+) -> None:
     for name in names:
         if log.has(world.name, seed, name):
             continue
@@ -204,7 +207,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _jobs(arguments: argparse.Namespace) -> Iterator[Callable[[Log], None]]:
     def job(
-        make: Callable[[], World], seed: int, names: Sequence[str], budget: Mapping[str, Any], adapt: bool
+        make: Callable[[], World],
+        seed: int,
+        names: Sequence[str],
+        budget: Mapping[str, Any],
+        adapt: bool,
     ) -> Callable[[Log], None]:
         def go(log: Log) -> None:
             world = make()

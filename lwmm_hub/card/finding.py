@@ -36,7 +36,7 @@ def finding_sentences(origin: Origin) -> str | None:
 
 def _images(origin: Origin, count: object) -> str:
     """Which images: their number, the data set, its revision and split."""
-    named = [text(origin.get("images") or "unnamed images")]
+    named: list[str] = [text(origin.get("images") or "unnamed images")]
     for what in ("revision", "split"):
         if origin.get(what):
             value = str(origin[what])

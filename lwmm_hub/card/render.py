@@ -60,9 +60,7 @@ def card_files(manifest: Mapping[str, Any]) -> dict[str, str]:
     if plan.get("layers"):
         heads = [part["name"] for part in plan.get("parts") or [] if not part.get("backbone")]
         names = public_names(plan.get("models") or [])
-        files[FIGURE] = ramp_svg(
-            plan["layers"], names, heads=heads, before=_before(plan)
-        )
+        files[FIGURE] = ramp_svg(plan["layers"], names, heads=heads, before=_before(plan))
         assert_publishable(files[FIGURE])
     return files
 

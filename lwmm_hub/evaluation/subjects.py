@@ -129,7 +129,9 @@ class HubModel:
         # Scores do not hang on how many images go through together: after memory ran out, a
         # smaller batch goes on where the larger one stopped.
         how = replace(self.options, batch_size=1)
-        self.identity = f"{identity_of_checkpoint(checkpoint)} {how} {self.map.table.tobytes().hex()}"
+        self.identity = (
+            f"{identity_of_checkpoint(checkpoint)} {how} {self.map.table.tobytes().hex()}"
+        )
 
     @property
     def network(self) -> torch.nn.Module:

@@ -48,7 +48,9 @@ class UnlabelledImages:
             return list(range(self.count))
         return [round(i * (self.count - 1) / max(limit - 1, 1)) for i in range(limit)]
 
-    def reader(self, window: tuple[int, int] | None = None, seed: int = 0) -> Callable[[int], Image]:
+    def reader(
+        self, window: tuple[int, int] | None = None, seed: int = 0
+    ) -> Callable[[int], Image]:
         """How images are looked at: whole, or one part of each, always the same for a seed.
 
         Args:
@@ -185,8 +187,8 @@ def _of_arrays(source: Any) -> UnlabelledImages:
             "datasets.Dataset or a list of arrays."
         ) from error
     for number, array in enumerate(arrays):
-        shape = getattr(array, "shape", None)
-        if getattr(array, "dtype", None) != np.uint8 or len(shape or ()) != 3 or shape[2] != 3:
+        shape: tuple[int, ...] = getattr(array, "shape", ())
+        if getattr(array, "dtype", None) != np.uint8 or len(shape) != 3 or shape[2] != 3:
             what = f"{getattr(array, 'dtype', type(array).__name__)} of {shape}"
             raise EvaluationError(
                 f"image {number} is {what}: give uint8 RGB arrays of (height, width, 3)."

@@ -24,17 +24,22 @@ Scores = DenseScores | MaskScores
 
 
 class Net(Protocol):
-    """A network that tells scores of pixels.
+    """A network that tells scores of pixels."""
 
-    Attributes:
-        name: what to call it in messages.
-        labels: names of its classes, in the order of its scores.
-        network: the module itself.
-    """
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        ...
 
-    name: str
-    labels: tuple[str, ...]
-    network: torch.nn.Module
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its classes, in the order of its scores."""
+        ...
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The module itself."""
+        ...
 
     def scores(self, image: Image, gradients: bool = False) -> Scores:
         """Scores of one image."""

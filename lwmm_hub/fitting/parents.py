@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import UsageError
-from lwmm_hub.preparing import Opened, decide, models_of, open_models
 from lwmm_hub.planning import MergePlan
+from lwmm_hub.preparing import Opened, decide, models_of, open_models
 from lwmm_hub.schedule import TABLE, Schedule
 from lwmm_hub.weight_table import WeightTable
 from lwmm_hub.writing import write_model
@@ -99,9 +99,7 @@ def groups_of(plan: MergePlan) -> tuple[tuple[Group, ...], tuple[int, ...]]:
     return tuple(numbers), of
 
 
-def live_states(
-    parents: Parents, load: Callable[[Path], State]
-) -> tuple[list[State], State]:
+def live_states(parents: Parents, load: Callable[[Path], State]) -> tuple[list[State], State]:
     """The weights of every parent as the anchor's network names them, and where each comes from.
 
     Args:

@@ -304,4 +304,3 @@ def _origin(
     if own:
         found["predict"] = "a function of the user's"
     return found
-
