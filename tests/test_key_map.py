@@ -310,6 +310,24 @@ def test_a_key_that_is_spelt_like_a_canonical_name_does_not_match_it() -> None:
     assert found.unused == ({"head.fuse.weight": "absent in anchor"},)
 
 
+def test_a_key_of_the_anchor_that_a_table_calls_another_tensor_is_kept_and_says_so() -> None:
+    ours = entries_of(segformer_transformers_old(TINY))
+    name = "stages.0.norm.weight"
+    odd = ours | {name: TensorEntry(name, "F32", (7,), "file", 0)}
+    for donor in (ours, odd):
+        found = matched(odd, donor)
+        assert len(found.shared) == len(matched(ours, ours).shared)
+        assert found.kept[name] == "it is called as a table calls another tensor"
+
+
+@pytest.mark.parametrize("leaf", ["position_ids", "num_updates", "weight_mask", "attn_mask"])
+def test_indices_counters_and_masks_cast_to_floats_stay_the_anchors(leaf: str) -> None:
+    ours = plain("BF16", **{"encoder__a__weight": (4, 4), f"encoder__a__{leaf}": (4, 4)})
+    found = matched(ours, ours)
+    assert [p.name for p in found.shared] == ["encoder.a.weight"]
+    assert found.kept[f"encoder.a.{leaf}"].endswith("is never averaged")
+
+
 def test_what_no_table_knows_behind_a_tabled_backbone_is_asked_for_its_order() -> None:
     extra = plain(neck__b__weight=(4, 8), neck__a__weight=(8, 8))
     ours = entries_of(mit_nvlabs(TINY, prefix="backbone.")) | extra

@@ -120,6 +120,8 @@ def match_keys(
     shared.sort(key=_ranker(named[0], depth))
     merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
     kept = {key: why for key, why in kept.items() if key not in merged_keys}
+    displaced = [key for key in models[0] if key not in merged_keys and key not in kept]
+    kept |= dict.fromkeys(displaced, "it is called as a table calls another tensor")
     unused = tuple(_unused(i, named, models, shared, labels, normed) for i in range(1, len(models)))
     classifiers = tuple(
         _classifier_size(keys, entries) for keys, entries in zip(named, models, strict=True)
