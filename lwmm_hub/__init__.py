@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from lwmm_hub.key_map import KeyMap
     from lwmm_hub.manifest import render_card
     from lwmm_hub.matching import match
-    from lwmm_hub.pipeline import MergeResult, merge, plan
+    from lwmm_hub.merge_result import MergeResult
+    from lwmm_hub.pipeline import merge, plan
     from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
     from lwmm_hub.publishing import publish
     from lwmm_hub.reference import ModelReference
@@ -42,7 +43,7 @@ _HOME = {
     "LwmmError": "errors",
     "MergeOptions": "planning",
     "MergePlan": "planning",
-    "MergeResult": "pipeline",
+    "MergeResult": "merge_result",
     "ModelReference": "reference",
     "Scores": "evaluation.values",
     "convert": "converting",

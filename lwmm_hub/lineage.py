@@ -72,12 +72,15 @@ def lineage_of(
     return tuple(found)
 
 
-def lineage_warnings(lineage: Sequence[Lineage], labels: Sequence[str]) -> tuple[str, ...]:
-    """A line per donor that surely starts from elsewhere."""
+def lineage_warnings(
+    lineage: Sequence[Lineage], labels: Sequence[str], relatedness: Sequence[Relatedness]
+) -> tuple[str, ...]:
+    """A line per donor that surely starts from elsewhere, where its weights do not say so, too."""
+    warned = {r.model for r in relatedness if r.backbone and r.verdict == "unrelated"}
     return tuple(
         f"{labels[each.model]} and {labels[0]} do not share their pre-training: {each.why}."
         for each in lineage
-        if each.verdict == "refuted"
+        if each.verdict == "refuted" and each.model not in warned
     )
 
 

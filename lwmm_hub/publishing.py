@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from lwmm_hub.licenses import (
     decide,
     license_file,
 )
-from lwmm_hub.manifest import read_manifest
+from lwmm_hub.manifest import decide_license, read_manifest
+from lwmm_hub.planning import MergePlan
 from lwmm_hub.recipe import Recipe, RecipeModel, parse_recipe, read_recipe, write_recipe
 from lwmm_hub.reference import ModelReference, is_repository_id
 from lwmm_hub.resolving import resolve
@@ -80,17 +81,9 @@ def publish(
         _fail(folder, "HF_HUB_OFFLINE is set: unset it to push")
     api = huggingface_hub.HfApi(token=token, library_name=LIBRARY)
     with _push_errors(folder, repo, create_pr):
-        info = _existing(api, repo)
-        if info is not None and info.id != repo:
-            _fail(folder, f"{repo} is called {info.id} by now: push to that name")
-        if info is None and create_pr:
-            _fail(folder, f"{repo} does not exist, so it cannot take a pull request")
-        if info is not None and private and not info.private:
-            _fail(
-                folder, f"{repo} is public already: make it private on the Hub, or push elsewhere"
-            )
+        info = _target(api, repo, folder, private, create_pr)
         decision = _decision(manifest, license)
-        public = private is False if info is None else not info.private
+        public = _is_public(info, private)
         check_publication(decision, public=public, accept_license=accept_license)
         earlier = _earlier_manifest(api, repo, info)
         files = _public_files(folder, manifest, decision, repo, token, earlier)
@@ -99,12 +92,25 @@ def publish(
         return _commit(api, folder, repo, files, info, create_pr, message)
 
 
-def check_push(repo: str, license: str | None = None) -> None:
-    """What can be refused before a merge that is to be pushed: the names, and no token.
+def check_push(
+    repo: str,
+    license: str | None = None,
+    *,
+    private: bool | None = None,
+    create_pr: bool = False,
+    accept_license: bool = False,
+) -> Callable[[MergePlan], None]:
+    """Refuse what can be refused before a merge that is to be pushed: names, token, repository.
+
+    Whether the token may write there is seen when it is pushed.
+
+    Returns:
+        A check of the plan, once there is one: whether its parents' licences allow the push.
 
     Raises:
         UsageError: not a repository id, or not a licence id.
-        PublishError: there is no token, or HF_HUB_OFFLINE is set.
+        PublishError: there is no token or it is not valid, HF_HUB_OFFLINE is set, the Hub does not
+            answer, or the repository has moved or does not fit the options.
     """
     import huggingface_hub
     from huggingface_hub import constants
@@ -115,10 +121,42 @@ def check_push(repo: str, license: str | None = None) -> None:
         decide([ParentLicense(repo, None)], license)
     if constants.HF_HUB_OFFLINE:
         raise PublishError("HF_HUB_OFFLINE is set: unset it to push.")
-    if huggingface_hub.get_token() is None:
+    token = huggingface_hub.get_token()
+    if token is None:
         raise PublishError(
             "pushing needs a token: log in with 'hf auth login' or set HF_TOKEN, then merge."
         )
+    api = huggingface_hub.HfApi(token=token, library_name=LIBRARY)
+    with _push_errors(None, repo, create_pr):
+        info = _target(api, repo, None, private, create_pr)
+    public = _is_public(info, private)
+
+    def check_license(plan: MergePlan) -> None:
+        decision = decide_license(plan, license)
+        check_publication(decision, public=public, accept_license=accept_license)
+
+    return check_license
+
+
+def _is_public(info: Any, private: bool | None) -> bool:
+    """Whether what is pushed can be seen by all: as the repository is, else as it will be made."""
+    return private is False if info is None else not info.private
+
+
+def _target(api: Any, repo: str, folder: Path | None, private: bool | None, create_pr: bool) -> Any:
+    """What the Hub says of the repository to push to, None where it is to be made.
+
+    Raises:
+        PublishError: it has moved, or does not fit the options.
+    """
+    info = _existing(api, repo)
+    if info is not None and info.id != repo:
+        _fail(folder, f"{repo} is called {info.id} by now: push to that name")
+    if info is None and create_pr:
+        _fail(folder, f"{repo} does not exist, so it cannot take a pull request")
+    if info is not None and private and not info.private:
+        _fail(folder, f"{repo} is public already: make it private on the Hub, or push elsewhere")
+    return info
 
 
 def _existing(api: Any, repo: str) -> Any:
@@ -351,13 +389,14 @@ def _commit(
     return str(commit.commit_url)
 
 
-def _fail(folder: Path, why: str) -> NoReturn:
-    raise PublishError(f"{why}. The merged folder is kept: {folder}")
+def _fail(folder: Path | None, why: str) -> NoReturn:
+    kept = "Nothing was merged yet." if folder is None else f"The merged folder is kept: {folder}"
+    raise PublishError(f"{why}. {kept}")
 
 
 @contextmanager
-def _push_errors(folder: Path, repo: str, create_pr: bool) -> Iterator[None]:
-    """The client's errors in one line of ours; the merged folder is named.
+def _push_errors(folder: Path | None, repo: str, create_pr: bool) -> Iterator[None]:
+    """The client's errors in one line of ours; the merged folder is named, if there is one yet.
 
     Raises:
         PublishError: always instead of the client's own.

@@ -6,6 +6,7 @@ it is checked, and whatever is wrong is reported with its line.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 from lwmm_hub.errors import ModelReferenceError, RecipeError, UsageError
 from lwmm_hub.planning import MergeOptions, MergePlan
 from lwmm_hub.reference import STAGES, WEIGHTS, ModelReference
+from lwmm_hub.schedule import TABLE
+from lwmm_hub.weight_table import WeightTable
 
 if TYPE_CHECKING:
     import yaml
@@ -46,13 +49,15 @@ class Recipe:
 
     `scope_decided` says that `kept_parts` are the verdict on the weights; otherwise they are judged
     when the recipe runs. `pairs_sha256` is the checksum of what was matched by values: they are
-    matched anew when the recipe runs, and have to match the same.
+    matched anew when the recipe runs, and have to match the same. `table` holds layer weights that
+    no schedule gives.
     """
 
     models: tuple[RecipeModel, ...]
     options: MergeOptions
     scope_decided: bool = False
     pairs_sha256: str | None = None
+    table: WeightTable | None = None
 
 
 def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Recipe:
@@ -76,7 +81,7 @@ def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Reci
         else:
             text = _relative(model.reference, folder)
             models.append(RecipeModel(text, model.label, sha256, model.kept_parts))
-    return Recipe(tuple(models), plan.options, plan.scope_decided, plan.pairs_sha256)
+    return Recipe(tuple(models), plan.options, plan.scope_decided, plan.pairs_sha256, plan.table)
 
 
 def _relative(reference: str, folder: Path | None) -> str:
@@ -123,9 +128,12 @@ def write_recipe(recipe: Recipe, made_by: str) -> str:
         "scope_decided": recipe.scope_decided,
         "options": asdict(recipe.options),
     } | ({"pairs_sha256": recipe.pairs_sha256} if recipe.pairs_sha256 else {})
+    if recipe.table is not None:
+        data["weights_from"] = dict(recipe.table.origin)
+        data["layer_weights"] = {name: _Row(row) for name, row in recipe.table.rows.items()}
     body = yaml.dump(
         data,
-        Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
+        Dumper=_dumper(),
         sort_keys=False,
         allow_unicode=True,
         width=1000,
@@ -134,6 +142,27 @@ def write_recipe(recipe: Recipe, made_by: str) -> str:
         f"# Written by {made_by}. The first model is the anchor. Run it again with\n"
         f"#   lwmm-hub merge --recipe lwmm_recipe.yaml -o DIR\n{body}"
     )
+
+
+class _Row(tuple[float, ...]):
+    """Weights of one layer, which are written in one line."""
+
+
+@functools.cache
+def _dumper() -> Any:
+    import yaml
+
+    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+        """Writes plain values, and rows of weights in one line each."""
+
+    def represent(dumper: Any, row: _Row) -> yaml.Node:
+        node: yaml.Node = dumper.represent_sequence(
+            "tag:yaml.org,2002:seq", list(row), flow_style=True
+        )
+        return node
+
+    Dumper.add_representer(_Row, represent)
+    return Dumper
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -200,6 +229,7 @@ class _Reader:
                 f"{self.name} is nested too deeply for a recipe. Give the file that a merge wrote."
             ) from error
         known = {"version", "models", "scope_decided", "options", "pairs_sha256"}
+        known |= {"layer_weights", "weights_from"}
         top = self.mapping(node, "a recipe", known)
         for required in ("version", "models"):
             if required not in top:
@@ -215,7 +245,50 @@ class _Reader:
             options,
             decided is not None and self.scalar(decided, "scope_decided", bool),
             self.digest(top["pairs_sha256"]) if "pairs_sha256" in top else None,
+            self.table(top, options, len(models)),
         )
+
+    def table(
+        self, top: Mapping[str, Any], options: MergeOptions, models: int
+    ) -> WeightTable | None:
+        """Layer weights in numbers, and how they were found."""
+        node = top.get("layer_weights")
+        if (node is not None) != (options.schedule == TABLE):
+            self.fail(
+                node or top.get("options"),
+                "layer_weights go with 'schedule: table' in the options: write both or none.",
+            )
+        if node is None:
+            return None
+        rows: dict[str, tuple[float, ...]] = {}
+        for key, value in self.pairs(node, "layer_weights"):
+            row = tuple(self.scalar(item, "a weight", float) for item in self.items(value, key))
+            try:
+                WeightTable({key: row}).check(models)
+            except UsageError as error:
+                self.fail(value, str(error))
+            rows[key] = row
+        origin = {
+            key: self.scalar(value, key, str, int, float, bool, type(None))
+            for key, value in self.pairs(top.get("weights_from"), "weights_from")
+        }
+        return WeightTable(rows, origin)
+
+    def pairs(self, node: Any, what: str) -> list[tuple[str, Any]]:
+        """A table whose field names are free, each once."""
+        import yaml
+
+        if node is None:
+            return []
+        if not isinstance(node, yaml.MappingNode):
+            self.fail(node, f"{what} is a table.")
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            name = str(self.scalar(key, f"a name in {what}", str))
+            if name in found:
+                self.fail(key, f"{name[:80]!r} stands in {what} twice.")
+            found[name] = value
+        return list(found.items())
 
     def digest(self, node: Any) -> str:
         digest = str(self.scalar(node, "a checksum", str))

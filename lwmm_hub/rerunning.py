@@ -11,9 +11,11 @@ from urllib.parse import parse_qsl
 
 from lwmm_hub.errors import LwmmError, ModelReferenceError, RecipeError, VerificationError
 from lwmm_hub.manifest import read_manifest
+from lwmm_hub.merge_result import MergeResult
 from lwmm_hub.merging import Progress
-from lwmm_hub.pipeline import MergeResult, decide, open_models, output_folder, run_merge
+from lwmm_hub.pipeline import Approval, output_folder, run_merge
 from lwmm_hub.planning import MergeOptions, MergePlan
+from lwmm_hub.preparing import decide, open_models
 from lwmm_hub.recipe import Recipe, RecipeModel, read_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.writing import sha256_of
@@ -28,6 +30,7 @@ def merge_recipe(
     progress: Progress | None = None,
     parents: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
+    approve: Approval | None = None,
 ) -> MergeResult:
     """Run a recipe again.
 
@@ -39,6 +42,7 @@ def merge_recipe(
         progress: called with the bytes made since the last call.
         parents: label -> path of parents that the recipe names by label only.
         tags: more tags for the card.
+        approve: called with the plan before anything is downloaded whole or written.
 
     Raises:
         RecipeError: the recipe is wrong, with the line; or a local parent is not given.
@@ -59,7 +63,9 @@ def merge_recipe(
         progress=progress,
         tags=tags,
         started=started,
+        approve=approve,
         pairs_sha256=recipe.pairs_sha256,
+        table=recipe.table,
     )
     if not before or before == result.files:
         return result
@@ -86,7 +92,7 @@ def plan_recipe(
     opened = open_models(
         models, options, download=False, kept_parts=kept, pairs_sha256=recipe.pairs_sha256
     )
-    return decide(opened)
+    return decide(replace(opened, table=recipe.table))
 
 
 def _of_recipe(

@@ -14,6 +14,14 @@ from dataclasses import dataclass
 from lwmm_hub.errors import UsageError
 
 SCHEDULES = ("linear", "cosine", "step", "harmonic", "isotropic")
+TABLE = "table"  # numbers from `weight_table` instead of a curve
+
+# rule -> the options that would change nothing in it
+WITHOUT_EFFECT = {
+    "step": ("gamma",),
+    "harmonic": ("start", "end", "gamma", "endpoint", "anchor_weight"),
+    "isotropic": ("start", "end", "gamma", "endpoint"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,8 @@ class Schedule:
         H_donor(j) = p (1 - endpoint t(j)),   p = (1 - anchor_weight) / (M - 1)
         H_anchor(j) = 1 - sum of the donors
 
-    `isotropic` is endpoint 0; `harmonic` is H_donor(j) = 1 / (j + M) and takes no other option.
+    `isotropic` is endpoint 0; `harmonic` is H_donor(j) = 1 / (j + M). Options that a rule does not
+    have (`WITHOUT_EFFECT`) are refused.
 
     Attributes:
         kind: one of `SCHEDULES`.
@@ -49,6 +58,10 @@ class Schedule:
         Raises:
             UsageError: which option, and what it may be.
         """
+        if self.kind == TABLE and self == Schedule(TABLE):
+            return
+        if self.kind == TABLE:
+            raise UsageError("a table of weights takes no option of a schedule: leave them out.")
         if self.kind not in SCHEDULES:
             raise UsageError(f"schedule {self.kind!r} is unknown: choose {', '.join(SCHEDULES)}.")
         for name, value in (("start", self.start), ("end", self.end)):
@@ -65,8 +78,13 @@ class Schedule:
                 f"anchor-weight is {self.anchor_weight}: with {models} models give a number from "
                 f"1/{models} to 1, so that no donor outweighs the anchor."
             )
-        if self.kind == "harmonic" and self != Schedule("harmonic"):
-            raise UsageError("the harmonic schedule takes no other option: leave the others out.")
+        plain = Schedule(self.kind)
+        for name in WITHOUT_EFFECT.get(self.kind, ()):
+            if getattr(self, name) != getattr(plain, name):
+                raise UsageError(
+                    f"{name.replace('_', '-')} changes nothing in the {self.kind} schedule: leave "
+                    "it out, or choose another schedule."
+                )
 
 
 def _check_order(start: float, end: float, schedule: Schedule) -> None:
@@ -169,4 +187,6 @@ def renormalised(weights: Sequence[float], present: Sequence[bool]) -> tuple[flo
     if all(present):
         return tuple(weights)
     total = sum(w for w, there in zip(weights, present, strict=True) if there)
+    if not total:  # the whole weight was that of donors that lack it
+        return (1.0, *[0.0] * (len(weights) - 1))
     return tuple(w / total if there else 0.0 for w, there in zip(weights, present, strict=True))

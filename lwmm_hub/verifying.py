@@ -121,7 +121,7 @@ def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]]:
     checksums = {
         s.rfilename: s.lfs.sha256
         for s in info.siblings or ()
-        if s.lfs and s.rfilename.endswith((".safetensors", ".pth", ".bin"))
+        if s.lfs and s.rfilename.endswith((".safetensors", ".pth", ".pt", ".bin"))
     }
     if not checksums:
         raise ResolveError(f"{reference} holds no safetensors files to compare.")

@@ -24,6 +24,7 @@ ROOMS = (
     "tracing",
     "matching",
     "schedule",
+    "weight_table",
     "floats",
     "relatedness",
     "inferring",
@@ -42,7 +43,10 @@ ROOMS = (
     "card",
     "manifest",
     "publishing",
+    "merge_result",
+    "preparing",
     "pipeline",
+    "judging",
     "rerunning",
     "verifying",
     "converting",
@@ -52,13 +56,13 @@ ENTRANCES = {"__init__", "__main__"}  # below all rooms
 # What is heavy or reaches the network, and the only rooms that may ask for it.
 GUESTS = {
     "torch": {"checkpoint", "tracing", "torch_files", "evaluation"},
-    # a type in pipeline and converting
-    "transformers": {"tracing", "loading", "evaluation", "pipeline", "converting"},
+    # a type in merge_result and converting
+    "transformers": {"tracing", "loading", "evaluation", "merge_result", "converting"},
     "huggingface_hub": {"tracing", "resolving", "evaluation", "publishing", "verifying", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
     "jinja2": set(),
-    "yaml": {"resolving", "recipe", "card"},
+    "yaml": {"resolving", "weight_table", "recipe", "card"},
     "datasets": {"evaluation"},
     "evaluate": {"evaluation"},
     "pycocotools": {"evaluation"},

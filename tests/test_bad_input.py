@@ -799,7 +799,15 @@ USAGE: dict[str, tuple[tuple[str, ...], Words]] = {
     ),
     "harmonic with an option": (
         ("{anchor}", "{donor}", "--schedule", "harmonic", "--gamma", "2"),
-        ("harmonic", "leave the others out"),
+        ("gamma changes nothing in the harmonic schedule", "leave it out"),
+    ),
+    "isotropic with a start": (
+        ("{anchor}", "{donor}", "--schedule", "isotropic", "--start", "0.3"),
+        ("start changes nothing in the isotropic schedule", "leave it out"),
+    ),
+    "a step with an exponent": (
+        ("{anchor}", "{donor}", "--schedule", "step", "--gamma", "2"),
+        ("gamma changes nothing in the step schedule", "another schedule"),
     ),
     "no threads": (("{anchor}", "{donor}", "--threads", "0"), ("--threads", "1<=x<=256")),
     "recipe plus models": (

@@ -35,9 +35,10 @@ from enumerators import (
     write_transformers_folder,
 )
 from enumerators.nvlabs_forward import nvlabs_logits
+from hub import TestHub
 from safetensors import safe_open
 from safetensors.numpy import load_file
-from stories import Command
+from stories import Command, run
 
 import lwmm_hub as lw
 from lwmm_hub.errors import CheckpointError, MergeError, OutputError, UsageError
@@ -334,12 +335,12 @@ def test_the_config_says_where_each_value_comes_from(tmp_path: Path) -> None:
 def test_a_value_that_no_shape_shows_is_never_guessed(tmp_path: Path) -> None:
     source = write_pth(tmp_path / "tiny.pth", spell_nvlabs(neutral(TINY), TINY))
     with pytest.raises(
-        CheckpointError, match=r"num_attention_heads cannot be known.*--config FILE"
+        CheckpointError, match=r"num_attention_heads and strides cannot be known.*--config FILE"
     ):
         lw.convert(source, tmp_path / "out", to="transformers")
     odd = replace(B0, sr_ratios=(8, 4, 4, 1))  # the widths and depths of B0, but another model
     other = write_pth(tmp_path / "odd.pth", spell_nvlabs(neutral(odd), odd))
-    with pytest.raises(CheckpointError, match="num_attention_heads cannot be known"):
+    with pytest.raises(CheckpointError, match="num_attention_heads and strides cannot be known"):
         lw.convert(other, tmp_path / "out", to="transformers")
     for config, words in (
         (UNSHOWN | {"depths": [9, 9, 9, 9]}, r"depths \[2, 1, 1, 2\] by the shapes"),
@@ -517,3 +518,23 @@ def test_wrong_usage_is_refused(
     assert words in done.err
     assert len(done.err.splitlines()) == 1
     assert sorted(path.name for path in Path().iterdir()) == ["a.pth", "bad.json"]
+
+
+def test_what_headers_refuse_on_the_hub_is_not_downloaded(hub: TestHub, tmp_path: Path) -> None:
+    size = replace(B0, widths=(16, 32, 80, 128), decoder_width=64)  # no published one
+    source = write_pth(tmp_path / "net.pth", spell_nvlabs(neutral(size), size))
+    hub.create_repo("org/net", {"net.pth": source})
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps({"num_attention_heads": [1, 2, 5, 8], "strides": [4, 2, 2, 2]}))
+    refused = run("convert", "org/net:net.pth", "out", "--to", "transformers", cwd=tmp_path,
+                  **hub.environment(tmp_path / "home"))  # fmt: skip
+    assert refused.code == 1, refused.out
+    assert "num_attention_heads and strides cannot be known" in refused.err
+    assert not (tmp_path / "out").exists()
+    held = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in held) < source.stat().st_size / 4
+    done = run("convert", "org/net:net.pth", "out", "--to", "transformers", "--config", given,
+               "--json", cwd=tmp_path, **hub.environment(tmp_path / "home"))  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.data["source"].startswith("org/net at ")
+    loaded_whole(tmp_path / "out", "SegformerForSemanticSegmentation")

@@ -47,6 +47,7 @@ MODELS: dict[str, Config] = {
     "UperNetForSemanticSegmentation: Swin V2": in_upernet(SWINV2, 48),
     "SwinModel": SWIN,
     "SwinBackbone": {**SWIN, "out_features": STAGES},
+    "SwinBackbone: first stages": {**SWIN, "out_features": STAGES[:2]},
     "Swinv2ForImageClassification": SWINV2,
     "MaskFormerSwinModel": {**SWIN, "model_type": "maskformer-swin"},
     "ConvNextForImageClassification": CONVNEXT,
@@ -164,7 +165,7 @@ def test_tables_name_every_key_in_the_order_of_the_forward_pass(name: str) -> No
 
 def unused_norm(name: str, keys: list[str]) -> set[str]:
     """The final norm of a Swin that is a backbone: run, and never looked at."""
-    if name.startswith("Swin") and name != "SwinBackbone":
+    if name.startswith("Swin") and "Backbone" not in name:
         return set()
     ends = ("swin.layernorm", "encoder.model.layernorm")
     return {key for key in keys if key.rpartition(".")[0].endswith(ends)}
@@ -201,3 +202,107 @@ def test_the_text_mapper_of_oneformers_training_is_a_part_of_its_head() -> None:
     named = name_keys(entries(keys))
     assert any("text_mapper" in key for key in keys)
     assert set(named.sources) == set(named.tables)
+
+
+# ------------------------------------------------- spellings of others than transformers, by hand
+
+
+def leaves(*modules: str) -> list[str]:
+    return [f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias")]
+
+
+def blocks_of_timm(prefix: str) -> list[str]:
+    modules = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    return leaves(*(f"{prefix}.{module}" for module in modules))
+
+
+def swin_of_others(first_downsample: int) -> list[str]:
+    """Microsoft's Swin merges patches behind a stage, timm's before the next."""
+    keys = leaves("patch_embed.proj", "patch_embed.norm", "norm")
+    for stage, depth in enumerate(SWIN["depths"]):
+        for block in range(depth):
+            keys += blocks_of_timm(f"layers.{stage}.blocks.{block}")
+            keys.append(f"layers.{stage}.blocks.{block}.attn.relative_position_bias_table")
+        if stage < 3:
+            downsample = f"layers.{stage + first_downsample}.downsample"
+            keys += [*leaves(f"{downsample}.norm"), f"{downsample}.reduction.weight"]
+    return keys
+
+
+def convnext_of_authors() -> list[str]:
+    keys = leaves("norm")
+    for stage in range(4):
+        keys += leaves(f"downsample_layers.{stage}.0", f"downsample_layers.{stage}.1")
+        block = f"stages.{stage}.0"
+        keys += leaves(*(f"{block}.{m}" for m in ("dwconv", "norm", "pwconv1", "pwconv2")))
+        keys.append(f"{block}.gamma")
+    return keys
+
+
+def convnext_of_timm() -> list[str]:
+    keys = leaves("stem.0", "stem.1", "head.norm")
+    for stage in range(4):
+        if stage:
+            keys += leaves(f"stages.{stage}.downsample.0", f"stages.{stage}.downsample.1")
+        block = f"stages.{stage}.blocks.0"
+        keys += leaves(*(f"{block}.{m}" for m in ("conv_dw", "norm", "mlp.fc1", "mlp.fc2")))
+        keys.append(f"{block}.gamma")
+    return keys
+
+
+def vit_of_timm(*tokens: str) -> list[str]:
+    keys = ["cls_token", "pos_embed", *tokens, *leaves("patch_embed.proj", "norm")]
+    return keys + [key for block in range(4) for key in blocks_of_timm(f"blocks.{block}")]
+
+
+def beit_of_authors() -> list[str]:
+    keys = ["cls_token", *leaves("patch_embed.proj", "fc_norm")]
+    for block in range(4):
+        names = [*blocks_of_timm("")]
+        names.remove(".attn.qkv.bias")
+        own = [".gamma_1", ".gamma_2", ".attn.q_bias", ".attn.v_bias"]
+        own.append(".attn.relative_position_bias_table")
+        keys += [f"blocks.{block}{name}" for name in [*names, *own]]
+    return keys
+
+
+def dinov2_of_authors(gated: bool) -> list[str]:
+    keys = vit_of_timm("mask_token")
+    for block in range(4):
+        keys += [f"blocks.{block}.ls1.gamma", f"blocks.{block}.ls2.gamma"]
+    if gated:
+        keys = [key.replace("fc1", "w12").replace("fc2", "w3") for key in keys]
+    return keys
+
+
+OTHERS: dict[str, tuple[list[str], str, str]] = {
+    "Swin, Microsoft": (swin_of_others(0), "swin", "SwinModel"),
+    "Swin, timm": (swin_of_others(1), "swin", "SwinModel"),
+    "ConvNeXt, authors": (convnext_of_authors(), "convnext", "ConvNextForImageClassification"),
+    "ConvNeXt, timm": (convnext_of_timm(), "convnext", "ConvNextForImageClassification"),
+    "ViT, timm": (vit_of_timm(), "vit", "ViTForImageClassification"),
+    "DeiT, timm": (vit_of_timm("dist_token"), "vit", "DeiTForImageClassificationWithTeacher"),
+    "BEiT, authors": (beit_of_authors(), "vit", "BeitForImageClassification"),
+    "DINOv2, authors": (dinov2_of_authors(False), "dinov2", "Dinov2ForImageClassification"),
+    "DINOv2, giant": (dinov2_of_authors(True), "dinov2", "Dinov2ForImageClassification: giant"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("prefix", ["", "backbone.", "net.student."])
+def test_other_systems_name_the_same_parameters(name: str, prefix: str) -> None:
+    keys, family, model = OTHERS[name]
+    (theirs, _), *_ = traced(model)
+    ours = name_keys(entries([prefix + key for key in keys]))
+    expected = name_keys(entries(theirs))
+
+    def names(named: NamedKeys) -> set[str]:
+        found = {n for n, table in named.tables.items() if table.name == family}
+        return found - {"embeddings.mask_token"}  # of the pre-training, not in every file
+
+    assert set(ours.sources) == set(ours.tables)
+    assert names(ours) == names(expected)
+    fused = [(n, s.part) for n, s in ours.sources.items() if s.parts == 3 and ".0." in n]
+    assert [part for n, part in fused if ".attn.q." in n] == [0] * (len(fused) // 3)
+    assert [part for n, part in fused if ".attn.k." in n] == [1] * (len(fused) // 3)
+    assert [part for n, part in fused if ".attn.v." in n] == [2] * (len(fused) // 3)

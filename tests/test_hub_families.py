@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import pytest
 import torch
 import transformers
 from enumerators.hub_models import (
+    DIALECTS,
     FAMILIES,
     SPECIMENS,
     UNUSED,
@@ -40,8 +41,24 @@ Plan = dict[str, Any]
 
 # what a training or a loss keeps in a float tensor and no average makes sense of
 CONSTANTS = ("empty_weight", "attn_mask_probs")
-# files of 4.57 hold other keys than today's (elsewhere the two are one)
-OLDER_FILES = ("swin", "upernet-swin", "mask2former-swin", "oneformer-swin", "data2vec")
+# files of 4.57 hold other keys than those that 5.23 writes by default (elsewhere the two are one)
+OLDER_FILES = {"swin", "upernet-swin", "mask2former-swin", "oneformer-swin", "data2vec"}
+# 5.23 has other names in memory, which it writes with save_original_format=False
+RENAMED = {
+    *("swin", "upernet-swin", "mask2former-swin", "oneformer-swin"),
+    *("maskformer-swin", "maskformer-resnet"),  # the decoder
+    *("detr-segmentation", "detr-detection", "conditional-detr"),
+    *("segformer", "segformer-classification", "vit", "beit", "beit-classification"),
+    *("dinov2", "dinov2-registers", "dpt-dinov2", "upernet-dinov2", "dinov3"),
+}
+
+
+def dialects_of(name: str) -> list[Dialect]:
+    """The spellings in which files of a class differ."""
+    found: list[Dialect] = ["5.23"]
+    found += ["new names"] if name in RENAMED else []
+    found += ["4.57"] if name in OLDER_FILES else []
+    return found
 
 
 class Filed(NamedTuple):
@@ -205,16 +222,18 @@ def test_no_output_depends_on_the_unused_norm_of_a_swin_backbone(name: str) -> N
 
 @pytest.mark.parametrize("name", SPECIMENS)
 def test_every_tensor_of_a_model_is_found_in_its_files(name: str, zoo: Zoo) -> None:
-    for dialect in ("5.23", "new names"):
+    spelled: dict[Dialect, set[str]] = {}
+    for dialect in DIALECTS:
         filed = zoo(name, dialect)
-        index = {role for role in filed.built.roles if role.endswith("position_index")}
-        assert set(filed.keys) == set(filed.built.roles) - index
-        assert set(filed.keys.values()) <= set(load_file(filed.folder / "model.safetensors"))
-    if name in OLDER_FILES:
-        assert set(zoo(name, "4.57").keys.values()) != set(zoo(name).keys.values()) or (
-            len(load_file(zoo(name, "4.57").folder / "model.safetensors"))
-            > len(load_file(zoo(name).folder / "model.safetensors"))
+        spelled[dialect] = set(load_file(filed.folder / "model.safetensors"))
+        missing = set(filed.built.roles) - set(filed.keys)
+        assert all(
+            role.endswith("position_index") or (dialect == "4.57" and role.startswith(UNUSED))
+            for role in missing
         )
+        assert set(filed.keys.values()) <= spelled[dialect]
+    assert (spelled["5.23"] != spelled["new names"]) is (name in RENAMED)
+    assert (spelled["5.23"] != spelled["4.57"]) is (name in OLDER_FILES)
 
 
 # ------------------------------------------------------------------------------ the table of pairs
@@ -273,32 +292,32 @@ PAIRS = (
 )
 
 
-def dialect_pairs(pair: Pair) -> Iterator[tuple[Dialect, Dialect]]:
-    yield "5.23", "5.23"
-    yield "5.23", "new names"
-    yield "new names", "5.23"
-    if {pair.anchor, pair.donor} & set(OLDER_FILES):
-        yield "5.23", "4.57"
-        yield "4.57", "5.23"
-        yield "4.57", "4.57"
-        yield "4.57", "new names"
+def dialect_pairs(anchor: str, donor: str) -> list[tuple[Dialect, Dialect]]:
+    """Every spelling of each with today's of the other; files of 4.57 with all there are."""
+    return [
+        (mine, theirs)
+        for mine, theirs in itertools.product(dialects_of(anchor), dialects_of(donor))
+        if "5.23" in (mine, theirs) or "4.57" in (mine, theirs)
+    ]
 
 
-CASES = [
-    pytest.param(pair, turned, mine, theirs, id=f"{first} {mine} x {second} {theirs}")
+DIRECTED = [
+    (pair, *names)
     for pair in PAIRS
-    for turned in (False, True)
-    for first, second in [(pair.donor, pair.anchor) if turned else (pair.anchor, pair.donor)]
-    for mine, theirs in dialect_pairs(pair)
+    for names in ((pair.anchor, pair.donor), (pair.donor, pair.anchor))
+]
+CASES = [
+    pytest.param(pair, anchor, donor, mine, theirs, id=f"{anchor} {mine} x {donor} {theirs}")
+    for pair, anchor, donor in DIRECTED
+    for mine, theirs in dialect_pairs(anchor, donor)
 ]
 
 
-@pytest.mark.parametrize(("pair", "turned", "mine", "theirs"), CASES)
+@pytest.mark.parametrize(("pair", "first", "second", "mine", "theirs"), CASES)
 def test_a_pair_matches_completely(
-    pair: Pair, turned: bool, mine: Dialect, theirs: Dialect, zoo: Zoo
+    pair: Pair, first: str, second: str, mine: Dialect, theirs: Dialect, zoo: Zoo
 ) -> None:
-    names = (pair.donor, pair.anchor) if turned else (pair.anchor, pair.donor)
-    anchor, donor = zoo(names[0], mine, 1), zoo(names[1], theirs, 2)
+    anchor, donor = zoo(first, mine, 1), zoo(second, theirs, 2)
     expected = shared_roles(anchor, donor)
     assert len(backbone_only(expected)) == pair.backbone
 
@@ -306,8 +325,8 @@ def test_a_pair_matches_completely(
     kept = assert_accounts_for_every_key(plan, anchor)
     assert merged_pairs(plan, backbone=True) == backbone_only(expected)
     heads = merged_pairs(plan, backbone=False)
-    alike = heads_alike_in_files(zoo(names[0]), zoo(names[1]))
-    by_name = {(anchor.keys[mine], donor.keys[theirs]) for mine, theirs in alike}
+    alike = heads_alike_in_files(zoo(first), zoo(second))
+    by_name = {(anchor.keys[a], donor.keys[b]) for a, b in alike}
     assert heads <= by_name | set(expected.values()) - backbone_only(expected)
     if pair.heads is None:
         return
@@ -361,15 +380,11 @@ PARTNER = {
     for name in SPECIMENS
 }
 
-ANCHORS = [
-    (name, dialect)
-    for name in SPECIMENS
-    for dialect in ("5.23", "new names", "4.57")
-    if dialect != "4.57" or name in OLDER_FILES
-]
+ANCHORS = [(name, dialect) for name in SPECIMENS for dialect in dialects_of(name)]
 
-# 5.23 itself finds these in files of 4.57 and does not know them, merged or not
-UNEXPECTED_IN_OLDER_FILES = {"mask2former-swin", "oneformer-swin"}
+# What 5.23 says when it reads files of 4.57 with these classes, merged or not: it knows no index
+# buffers there, and misses the norm that it makes and does not use. Elsewhere it ignores both.
+OF_OLDER_FILES = {"mask2former-swin", "oneformer-swin"}
 
 
 def loading_info(filed: Filed, folder: Path) -> dict[str, Any]:
@@ -411,8 +426,10 @@ def test_the_result_has_the_anchors_keys_and_loads(
             info = loading_info(anchor, tmp_path / "merged")
     else:
         info = loading_info(anchor, tmp_path / "merged")
-    if dialect == "4.57" and name in UNEXPECTED_IN_OLDER_FILES:
-        assert set(info) == {"unexpected_keys"}
+    if dialect == "4.57" and name in OF_OLDER_FILES:
+        unused = {p for role, p in anchor.built.backbone.items() if role.startswith(UNUSED)}
+        assert set(info) == {"missing_keys", "unexpected_keys"}
+        assert set(info["missing_keys"]) == unused
         assert all(key.endswith(".relative_position_index") for key in info["unexpected_keys"])
     else:
         assert info == {}
@@ -437,7 +454,7 @@ def moments(name: str) -> dict[str, int]:
     return {role: used[path] for role, path in built.backbone.items()}
 
 
-def backbone_layers(plan: Plan, anchor: Filed) -> list[set[str]]:
+def roles_by_layer(plan: Plan, anchor: Filed) -> list[set[str]]:
     """The roles in each layer of the plan, in its order."""
     role_of = anchor.role_of()
     layers: list[set[str]] = [set() for _ in plan["layers"]]
@@ -450,7 +467,7 @@ def backbone_layers(plan: Plan, anchor: Filed) -> list[set[str]]:
 def test_layers_come_in_the_order_of_their_last_use(name: str, dialect: Dialect, zoo: Zoo) -> None:
     anchor, donor = zoo(name, dialect, 1), zoo(name, "5.23", 2)
     plan = lw.plan(anchor.folder, donor.folder, scope="backbone").to_dict()
-    layers = backbone_layers(plan, anchor)
+    layers = roles_by_layer(plan, anchor)
     expected = {role for role in shared_roles(anchor, donor) if not role.startswith("head:")}
     assert set().union(*layers) == expected
 
@@ -458,7 +475,39 @@ def test_layers_come_in_the_order_of_their_last_use(name: str, dialect: Dialect,
     found = [{when[role] for role in layer} for layer in layers]
     assert all(len(times) == 1 for times in found)  # weight, bias and statistics of one module
     times = [moment for layer in found for moment in layer]
-    assert times == sorted(set(times))
+    assert times == sorted(times)
+
+
+# Heads follow the backbone as a whole, and each class of a kind of head shares one table: there
+# these stand elsewhere than where they are last used.
+OUT_OF_ORDER = {
+    "eomt": "head:query.",  # comes in half way through the backbone
+    "eomt-dinov3": "head:query.",
+    "oneformer-swin": "head:model.task_encoder.",
+    "conditional-detr": "head:model.decoder.query_scale.",
+}
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_heads_too_come_in_the_order_of_their_last_use(name: str, zoo: Zoo) -> None:
+    """All but auxiliary heads, which are side branches, and modules that do not run."""
+    anchor, donor = zoo(name, "5.23", 1), zoo(name, "5.23", 2)
+    plan = lw.plan(anchor.folder, donor.folder).to_dict()
+    assert plan["order_source"].startswith("the table of ")
+    assert {t["key"] for t in plan["merged"]} == {
+        k for k, _ in shared_roles(anchor, donor).values()
+    }
+    when = last_use(anchor.built.model, **image(anchor.built))
+    apart = ("head:auxiliary_head", OUT_OF_ORDER.get(name, "none"))
+    layers = [
+        {role for role in layer if role.startswith("head:") and not role.startswith(apart)}
+        for layer in roles_by_layer(plan, anchor)
+    ]
+    found = [{when.get(anchor.built.roles[role]) for role in layer} for layer in layers if layer]
+    assert all(len(times) == 1 for times in found)
+    times = [moment for layer in found for moment in layer if moment is not None]
+    assert times == sorted(times)
+    assert times or name == "dinov3"  # a backbone alone
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -474,7 +523,7 @@ def test_a_backbone_has_one_order_and_one_ramp_in_every_class_and_dialect(
             orders[name, dialect] = {
                 role_of[t["key"]]: (t["layer"], t["weights"][0]) for t in plan["merged"]
             }
-    assert len(orders) >= 4
+    assert len(orders) >= 2
     for first in orders.values():
         for second in orders.values():
             common = first.keys() & second.keys()
@@ -492,8 +541,8 @@ def test_a_backbone_has_one_order_and_one_ramp_in_every_class_and_dialect(
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.anchor} x {pair.donor}")
 def test_a_pair_has_one_ramp_in_both_directions_and_all_dialects(pair: Pair, zoo: Zoo) -> None:
     ramps: set[tuple[tuple[str, float], ...]] = set()
-    for mine, theirs in dialect_pairs(pair):
-        for names in ((pair.anchor, pair.donor), (pair.donor, pair.anchor)):
+    for names in ((pair.anchor, pair.donor), (pair.donor, pair.anchor)):
+        for mine, theirs in dialect_pairs(*names):
             anchor, donor = zoo(names[0], mine, 1), zoo(names[1], theirs, 2)
             plan = lw.plan(anchor.folder, donor.folder, scope="backbone").to_dict()
             role_of = anchor.role_of()
@@ -554,13 +603,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 # (panoptic x semantic, panoptic x instance, semantic x instance): keys merged and kept, both ways
 COUNTS: dict[tuple[str, bool], tuple[tuple[int, int], ...]] = {
-    ("tiny", False): ((555, 1), (553, 3), (553, 3)),
+    ("tiny", False): ((553, 3), (551, 5), (551, 5)),
     ("tiny", True): ((553, 13), (551, 15), (551, 15)),
-    ("small", False): ((759, 1), (757, 3), (757, 3)),
+    ("small", False): ((757, 3), (755, 5), (755, 5)),
     ("small", True): ((757, 25), (755, 27), (755, 27)),
-    ("base", False): ((759, 1), (757, 3), (757, 3)),
+    ("base", False): ((757, 3), (755, 5), (755, 5)),
     ("base", True): ((757, 25), (755, 27), (755, 27)),
-    ("large", False): ((757, 3), (757, 3), (755, 5)),
+    ("large", False): ((755, 5), (755, 5), (753, 7)),
     ("large", True): ((755, 27), (755, 27), (753, 29)),
 }
 
@@ -582,7 +631,9 @@ def test_whole_models_of_one_class_merge_across_tasks(
         other_queries = queries[list(TASKS).index(first)] != queries[list(TASKS).index(second)]
         index = {key for key in kept[0] if key.endswith(".relative_position_index")}
         assert len(index) == (sum(SIZES[size][1]) if older else 0)
-        assert set(kept[0]) - index == {
+        unused = {key for key in kept[0] if ".swin.layernorm." in key}
+        assert len(unused) == (0 if older else 2)
+        assert set(kept[0]) - index - unused == {
             "criterion.empty_weight",
             *(["class_predictor.weight", "class_predictor.bias"] if classes else []),
             *(QUERIES if other_queries else []),
@@ -595,3 +646,20 @@ def test_whole_models_of_one_class_merge_across_tasks(
         found.append((len(plans[0]["merged"]), len(kept[0])))
         assert [t["key"] for t in plans[0]["merged"]] == [t["key"] for t in plans[1]["merged"]]
     assert tuple(found) == COUNTS[size, older]
+
+
+@pytest.mark.parametrize("name", sorted(OLDER_FILES))
+def test_a_merge_of_older_files_loads_through_its_result(
+    name: str, zoo: Zoo, tmp_path: Path
+) -> None:
+    """What 5.23 does not find is a norm that nothing depends on, or a head that it renamed."""
+    anchor, donor = zoo(name, "4.57", 1), zoo(name, "4.57", 2)
+    result = lw.merge(anchor.folder, donor.folder, output=tmp_path / "merged")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of transformers' own making
+        model = result.load()
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    state = model.state_dict()
+    for role, key in anchor.keys.items():
+        path = anchor.built.roles[role]
+        assert np.array_equal(state[path].numpy(), merged[key]), key

@@ -65,6 +65,15 @@ def test_a_push_that_fails_keeps_the_folder_and_names_it(
             done = run("merge", *models, "-o", "kept", *wrong, token="alice")
             assert_one_line(done, "--push" if len(wrong) == 2 else "'apache-2.0'", code=2)
         assert (list(cwd.iterdir()), lines(hub)) == ([], [])
+        for repo, token, options, why in (
+            ("alice/old", "alice", (), "alice/old is called alice/new by now"),
+            ("alice/none", "alice", ("--create-pr",), "alice/none does not exist"),
+            ("alice/public", "alice", ("--private",), "alice/public is public already"),
+            ("alice/x", "hf_nobody", (), "does not accept your token"),
+        ):
+            done = run("merge", *models, "--push", repo, *options, token=token)
+            assert_one_line(done, why, "Nothing was merged yet.")
+            assert list(cwd.iterdir()) == []
         assert run("merge", *models, "-o", "kept").code == 0
         before = assert_complete(cwd / "kept")
         upload = hub.fail("^PUT /_lfs/", status=500, times=None, headers=AGAIN)
@@ -166,13 +175,15 @@ def test_a_merge_whose_push_fails_is_moved_to_a_named_folder(
             assert "/lwmm-" not in done.err
             assert_complete(cwd / name)
         refused = run("merge", *models, "--push", "alice/x", "--public", token="alice")
-        assert_one_line(refused, "none-declared", "kept as merged-x", code=3)
+        assert_one_line(refused, "none-declared", code=3)  # before anything is merged
 
         # what was moved is a whole merge: its recipe runs, its parents are still found
-        again = run("merge", "--recipe", "merged-x/lwmm_recipe.yaml", "-o", "again", "--json")
+        again = run(
+            "merge", "--recipe", "merged-street-2/lwmm_recipe.yaml", "-o", "again", "--json"
+        )
         assert again.code == 0, again.err
-        assert again.data["sha256"] == assert_complete(cwd / "merged-x")
-        assert run("verify", "merged-x").code == 0
+        assert again.data["sha256"] == assert_complete(cwd / "merged-street-2")
+        assert run("verify", "merged-street-2").code == 0
         pushed = run("push", "merged-street", "alice/street", token="alice")
         assert pushed.code == 0, pushed.err
         recipe = yaml.safe_load(hub.files("alice/street")["lwmm_recipe.yaml"])
@@ -181,7 +192,6 @@ def test_a_merge_whose_push_fails_is_moved_to_a_named_folder(
         "again",
         "merged-street",
         "merged-street-2",
-        "merged-x",
     ]
 
 

@@ -40,7 +40,7 @@ from lwmm_hub.checkpoint.safetensors import write_header
 from lwmm_hub.errors import RecipeError
 from lwmm_hub.merging import TargetFile, merge_files, output_tensors
 from lwmm_hub.planning import MergedTensor
-from lwmm_hub.schedule import SCHEDULES
+from lwmm_hub.schedule import SCHEDULES, WITHOUT_EFFECT
 from lwmm_hub.writing import write_weights
 
 BATCH_NORM = ("linear", "moment", "anchor")
@@ -78,16 +78,16 @@ def options(draw: st.DrawFn, models: int) -> dict[str, Any]:
         "batch_norm": draw(st.sampled_from(BATCH_NORM)),
         "scope": draw(st.sampled_from(["auto", "all", "backbone"])),
     }
-    if schedule == "harmonic":
-        return chosen
     start, end = sorted(draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
-    return chosen | {
+    ramp = {
         "start": start,
         "end": end,
         "gamma": draw(st.floats(0.1, 5)),
         "endpoint": draw(st.floats(0, 1)),
         "anchor_weight": draw(st.none() | st.floats(1 / models, 1)),
     }
+    unknown = WITHOUT_EFFECT.get(schedule, ())
+    return chosen | {name: value for name, value in ramp.items() if name not in unknown}
 
 
 @st.composite

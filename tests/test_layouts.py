@@ -314,3 +314,13 @@ def test_three_files_on_the_hub_are_one_model(hub: TestHub, tmp_path: Path) -> N
     assert merged == (tmp_path / "here" / "model.safetensors").read_bytes()
     assert merged == (again / "model.safetensors").read_bytes()
     assert "?stage=target" in (output / "lwmm_recipe.yaml").read_text()
+
+
+def test_a_folder_of_three_files_is_overwritten_and_verified_like_any_other(tmp_path: Path) -> None:
+    conmix(tmp_path / "a", 1, "target")
+    conmix(tmp_path / "b", 2, "target")
+    pair, output = (tmp_path / "a", tmp_path / "b"), tmp_path / "merged"
+    first = lw.merge(*pair, output=output, output_format="pth")
+    again = lw.merge(*pair, output=output, output_format="pth", overwrite=True)
+    assert again.files == first.files
+    assert dict(lw.verify(output).files) == dict(first.files)

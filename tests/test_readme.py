@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -25,6 +26,7 @@ from enumerators import (
 from hub import TestHub
 from PIL import Image
 
+from lwmm_hub.checkpoint import TensorEntry
 from lwmm_hub.evaluation.label_spaces import label_space
 
 ROOT = Path(__file__).parents[1]
@@ -160,15 +162,60 @@ def test_linked_files_of_the_readme_are_there() -> None:
         assert (ROOT / link).exists(), link
 
 
-def test_the_family_of_the_contributing_guide_works_as_written() -> None:
+def contributing_examples(*names: str) -> list[Any]:
+    """The tables that the code of the guide makes, as it stands, and nothing else is needed for."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    found: dict[str, object] = {}
-    exec(compile(code, "CONTRIBUTING.md", "exec"), found)
-    table = found["TINY"]
-    dialects = table.dialects  # type: ignore[attr-defined]
-    assert dialects[1].names("block1.qk.weight") == (
-        "blocks.0.attn.q.weight",
-        "blocks.0.attn.k.weight",
+    found = []
+    for code, name in zip(re.findall(r"```python\n(.*?)```", text, re.DOTALL), names, strict=True):
+        assert code.count("\n") < 30
+        module: dict[str, Any] = {}
+        exec(compile(code, "CONTRIBUTING.md", "exec"), module)
+        found.append(module[name])
+    return found
+
+
+def test_the_families_of_the_contributing_guide_work_as_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lwmm_hub.families.mobilenet import MOBILENETV2
+    from lwmm_hub.key_map import match_keys, naming, natural_order
+
+    mobilenet, tiny = contributing_examples("MOBILENETV2", "TINY")
+    assert mobilenet == MOBILENETV2  # the guide shows what is shipped
+    monkeypatch.setattr(naming, "TABLES", (mobilenet, tiny))
+
+    def entries(*keys: str, rows: int = 4) -> dict[str, TensorEntry]:
+        return {key: TensorEntry(key, "F32", (rows, 2), "file", 0) for key in keys}
+
+    def layers(*models: dict[str, TensorEntry]) -> list[str]:
+        key_map = match_keys(models, ["a", "b"], lambda: natural_order(list(models[0])))
+        return [parameter.layer for parameter in key_map.shared]
+
+    first = entries(
+        "encoder.layer.0.attention.key.weight",
+        "encoder.layer.0.attention.query.weight",
+        "encoder.stem.weight",
     )
-    assert table.rank("stem") < table.rank("blocks.0.attn.q")  # type: ignore[attr-defined]
+    second = entries("backbone.conv0.weight") | entries("backbone.block1.qk.weight", rows=8)
+    assert layers(first, second) == layers(second, first)
+    assert layers(first, second) == ["stem", "blocks.0.attn.q", "blocks.0.attn.k"]
+
+    names = [
+        "conv_1x1.convolution",
+        "layer.10.conv_3x3.normalization",
+        "layer.9.conv_3x3.convolution",
+    ]
+    names += ["conv_stem.first_conv.convolution"]
+    classifier = entries(*(f"mobilenet_v2.{name}.weight" for name in names))
+    segmenter = entries(*(f"wrapped.model.{name}.weight" for name in names))
+    assert layers(classifier, segmenter) == names[::-1]
+
+
+def test_the_lists_of_what_merges_are_those_that_the_tests_run() -> None:
+    import support_tables
+
+    lines = README.splitlines()
+    for table in (support_tables.systems(), support_tables.hub_models()):
+        start = lines.index(table[0])
+        end = next(i for i in range(start, len(lines)) if not lines[i])
+        assert lines[start:end] == table, "run tests/support_tables.py and put its lists in"

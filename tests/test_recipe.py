@@ -51,7 +51,8 @@ def test_a_recipe_says_models_and_options() -> None:
 
 # ---------------------------------------------------------------------------------- round trip
 
-words = st.text(min_size=1, max_size=30).filter(lambda t: t.isprintable() and t.strip())
+printable = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
+words = st.text(printable, min_size=1, max_size=30).filter(str.strip)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 hashes = st.dictionaries(words, digests, max_size=3)
 parts = st.lists(words, max_size=3).map(tuple)
@@ -75,7 +76,7 @@ local = st.builds(RecipeModel, st.none(), words, hashes, parts)
 options = st.one_of(
     st.builds(
         lw.MergeOptions,
-        schedule=st.sampled_from(["linear", "cosine", "step", "isotropic"]),
+        schedule=st.sampled_from(["linear", "cosine"]),
         start=st.floats(0, 0.5) | st.sampled_from(["stages.0.norm", "1e5", "null", "0.5"]),
         end=st.floats(0.5, 1) | st.sampled_from(["stages.3.norm", "true", "~"]),
         gamma=st.floats(1e-300, 1e300),
@@ -90,6 +91,8 @@ options = st.one_of(
         output_format=st.sampled_from(["safetensors", "pth"]),
     ),
     st.just(lw.MergeOptions("harmonic")),
+    st.builds(lw.MergeOptions, schedule=st.just("isotropic"), anchor_weight=st.floats(0.5, 1)),
+    st.builds(lw.MergeOptions, schedule=st.just("step"), endpoint=st.floats(0, 1)),
 )
 
 
@@ -205,7 +208,7 @@ ERRORS = {
         r"start 0.9 lies after end 0.1",
     ),
     "start out of range": (changed("gamma: 2", "start: 3"), 8, "start is 3.0"),
-    "harmonic with more": (changed("linear", "harmonic"), 7, "takes no other option"),
+    "harmonic with more": (changed("linear", "harmonic"), 7, "nothing in the harmonic"),
     "dtype": (changed("gamma: 2", "dtype: float8"), 8, "dtype 'float8' is unknown"),
     "scope": (changed("gamma: 2", "scope: head"), 8, "scope 'head' is unknown"),
     "shard size": (changed("gamma: 2", "max_shard_size: 5 apples"), 8, "is no size"),

@@ -10,7 +10,13 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from lwmm_hub.errors import UsageError
-from lwmm_hub.schedule import SCHEDULES, Schedule, layer_weights, renormalised
+from lwmm_hub.schedule import (
+    SCHEDULES,
+    WITHOUT_EFFECT,
+    Schedule,
+    layer_weights,
+    renormalised,
+)
 
 NAMES = [f"layer.{j}" for j in range(11)]
 
@@ -168,8 +174,11 @@ def test_one_model_has_all_the_weight() -> None:
         ({"anchor_weight": 0.49}, r"anchor-weight is 0\.49: with 2 models give a number from 1/2"),
         ({"anchor_weight": 1.1}, "anchor-weight is"),
         ({"anchor_weight": math.nan}, "anchor-weight is nan"),
-        ({"kind": "harmonic", "start": 0.5}, "harmonic schedule takes no other option"),
-        ({"kind": "harmonic", "anchor_weight": 0.5}, "harmonic schedule takes no other option"),
+        ({"kind": "harmonic", "start": 0.5}, "start changes nothing in the harmonic schedule"),
+        (
+            {"kind": "harmonic", "anchor_weight": 0.5},
+            "anchor-weight changes nothing in the harmonic",
+        ),
     ],
 )
 def test_options_out_of_range_are_usage_errors(options: dict[str, object], says: str) -> None:
@@ -200,8 +209,6 @@ fractions = st.floats(0, 1, allow_nan=False)
 def schedules(draw: st.DrawFn, layers: int, models: int) -> Schedule:
     """Any valid schedule."""
     kind = draw(st.sampled_from(SCHEDULES))
-    if kind == "harmonic":
-        return Schedule("harmonic")
     first, last = sorted((draw(fractions), draw(fractions)))
     place = st.sampled_from(["fraction", "name"])
     start: float | str = first
@@ -212,7 +219,10 @@ def schedules(draw: st.DrawFn, layers: int, models: int) -> Schedule:
         end = f"l{math.ceil(last * (layers - 1))}"
     weight = draw(st.none() | st.floats(1 / models, 1))
     gamma = draw(st.floats(0.01, 50))
-    return Schedule(kind, start, end, gamma, draw(fractions), weight)
+    ramp = {"start": start, "end": end, "gamma": gamma, "endpoint": draw(fractions)}
+    ramp["anchor_weight"] = weight
+    unknown = WITHOUT_EFFECT.get(kind, ())
+    return Schedule(kind, **{name: value for name, value in ramp.items() if name not in unknown})
 
 
 @settings(deadline=None, max_examples=400)

@@ -124,7 +124,7 @@ def test_a_system_as_the_anchor_gets_its_own_file_back(name: str, tmp_path: Path
     assert list(lw.resolve(str(result.folder)).entries) == list(ours.values)  # a parent again
 
 
-@pytest.mark.parametrize("name", ["CoNMix R50-ViT", "CoNMix DeiT"])
+@pytest.mark.parametrize("name", ["CoNMix R50-ViT", "CoNMix ResNet-50", "CoNMix DeiT"])
 def test_a_folder_of_conmix_comes_back_as_three_files_of_its_stage(
     name: str, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -194,6 +196,21 @@ def test_two_fine_tuned_models_merge_load_and_run(name: str, tmp_path: Path) -> 
     logits = [value for key, value in output.items() if key.endswith("logits")]
     assert logits
     assert all(bool(torch.isfinite(value).all()) for value in logits)
+
+
+@pytest.mark.parametrize(
+    "name", ["Mask2FormerForUniversalSegmentation: Swin", "DetrForSegmentation"]
+)
+def test_what_tables_know_whole_needs_no_torch(name: str, tmp_path: Path) -> None:
+    folders = [str(save(tuned(name, 19, seed), tmp_path / str(seed))) for seed in (1, 2)]
+    code = (
+        "import sys, lwmm_hub as lw; "
+        f"lw.merge(*{folders!r}, output={str(tmp_path / 'merged')!r}); "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "merged" / "model.safetensors").exists()
 
 
 def test_equal_class_counts_do_not_average_the_constants_of_a_loss(tmp_path: Path) -> None:

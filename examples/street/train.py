@@ -22,17 +22,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from measure import draw, predict, scores
-from scenes import CITY, DETAIL, DOMAINS, HEIGHT, THINGS, WIDTH, Image8, LabelSet, scenes
 from torch.nn import functional
-from transformers import (
-    SegformerConfig,
-    SegformerForSemanticSegmentation,
-    SegformerImageProcessorPil,
-)
+from transformers import SegformerForSemanticSegmentation
+from world.labels import CITY, DETAIL, THINGS, LabelSet
+from world.looks import DOMAINS
+from world.networks import Weights, inherit, pixels_of, processor, segformer
+from world.scenes import HEIGHT, WIDTH, scenes
+from world.scoring import score, streets
 
 HERE = Path(__file__).parent
-Weights = dict[str, torch.Tensor]
 THREADS = 1  # fixed: another number of threads adds up in another order
 BATCH = 16
 
@@ -55,49 +53,13 @@ ANCHOR = Course("anchor", CITY, "day", 2, 1200, 700, 1e-3, 1e-2)
 DONOR = Course("donor", DETAIL, "night", 3, 1200, 700, 1e-3, 1e-2)
 
 
-def processor() -> SegformerImageProcessorPil:
-    return SegformerImageProcessorPil(size={"height": HEIGHT, "width": WIDTH})
-
-
-def new_model(labels: LabelSet) -> SegformerForSemanticSegmentation:
-    """A SegFormer of 0.3 million parameters; dropout would only slow so small a model down."""
-    config = SegformerConfig(
-        depths=[2, 2, 2, 2],
-        hidden_sizes=[16, 32, 48, 64],
-        num_attention_heads=[1, 2, 3, 4],
-        mlp_ratios=[2, 2, 2, 2],
-        decoder_hidden_size=64,
-        classifier_dropout_prob=0.0,
-        drop_path_rate=0.0,
-        id2label=dict(enumerate(labels.classes)),
-        label2id={name: i for i, name in enumerate(labels.classes)},
-    )
-    return SegformerForSemanticSegmentation(config)
-
-
-def inherit(model: SegformerForSemanticSegmentation, ancestor: Weights) -> None:
-    """Give `model` the ancestor's weights, all but the classifier, which stays new."""
-    shared = {k: v for k, v in ancestor.items() if not k.startswith("decode_head.classifier")}
-    missing, unexpected = model.load_state_dict(shared, strict=False)
-    if unexpected or any(not key.startswith("decode_head.classifier") for key in missing):
-        raise RuntimeError(f"the ancestor does not fit: {missing=}, {unexpected=}")
-
-
-def pixels_of(images: Image8) -> torch.Tensor:
-    """What the image processor gives for images that have its size already, (n, 3, h, w)."""
-    prepared = processor()
-    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() * prepared.rescale_factor
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (prepared.image_mean, prepared.image_std))
-    return (scaled - mean) / std
-
-
 def train(course: Course, ancestor: Weights | None = None) -> SegformerForSemanticSegmentation:
     """One training with AdamW: a short warm-up, then a cosine down to nothing."""
     torch.manual_seed(course.seed)
     rng = np.random.default_rng(course.seed)
-    model = new_model(course.labels)
+    model = segformer(course.labels)
     if ancestor is not None:
-        inherit(model, ancestor)
+        inherit(model, "segformer", ancestor, "segformer")
     images, things = scenes(DOMAINS[course.domain], course.scenes, course.seed)
     truth = torch.from_numpy(course.labels.lookup(THINGS)[things]).long()
     optimizer = torch.optim.AdamW(_groups(model, course), weight_decay=0.01)
@@ -105,7 +67,7 @@ def train(course: Course, ancestor: Weights | None = None) -> SegformerForSemant
     model.train()
     for step in range(course.steps):
         chosen = rng.choice(course.scenes, BATCH, replace=False)
-        pixels, target = pixels_of(images[chosen]), truth[chosen]
+        pixels, target = pixels_of(torch.from_numpy(images[chosen])), truth[chosen]
         if rng.random() < 0.5:
             pixels, target = pixels.flip(-1), target.flip(-1)
         logits = model(pixels).logits
@@ -169,7 +131,7 @@ to be merged in the example and the tests.
 
 def save(model: SegformerForSemanticSegmentation, course: Course, folder: Path) -> None:
     model.save_pretrained(folder)
-    processor().save_pretrained(folder)
+    processor("segformer", (HEIGHT, WIDTH)).save_pretrained(folder)
     card = CARD.format(
         name=course.name,
         domain=course.domain,
@@ -199,9 +161,9 @@ def main() -> None:
     models = {course.name: train(course, ancestor) for course in courses[1:]}
     for course in courses[1:]:
         save(models[course.name], course, arguments.output / course.name)
-        images, truth = draw(DOMAINS[course.domain], 100, 1001)
-        found = scores(truth, predict(models[course.name], images))
-        print(f"{course.name}: {found.accuracy:.1f} % of pixels right by {course.domain}")
+        data = streets(DOMAINS[course.domain], 100, 1001, CITY, course.domain)
+        accuracy = score(arguments.output / course.name, data).pixel_accuracy or 0.0
+        print(f"{course.name}: {100 * accuracy:.1f} % of pixels right by {course.domain}")
     alike = cosines(*(model.state_dict() for model in models.values()))
     for part, values in alike.items():
         print(f"{part}: cosine {np.mean(values):.3f} on average, {min(values):.3f} at least")

@@ -23,6 +23,7 @@ SCHEDULES = {
     "description",
     "harmonic": "harmonic, the donors' falling as 1 / (layer + number of models)",
     "isotropic": "isotropic, the same in every layer",
+    "table": "given as numbers",
 }
 """Schedule -> what the card calls it."""
 

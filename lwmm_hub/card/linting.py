@@ -89,7 +89,7 @@ LOCAL_PATH = re.compile(
     r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\|/(?:Users|Windows|Documents)\b)"
     r"|(?<![\\\w])\\\\[A-Za-z0-9.-]+\\[A-Za-z0-9]"
 )
-_WHOLE_LOCAL_PATH = re.compile(rf"(?:{LOCAL_PATH.pattern})[^\s\"'<>|`]*")
+_REST_OF_PATH = re.compile(r"[^\s\"'<>|`]*")
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,12 @@ def redact(text: str) -> str:
     """
     if "/" not in text and "\\" not in text and "hf_" not in text:
         return text
-    return TOKEN.sub("[token]", _WHOLE_LOCAL_PATH.sub("[local path]", text))
+    shown, end = "", 0
+    while found := LOCAL_PATH.search(text, end):
+        shown += f"{text[end : found.start()]}[local path]"
+        rest = _REST_OF_PATH.match(text, found.end())
+        end = rest.end() if rest else found.end()
+    return TOKEN.sub("[token]", shown + text[end:])
 
 
 def _as_read(text: str) -> str:

@@ -15,6 +15,7 @@ from lwmm_hub.checkpoint.entries import DTYPE_CODES, TensorEntry
 from lwmm_hub.checkpoint.rebuilding import PYTHON_2_MODULES, unsafe
 from lwmm_hub.checkpoint.spool import ALWAYS_ALLOWED, MAX_EXPANSION, SpooledFile, new_spool
 from lwmm_hub.checkpoint.state_dicts import PickledFile, lay_out
+from lwmm_hub.checkpoint.unpickling import check_pickles
 from lwmm_hub.checkpoint.zip_archive import damaged
 from lwmm_hub.errors import CheckpointError, UnsafePickleError
 
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
     import torch
 
 
+MAX_PICKLE = 64 * 1024 * 1024
+PICKLES = 4  # magic number, version, machine, content; torch itself reads what follows
+
+
 def read_legacy(path: Path, name: str) -> tuple[PickledFile, SpooledFile]:
     """The tensors of a legacy file, and the file that now holds their bytes.
+
+    The pickles run through our own machine first, which is bounded where torch's is not.
 
     Tensors that were one view stay one: their entries have the same offset.
 
@@ -44,6 +51,8 @@ def read_legacy(path: Path, name: str) -> tuple[PickledFile, SpooledFile]:
                 f"{name} is a tar archive of PyTorch before 0.1.10, which cannot be read safely. "
                 "Load it with the PyTorch that wrote it and save its state dict again."
             )
+    with path.open("rb") as file:
+        check_pickles(file.read(MAX_PICKLE), name, PICKLES)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes that torch itself wrote into old files

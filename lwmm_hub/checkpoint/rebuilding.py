@@ -20,21 +20,21 @@ MAX_DIMENSIONS = 32  # of numpy 1
 _MAX_INDEX = 2**60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Global:
     """An allowed name, such as `torch.float32`; never the thing itself."""
 
     name: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Opaque:
     """A harmless value that is not needed to read weights (a date, a numpy scalar), not built."""
 
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """A run of `count` elements of `dtype` in the record `key`; bytes where dtype is None."""
 
@@ -43,7 +43,7 @@ class Storage:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PickledTensor:
     """A view of a storage: `offset` and `strides` in elements of `dtype`, all within it.
 
@@ -178,16 +178,23 @@ def as_sizes(name: str, values: object) -> tuple[int, ...]:
     return tuple(as_size(name, value) for value in values)
 
 
-def update(name: str, target: dict[object, object], values: list[object]) -> None:
+def update(name: str, target: dict[object, object], values: list[object]) -> int:
     """Set the items `[key, value, key, value, ...]` of a dictionary.
+
+    Returns:
+        how many of the keys were replaced by an `Opaque`.
 
     Raises:
         CheckpointError: the last key has no value.
     """
     if len(values) % 2:
         raise unexpected(name, "a key without a value")
+    odd = 0
     for key, value in zip(values[::2], values[1::2], strict=True):
-        target[dictionary_key(key)] = value
+        plain = dictionary_key(key)
+        odd += plain is not key
+        target[plain] = value
+    return odd
 
 
 def dictionary_key(key: object) -> object:

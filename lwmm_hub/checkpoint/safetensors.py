@@ -16,6 +16,9 @@ from lwmm_hub.checkpoint.entries import DTYPES, ByteReader, TensorEntry, tensor_
 from lwmm_hub.errors import CheckpointError
 
 MAX_HEADER = 100_000_000  # the reference implementation's own limit
+# A header may take many times its length as Python objects: so many of each sign are parsed. The
+# one of a model of 200 000 tensors has 200 000 tables, twice as many lists, and 1 600 000 commas.
+MAX_SIGNS = {b"{": 400_000, b"[": 1_000_000, b",": 4_000_000}
 RESERVED = "__metadata__"  # in a header the name of its metadata, so of no tensor
 
 
@@ -106,6 +109,12 @@ def _parse_header(name: str, text: bytes) -> dict[str, Any]:
             twice.extend(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
         return found
 
+    for sign, limit in MAX_SIGNS.items():
+        if text.count(sign) > limit:
+            raise CheckpointError(
+                f"{_damaged(name)}: its header has {text.count(sign)} times {sign.decode()!r}; at "
+                f"most {limit} are read. {_AGAIN}"
+            )
     try:
         header = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:

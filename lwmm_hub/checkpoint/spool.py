@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO
 
@@ -18,6 +18,8 @@ from lwmm_hub.errors import CheckpointError
 # of gathered tensors: an expanded tensor (stride 0) of any size can be saved in a few bytes
 MAX_EXPANSION = 4  # times the size of the file
 ALWAYS_ALLOWED = 2**30  # bytes
+PIECE = 4 << 20  # bytes gathered at once
+KEPT = 32 << 20  # bytes of a file kept while pieces are made of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,9 @@ def contiguous(
             continue
         view = _view(entry)
         if view not in places:
-            places[view] = spooled.append(_gather(reader, entry))
+            places[view] = spooled.size
+            for piece in _gather(reader, entry):
+                spooled.append(piece)
         gathered[key] = replace(
             entry, file=spooled.name, offset=places[view], strides=None, zip_record=None
         )
@@ -157,9 +161,40 @@ def _view(entry: TensorEntry) -> _View:
     return entry.zip_record, entry.offset, entry.dtype, entry.shape, entry.strides
 
 
-def _gather(reader: ByteReader, entry: TensorEntry) -> bytes:
+def _gather(reader: ByteReader, entry: TensorEntry) -> Iterator[bytes]:
+    """The elements of a tensor with strides in row-major order, in pieces of a few MiB.
+
+    What a piece is made of is read at once: little where rows lie apart, the whole extent again and
+    again where columns do, unless that is short enough to be kept.
+    """
     entry = locate_entry(reader, entry)
     item = DTYPES[entry.dtype][0] // 8
-    values = np.frombuffer(reader.read(entry.offset, extent_bytes(entry)), dtype=f"u{item}")
     steps = [step * item for step in entry.strides or ()]
-    return np.lib.stride_tricks.as_strided(values, entry.shape, steps, writeable=False).tobytes()
+    if entry.size <= PIECE or not entry.shape:
+        yield _strided(reader.read(entry.offset, extent_bytes(entry)), entry.shape, steps, item)
+        return
+    first, *rest = entry.shape
+    row = replace(entry, shape=tuple(rest), strides=tuple(step // item for step in steps[1:]))
+    if row.size > PIECE:
+        for i in range(first):
+            yield from _gather(reader, replace(row, offset=entry.offset + i * steps[0]))
+        return
+    extent = extent_bytes(entry)
+    kept = reader.read(entry.offset, extent) if extent <= KEPT else None
+    rows = max(1, PIECE // max(1, row.size))
+    for i in range(0, first, rows):
+        count = min(rows, first - i)
+        start = i * steps[0]
+        length = (count - 1) * steps[0] + extent_bytes(row)
+        if kept is None:
+            data = memoryview(reader.read(entry.offset + start, length))
+        else:
+            data = memoryview(kept)[start : start + length]
+        yield _strided(data, (count, *rest), steps, item)
+
+
+def _strided(
+    data: bytes | memoryview, shape: Sequence[int], steps: Sequence[int], item: int
+) -> bytes:
+    values = np.frombuffer(data, dtype=f"u{item}")
+    return np.lib.stride_tricks.as_strided(values, shape, steps, writeable=False).tobytes()

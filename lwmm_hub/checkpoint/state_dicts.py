@@ -13,6 +13,7 @@ from lwmm_hub.errors import CheckpointError
 MAX_VALUES = 2_000_000  # visited; a few bytes of pickle can describe 2**64 by references
 MAX_DEPTH = 64
 MAX_TENSORS = 200_000
+MAX_SHOWN = 200  # characters of a path that is only told
 MAX_NAMES = 64 * 1024 * 1024  # characters in all paths together
 
 # Keys under which training code saves the weights, most wanted first: the trained student before
@@ -37,6 +38,7 @@ _OPTIMIZERS = ("optim", "scheduler", "scaler")
 
 # put before every key by wrappers of modules
 PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
+MAX_PREFIXES = 16  # taken off; each is looked for in every key
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def strip_prefix(keys: Iterable[str]) -> tuple[str, dict[str, str]]:
     """
     keys = list(keys)
     prefix = ""
-    while keys:
+    for _ in range(MAX_PREFIXES if keys else 0):
         for following in PREFIXES:
             longer = prefix + following
             if all(key.startswith(longer) and len(key) > len(longer) for key in keys):
@@ -289,6 +291,7 @@ def _tensors(
     """The tensors directly in each dictionary, and a line for everything else in it."""
     taken: dict[str, dict[str, TensorEntry]] = {}
     notes: list[str] = []
+    where = where if len(where) <= MAX_SHOWN else f"{where[:MAX_SHOWN]}..."
     for part, value in dicts.items():
         entries = taken.setdefault(part, {})
         for key, item in value.items() if isinstance(value, dict) else ():
@@ -300,7 +303,7 @@ def _tensors(
                     "name that is not text. Save a state dict: torch.save(model.state_dict(), ...)."
                 )
             elif not _tensor_count(item, counted):
-                path = "/".join(filter(None, (where, part, _step(key))))
+                path = "/".join(filter(None, (where, part, _step(key)[:MAX_SHOWN])))
                 notes.append(f"{shown(path)}: not a tensor")
     return taken, notes
 

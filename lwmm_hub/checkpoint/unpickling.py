@@ -34,6 +34,7 @@ from lwmm_hub.checkpoint.zip_archive import damaged
 from lwmm_hub.errors import CheckpointError, UnsafePickleError
 
 MAX_OPERATIONS = 4_000_000  # about 30 per tensor; a MiT-B5 with optimizer state needs 300 000
+MAX_ODD_KEYS = 10_000  # of a legacy file: more may be made to collide
 _MAX_INTEGER = 64  # bytes; the state of a numpy random generator has 17
 
 StorageCheck = Callable[[Storage], None]
@@ -58,6 +59,28 @@ def load_pickle(data: bytes, name: str, check_storage: StorageCheck) -> object:
         raise damaged(name, f"its pickle cannot be read ({type(error).__name__})") from None
 
 
+def check_pickles(data: bytes, name: str, count: int) -> None:
+    """Run `count` pickles that follow each other, and keep nothing: what another reader may load.
+
+    Raises:
+        UnsafePickleError: they name something that is neither a tensor nor a plain container.
+        CheckpointError: they are damaged, or made to keep a reader busy.
+    """
+    machine = _Machine(data, name, lambda _: None)
+    try:
+        for _ in range(count):
+            machine.run()
+            if machine.odd_keys > MAX_ODD_KEYS:
+                raise CheckpointError(
+                    f"{name} has dictionaries with {machine.odd_keys} keys that are neither text "
+                    "nor small numbers. Save the state dict alone: torch.save(model.state_dict(), "
+                    "...)."
+                )
+            machine.stack, machine.marks, machine.memo = [], [], {}
+    except (IndexError, KeyError, ValueError, struct.error) as error:
+        raise damaged(name, f"its pickle cannot be read ({type(error).__name__})") from None
+
+
 class _Machine:
     """The stack machine of the pickle format, for one pickle."""
 
@@ -69,6 +92,7 @@ class _Machine:
         self.stack: list[object] = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
+        self.odd_keys = 0
 
     def run(self) -> object:
         for _ in range(MAX_OPERATIONS):
@@ -206,7 +230,7 @@ class _Machine:
     def set_items(self, values: list[object]) -> None:
         target = self.top()
         if isinstance(target, dict):
-            update(self.name, target, values)
+            self.odd_keys += update(self.name, target, values)
         elif not isinstance(target, Opaque):
             raise self.unexpected(f"items for {kind_of(target)}")
 
@@ -216,7 +240,7 @@ class _Machine:
 
     def push_dict(self) -> None:
         target: dict[object, object] = {}
-        update(self.name, target, self.pop_to_mark())
+        self.odd_keys += update(self.name, target, self.pop_to_mark())
         self.push(target)
 
     def push_tuple(self, length: int) -> None:

@@ -17,8 +17,9 @@ from lwmm_hub import __version__
 from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.converting import convert
 from lwmm_hub.cli.evaluating import evaluate
-from lwmm_hub.cli.options import with_options, with_output
+from lwmm_hub.cli.options import choose_weights, given, with_options, with_output
 from lwmm_hub.cli.output import Output
+from lwmm_hub.cli.scoring import JUDGE_OPTIONS, data_to_judge_on, judge, put_scores
 from lwmm_hub.errors import LwmmError, UsageError
 
 
@@ -32,14 +33,20 @@ def _fraction_or_layer(_context: Any, _parameter: Any, value: str) -> float | st
 # one table for every command that merges; names are those of MergeOptions
 _MERGE_OPTIONS = (
     click.option("--schedule", default="linear", show_default=True, metavar="NAME",
-                 help="Layer weights: linear, cosine, step, harmonic or isotropic."),
+                 help="How donors fade with depth: linear, cosine (smoothly), step (at once, "
+                      "halfway from --start to --end), harmonic (as 1 / (layer + number of "
+                      "models); takes no further option), isotropic (not at all)."),
+    click.option("--weights", metavar="FILE",
+                 help="Layer weights in numbers instead of a schedule."),
     click.option("--start", default="0", show_default=True, metavar="X",
                  callback=_fraction_or_layer,
-                 help="Where the ramp begins: a fraction of depth or a layer's name."),
+                 help="Where the donors begin to fade: a fraction of depth from 0 to 1, or the "
+                      "name of a layer or group that 'lwmm-hub plan' lists."),
     click.option("--end", default="1", show_default=True, metavar="X",
-                 callback=_fraction_or_layer, help="Where the anchor is alone."),
+                 callback=_fraction_or_layer,
+                 help="Where they are gone and the anchor is alone, written as --start."),
     click.option("--gamma", type=float, default=1.0, show_default=True,
-                 help="Exponent of the ramp; above 1 donors stay longer."),
+                 help="Exponent of the linear or cosine ramp; above 1 donors stay longer."),
     click.option("--anchor-weight", type=float, metavar="P",
                  help="The anchor's weight before the ramp (default 1/M)."),
     click.option("--endpoint", type=float, default=1.0, show_default=True, metavar="E",
@@ -91,6 +98,7 @@ def cli() -> None:
 @click.option("--recipe", metavar="FILE", help="Run a recipe again, without models or options.")
 @click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
               help="Where a local parent of the recipe is.")  # fmt: skip
+@with_options(JUDGE_OPTIONS)
 @click.option("--tag", "tags", multiple=True, help="Add a tag to the card.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Workers (default: cores less one).")
@@ -110,6 +118,10 @@ def merge(
     dry_run: bool,
     threads: int | None,
     overwrite: bool,
+    judge_on: str | None,
+    judge_split: str | None,
+    judge_labels: str | None,
+    judge_limit: int | None,
     output: Output,
     **options: Any,
 ) -> None:
@@ -120,18 +132,20 @@ def merge(
         "accept_license": accept_license,
         "license": license_id,
     }
-    if push is None and any(map(_given, (*pushing, "license_id"))):
+    if push is None and any(map(given, (*pushing, "license_id"))):
         raise UsageError(
             "--private, --public, --create-pr, --accept-license and --license go with --push: name "
             "a repository with it."
         )
     if recipe is not None:
-        given = [name for name in options if _given(name)]
-        if models or given:
-            what = f"--{given[0].replace('_', '-')}" if given else "models"
+        beside = [name for name in options if given(name)]
+        if models or beside:
+            what = f"--{beside[0].replace('_', '-')}" if beside else "models"
             raise UsageError(f"--recipe holds the models and options: leave {what} out.")
     elif parents:
         raise UsageError("--parent goes with --recipe: name the model itself.")
+    choose_weights(options)
+    judge_data = data_to_judge_on(judge_on, judge_split, judge_labels, judge_limit)
     if dry_run:
         _show_plan(models, options, True, output, recipe, parents)
         return
@@ -142,14 +156,17 @@ def merge(
     # without -o the folder is only on the way to the Hub, and stays where the push fails
     scratch = tempfile.mkdtemp(prefix="lwmm-") if push is not None and folder is None else None
     where = folder or ("merged" if scratch is None else str(Path(scratch) / "merged"))
+    approve = None
     try:
         if push is not None:
             from lwmm_hub.publishing import check_push  # for a push alone
 
-            check_push(push, license_id)
+            approve = check_push(push, license_id, private=private, create_pr=create_pr,
+                                 accept_license=accept_license)  # fmt: skip
         with output.progress(_bytes_of(models) if recipe is None else 0, "merging") as bar:
             common: dict[str, Any] = {
                 "output": where, "overwrite": overwrite, "threads": threads, "progress": bar,
+                "approve": approve,
             }  # fmt: skip
             if recipe is not None:
                 result = merge_recipe(recipe, parents=_parents(parents), tags=tags, **common)
@@ -158,6 +175,8 @@ def merge(
                 result = run_merge(anchor, *donors, tags=tags, **common, **options)
         output.warnings(result.warnings)
         data = result.to_dict()
+        judged = judge(result, output, judge_data, judge_limit) if judge_data else None
+        data["scores"] = judged.report.to_dict() if judged is not None else None
         url = None
         if push is not None:
             try:
@@ -174,10 +193,11 @@ def merge(
     data["commit_url"] = url
 
     def human() -> str:
+        table = f"\n\n{judged.report.text(output.color)}\n" if judged is not None else ""
         if url is not None:
             at = "" if folder is None else f" in {where}"
-            return f"{_counts(data)}{at}\n{url}"
-        return f"{_counts(data)} in {where}\n{_next_step(where)}"
+            return f"{_counts(data)}{at}{table}\n{url}"
+        return f"{_counts(data)} in {where}{table}\n{_next_step(where)}"
 
     output.result(data, human, lambda: merge_rows(data), quiet=url or where)
 
@@ -225,12 +245,6 @@ def _left_behind(scratch: Path) -> bool:
     return (scratch / _KEEP).exists()
 
 
-def _given(name: str) -> bool:
-    """Whether an option of the running command was written on the command line."""
-    context = click.get_current_context()
-    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
 def _two(models: tuple[str, ...]) -> tuple[str, ...]:
     if len(models) < 2:
         command = click.get_current_context().command_path
@@ -263,6 +277,7 @@ def _bytes_of(models: Sequence[str]) -> int:
 @with_output
 def plan(models: tuple[str, ...], check_weights: bool, output: Output, **options: Any) -> None:
     """Show what would merge with which weight, what would not and why. Reads headers only."""
+    choose_weights(options)
     _show_plan(models, options, check_weights, output)
 
 
@@ -331,11 +346,14 @@ def drift(
 
 @cli.command()
 @click.argument("folder", metavar="DIR")
+@click.option("--scores", metavar="FILE", help="Put these scores of 'evaluate --save-to' in.")
 @with_output
-def card(folder: str, output: Output) -> None:
+def card(folder: str, scores: str | None, output: Output) -> None:
     """Render README.md again from the manifest of a merged folder."""
     from lwmm_hub.manifest import render_card
 
+    if scores is not None:
+        put_scores(folder, scores)
     path = str(render_card(folder))
     output.result({"card": path}, lambda: f"Wrote {path}", lambda: [path], quiet=path)
 

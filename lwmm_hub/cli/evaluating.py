@@ -156,7 +156,7 @@ def evaluate(
         options["states"],
         options["fresh"],
     )
-    with _bar(output) as progress:
+    with progress_bar(output) as progress:
         found = evaluate_models(
             models,
             data,
@@ -247,7 +247,7 @@ def _window(text: str | None) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _bar(output: Output) -> Iterator[Callable[[str, int, int | None], None] | None]:
+def progress_bar(output: Output) -> Iterator[Callable[[str, int, int | None], None] | None]:
     """A bar on stderr for people at a terminal."""
     if output.format != "human" or not sys.stderr.isatty():
         yield None

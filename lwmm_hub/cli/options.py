@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from lwmm_hub.cli.output import FORMATS, Output
+from lwmm_hub.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,3 +38,27 @@ def with_output(function: F) -> F:
         return function(output=Output.choose(wanted, as_json, quiet), **rest)
 
     return with_options(_FORMAT_OPTIONS)(run)  # type: ignore[return-value]
+
+
+def given(name: str) -> bool:
+    """Whether an option of the running command was written on the command line."""
+    context = click.get_current_context()
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def choose_weights(options: dict[str, Any]) -> None:
+    """Leave out the schedule's options where numbers are given instead.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if options["weights"] is None:
+        del options["weights"]
+        return
+    for name in ("schedule", "start", "end", "gamma", "anchor_weight", "endpoint"):
+        if given(name):
+            raise UsageError(
+                f"--weights gives the layer weights in numbers: leave --{name.replace('_', '-')} "
+                "out."
+            )
+        del options[name]

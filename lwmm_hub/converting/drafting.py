@@ -50,21 +50,23 @@ class ConfigDraft:
             )
         self.values[name], self.sources[name] = _plain(value), SHAPES
 
-    def known(self, name: str, value: Any, source: str | None) -> None:
-        """A value that no shape shows: given, or that of the published model `source`.
+    def known(self, source: str | None, **values: Any) -> None:
+        """Values that no shape shows: given, or those of the published model `source`.
 
         Raises:
-            CheckpointError: it is neither given nor known.
+            CheckpointError: one is neither given nor known.
         """
-        if name in self.given:
-            self.values[name], self.sources[name] = _plain(self.given[name]), GIVEN
-        elif source is not None:
-            self.values[name], self.sources[name] = _plain(value), source
-        else:
+        unknown = [name for name in values if source is None and name not in self.given]
+        if unknown:
+            fields = ", ".join(f'"{name}": ...' for name in unknown)
             raise CheckpointError(
-                f"{self.label} has the sizes of no published model, so its {name} cannot be known "
-                f'from its weights. Give it in a file: {{"{name}": ...}}, --config FILE.'
+                f"{self.label} has the sizes of no published model, so {' and '.join(unknown)} "
+                f"cannot be known from its weights. Give a file with {{{fields}}}: --config FILE."
             )
+        for name, value in values.items():
+            given = name in self.given
+            self.values[name] = _plain(self.given[name] if given else value)
+            self.sources[name] = GIVEN if given else str(source)
 
     def numbers(self, name: str, count: int) -> list[int]:
         """A value that has to be `count` positive whole numbers.

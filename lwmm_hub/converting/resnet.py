@@ -62,8 +62,11 @@ def describe(shapes: Shapes, draft: ConfigDraft, caffe: str = "") -> Described:
     size = PUBLISHED.get((kind, tuple(depths)))
     usual = stem[0] == STEM and tuple(widths) == WIDTHS[kind]
     source = f"published {size}" if size and usual else None
-    draft.known("downsample_in_first_stage", False, source)
-    draft.known("downsample_in_bottleneck", bool(caffe), caffe or source)
+    if caffe:
+        draft.known(source, downsample_in_first_stage=False)
+        draft.known(caffe, downsample_in_bottleneck=True)
+    else:
+        draft.known(source, downsample_in_first_stage=False, downsample_in_bottleneck=False)
     strided = draft.values["downsample_in_first_stage"] is True
     expected: dict[str, tuple[int, ...]] = {}
     expected |= {"embedder.embedder.convolution.weight": (stem[0], stem[1], 7, 7)}

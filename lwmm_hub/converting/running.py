@@ -177,10 +177,17 @@ def convert(
         model if isinstance(model, ModelReference) else ModelReference.parse(os.fspath(model))
     )
     given = _given(config)
-    checkpoint = resolve(reference, download=True)
+    checkpoint = resolve(reference, download=False)
+    made = _made(checkpoint, to, given)
     with _in_the_words_of_convert():
-        return _write(_made(checkpoint, to, given), path, dtype, max_shard_size, overwrite,
-                      progress, started)  # fmt: skip
+        _check_output(made, path, dtype, overwrite)
+        if reference.on_hub:  # what headers and the disk can refuse, they have by now
+            commit = checkpoint.commit or reference.revision
+            full = resolve(replace(reference, revision=commit), download=True)
+            warnings = tuple(dict.fromkeys((*checkpoint.warnings, *full.warnings)))
+            full = replace(full, reference=reference, warnings=warnings)
+            made = _made(full, to, given)
+        return _write(made, path, dtype, max_shard_size, overwrite, progress, started)
 
 
 @dataclass(frozen=True)
@@ -222,6 +229,19 @@ def _given(config: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping
     return parse_config(read_beside(path, "--config"), path.name)
 
 
+def _check_output(made: _Made, path: Path, dtype: str, overwrite: bool) -> None:
+    """Refuse an output that exists, is an input, or does not fit, before anything is read."""
+    checkpoint = made.checkpoint
+    inputs = [r.path for r in checkpoint.readers.values() if isinstance(r, LocalFile)]
+    if not checkpoint.reference.on_hub:
+        inputs.append(Path(checkpoint.reference.location))
+    if path.suffix == SUFFIX:
+        _check_file(path, overwrite, inputs)
+        return
+    tensors = output_tensors(checkpoint.entries, lambda code: output_dtype(code, dtype))
+    check_output(path, overwrite, inputs, sum(tensor.size for tensor in tensors))
+
+
 def _write(
     made: _Made,
     path: Path,
@@ -235,14 +255,6 @@ def _write(
     tensors = output_tensors(checkpoint.entries, lambda code: output_dtype(code, dtype))
     as_file = path.suffix == SUFFIX
     shards = [(path.name, tensors)] if as_file else shard(tensors, max_shard_size)
-    need = sum(tensor.size for tensor in tensors)
-    inputs = [r.path for r in checkpoint.readers.values() if isinstance(r, LocalFile)]
-    if not checkpoint.reference.on_hub:
-        inputs.append(Path(checkpoint.reference.location))
-    if as_file:
-        _check_file(path, overwrite, inputs)
-    else:
-        check_output(path, overwrite, inputs, need)
     with temporary_folder(path) as folder:
         with ExitStack() as stack:
             files = OpenFiles([checkpoint], stack)

@@ -103,8 +103,7 @@ def _backbone(shapes: Shapes, draft: ConfigDraft, prefix: str) -> dict[str, tupl
     size = PUBLISHED.get((tuple(widths), tuple(depths)))
     usual = (tuple(draft.values["patch_sizes"]), tuple(reductions)) == (PATCHES, REDUCTIONS)
     source = f"published {size}" if size and usual and set(ratios) == {MLP_RATIO} else None
-    draft.known("num_attention_heads", HEADS, source)
-    draft.known("strides", STRIDES, source)
+    draft.known(source, num_attention_heads=HEADS, strides=STRIDES)
     draft.numbers("strides", stages)
     for width, heads in zip(widths, draft.numbers("num_attention_heads", stages), strict=True):
         if width % heads:

@@ -123,7 +123,6 @@ SWIN = Table(
             signature=f"swin.{_NEW_SIGNATURE}",
             rules=rules(*under("swin.", "", *_NEW), _STAGE_NORMS),
             dead={"swin.layernorm.*": _UNUSED_NORM},
-            beside=("hidden_states_norms.stage4.weight",),
         ),
         Dialect(
             "transformers, new names",
@@ -210,9 +209,9 @@ SWINV2 = Table(
                         "attention.self.query",
                         "attention.self.key",
                         "attention.self.value",
+                        "attention.self",
                         "attention.self.continuous_position_bias_mlp.0",
                         "attention.self.continuous_position_bias_mlp.2",
-                        "attention.self",
                         "attention.output.dense",
                         "layernorm_before",
                         "intermediate.dense",

@@ -137,7 +137,7 @@ class _Tails:
 
 
 def _tail(key: str) -> str:
-    return key[key.rfind(".", 0, max(key.rfind("."), 0)) + 1 :]
+    return key[key.rfind(".", 0, key.rfind(".")) + 1 :]
 
 
 def _prefixes(

@@ -7,29 +7,11 @@ from dataclasses import dataclass, field
 
 from lwmm_hub.checkpoint import MERGEABLE, TensorEntry, dtype_name
 from lwmm_hub.key_map.aligning import align
+from lwmm_hub.key_map.averaging import NEVER_AVERAGED, norm_warnings, normed_modules, why_never
 from lwmm_hub.key_map.naming import NamedKeys, Source, module_of, name_keys
 from lwmm_hub.key_map.ordering import DepthOrder, tabled_order, with_rest
 from lwmm_hub.key_map.pairing import OpenKeys, ValuePair, open_keys, with_pairs
 from lwmm_hub.key_map.parts import Part, parts_of
-
-_NORM = "a part of weight norm or spectral norm is never averaged by itself"
-
-_IMAGES = "constants of the anchor's image processing are never averaged"
-
-# last name of a float tensor that has no mean -> why; integers and booleans never have one
-NEVER_AVERAGED = {
-    "attn_mask_probs": "the state of a training schedule is never averaged",  # EoMT
-    "empty_weight": "class weights of a loss are never averaged",  # Mask2Former and its kin
-    "num_batches_tracked": "a counter is never averaged",  # where a whole file was cast to floats
-    "original0": _NORM,
-    "original1": _NORM,
-    "pixel_mean": _IMAGES,
-    "pixel_std": _IMAGES,
-    "relative_position_index": "an index is never averaged",
-    "weight_g": _NORM,
-    "weight_u": _NORM,
-    "weight_v": _NORM,
-}
 
 
 @dataclass(frozen=True)
@@ -120,12 +102,13 @@ def match_keys(
     depth = tabled_order(named[0]) if tabled else order()
     parts, part_of = parts_of(named[0], depth, tabled)
 
+    normed = normed_modules(named[0].sources)
     shared: list[SharedParameter] = []
     kept: dict[str, str] = dict(named[0].dead)
     part_of_key: dict[str, str] = {}
     for name, source in named[0].sources.items():
         part_of_key.setdefault(source.key, part_of(name, source.key))
-        sources, why = _find(name, source, named, models, labels, pairs is not None)
+        sources, why = _find(name, source, named, models, labels, normed, pairs is not None)
         if why:
             kept.setdefault(source.key, why)
         else:
@@ -137,7 +120,7 @@ def match_keys(
     shared.sort(key=_ranker(named[0], depth))
     merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
     kept = {key: why for key, why in kept.items() if key not in merged_keys}
-    unused = tuple(_unused(i, named, models, shared, labels) for i in range(1, len(models)))
+    unused = tuple(_unused(i, named, models, shared, labels, normed) for i in range(1, len(models)))
     classifiers = tuple(
         _classifier_size(keys, entries) for keys, entries in zip(named, models, strict=True)
     )
@@ -153,7 +136,7 @@ def match_keys(
         tuple(prefixes),
         classifiers,
         part_of_key,
-        _unlike_conventions(named, labels),
+        (*_unlike_conventions(named, labels), *norm_warnings(normed, named[0].sources)),
         {
             p.layer: table.untrained[p.layer]
             for p in shared
@@ -220,13 +203,14 @@ def _find(
     named: Sequence[NamedKeys],
     models: Sequence[Mapping[str, TensorEntry]],
     labels: Sequence[str],
+    normed: frozenset[str],
     by_value: bool,
 ) -> tuple[tuple[Source | None, ...], str]:
     """Where the parameter lies in each model, or why the anchor keeps it."""
     entry = models[0][source.key]
     if entry.dtype not in MERGEABLE:
         return (), f"{dtype_name(entry.dtype)} is never averaged"
-    if why := NEVER_AVERAGED.get(name.rpartition(".")[2]):
+    if why := why_never(name, normed):
         return (), why
     shape = source.shape(models[0])
     sources: list[Source | None] = [source]
@@ -259,6 +243,7 @@ def _unused(
     models: Sequence[Mapping[str, TensorEntry]],
     shared: Sequence[SharedParameter],
     labels: Sequence[str],
+    normed: frozenset[str],
 ) -> dict[str, str]:
     """Why each key of donor `i` that is no source of anything is left out."""
     used = {p.sources[i].key for p in shared if p.sources[i]}  # type: ignore[union-attr]
@@ -273,8 +258,8 @@ def _unused(
         elif entry.dtype not in MERGEABLE or (dtype := models[0][mine.key].dtype) not in MERGEABLE:
             other = entry.dtype if entry.dtype not in MERGEABLE else dtype
             why = f"{dtype_name(other)} is never averaged"
-        elif name.rpartition(".")[2] in NEVER_AVERAGED:
-            why = NEVER_AVERAGED[name.rpartition(".")[2]]
+        elif never := why_never(name, normed):
+            why = never
         else:
             why = f"shape differs: {mine.shape(models[0])} vs {source.shape(models[i])}"
         unused.setdefault(source.key, why)

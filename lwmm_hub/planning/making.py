@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
-from lwmm_hub.errors import RecipeError, UnrelatedModelsError
+from lwmm_hub.errors import RecipeError, UnrelatedModelsError, UsageError
 from lwmm_hub.key_map import KeyMap, SharedParameter, ValuePair, leave_out
 from lwmm_hub.lineage import Lineage, lineage_warnings
 from lwmm_hub.planning.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
 from lwmm_hub.relatedness import Relatedness
-from lwmm_hub.schedule import layer_weights, renormalised
+from lwmm_hub.schedule import TABLE, layer_weights, renormalised
+from lwmm_hub.weight_table import WeightTable
 
 
 def plan_merge(
@@ -22,13 +23,15 @@ def plan_merge(
     warnings: Sequence[str] = (),
     kept_parts: Sequence[Sequence[str]] | None = None,
     lineage: Sequence[Lineage] = (),
+    table: WeightTable | None = None,
 ) -> MergePlan:
     """Give every shared parameter the weights of its layer.
 
     Without `relatedness` all shared heads are assumed related, and the plan says that its scope is
     not decided (unless `scope` decides it). `kept_parts` (per model, from a recipe or an earlier
     plan) overrules what `relatedness` would decide; it may name layers that are known to be
-    untrained in some models. `lineage` is what is known of the models' pre-training.
+    untrained in some models. `lineage` is what is known of the models' pre-training. `table` gives
+    the layer weights in numbers where `options.schedule` is "table".
 
     Raises:
         UsageError: an option is out of range, or names an unknown layer.
@@ -62,7 +65,12 @@ def plan_merge(
         )
     names = list(dict.fromkeys(p.layer for p, _ in present))
     part_of = {p.layer: p.part for p, _ in present}
-    weights = layer_weights(options.curve, names, len(checkpoints))
+    if (table is not None) != (options.schedule == TABLE):
+        raise UsageError('a table of weights goes with the schedule "table": give both or none.')
+    if table is not None:
+        weights = table.weights(names, len(checkpoints))
+    else:
+        weights = layer_weights(options.curve, names, len(checkpoints))
     number = {name: i for i, name in enumerate(names)}
     merged = tuple(
         MergedTensor(
@@ -102,7 +110,7 @@ def plan_merge(
         ),
         (
             *warnings,
-            *lineage_warnings(lineage, [c.label for c in checkpoints]),
+            *lineage_warnings(lineage, [c.label for c in checkpoints], relatedness),
             *key_map.warnings,
             *_undecided(key_map, options, relatedness),
             *_gaps(key_map, checkpoints),
@@ -118,6 +126,7 @@ def plan_merge(
         dict(anchor.ignored),
         tuple(lineage),
         _inferred(key_map, merged),
+        dict(table.origin) if table is not None else {},
     )
 
 

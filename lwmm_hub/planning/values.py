@@ -16,6 +16,8 @@ from lwmm_hub.key_map import Source, ValuePair, pairs_sha256
 from lwmm_hub.lineage import Lineage
 from lwmm_hub.planning.options import MergeOptions
 from lwmm_hub.relatedness import Relatedness
+from lwmm_hub.schedule import TABLE
+from lwmm_hub.weight_table import WeightTable, origin_of
 
 VERSION = 1
 STATISTICS = ("running_mean", "running_var")
@@ -124,6 +126,7 @@ class MergePlan:
         lineage: per donor of which something is known, whether it was made from the same
             pre-training as the anchor.
         inferred: what is merged because the values match, where no name does.
+        weights_from: how the layer weights were found, where no schedule gives them.
     """
 
     models: tuple[PlannedModel, ...]
@@ -141,6 +144,14 @@ class MergePlan:
     ignored: Mapping[str, str] = field(default_factory=dict)
     lineage: tuple[Lineage, ...] = ()
     inferred: tuple[ValuePair, ...] = ()
+    weights_from: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+
+    @property
+    def table(self) -> WeightTable | None:
+        """The layer weights as numbers, where no schedule gives them."""
+        if self.options.schedule != TABLE:
+            return None
+        return WeightTable({layer.name: layer.weights for layer in self.layers}, self.weights_from)
 
     @property
     def pairs_sha256(self) -> str | None:
@@ -172,7 +183,7 @@ class MergePlan:
             "relatedness": [_plain(result) for result in self.relatedness],
             "lineage": [_plain(result) for result in self.lineage],
             "inferred": [_plain(pair) for pair in self.inferred],
-        }
+        } | ({"weights_from": dict(self.weights_from)} if self.weights_from else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MergePlan:
@@ -265,6 +276,7 @@ def _plan_from_dict(data: Mapping[str, Any]) -> MergePlan:
         unused[0],
         tuple(_from_fields(Lineage, row) for row in data.get("lineage", [])),
         tuple(_from_fields(ValuePair, row) for row in data.get("inferred", ())),
+        origin_of(data.get("weights_from", {})),
     )
     return _checked(plan)
 

@@ -190,22 +190,7 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
             download = True
         else:
             refuse_quantised(None, list(opened.entries), label)
-            return Checkpoint(
-                pinned,
-                commit,
-                opened.format,
-                opened.entries,
-                opened.readers,
-                config,
-                path=opened.path,
-                prefix=opened.prefix,
-                parts=opened.parts,
-                ignored=opened.ignored or {},
-                facts=facts,
-                warnings=(*opened.warnings, *warnings),
-                part_files=opened.part_files,
-                pretraining=opened.pretraining,
-            )
+            return opened.checkpoint(pinned, commit, config, facts, warnings)
     beside = [name for side in SIDE_FILES if (name := _beside(chosen, side)) in sizes]
     _check_beside(beside, sizes, label)
     texts = [n for n in ("README.md", *facts.license_files) if sizes.get(n, MAX_TEXT) < MAX_TEXT]

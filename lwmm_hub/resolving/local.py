@@ -16,7 +16,9 @@ from lwmm_hub.resolving.choosing import (
     shard_names,
     stage_files,
 )
-from lwmm_hub.resolving.opening import open_files, parse_config
+from lwmm_hub.resolving.opening import check_config_size, open_files, parse_config
+
+MAX_FRONT_MATTER = 1 << 20  # bytes
 
 
 def resolve_local(reference: ModelReference) -> Checkpoint:
@@ -74,27 +76,14 @@ def open_folder(
     readers = [LocalFile(folder / name, name) for name in files]
     opened = open_files(readers, label, reference.weights, index, chosen, parts)
     refuse_quantised(None, list(opened.entries), label)
-    return Checkpoint(
-        replace(reference, stage=stage),
-        commit,
-        opened.format,
-        opened.entries,
-        opened.readers,
-        config,
-        home,
-        path=opened.path,
-        prefix=opened.prefix,
-        parts=opened.parts,
-        ignored=opened.ignored or {},
-        facts=facts or facts_of_card(folder),
-        warnings=(*opened.warnings, *warnings),
-        part_files=opened.part_files,
-        pretraining=opened.pretraining,
-    )
+    staged = replace(reference, stage=stage)
+    return opened.checkpoint(staged, commit, config, facts or facts_of_card(folder), warnings, home)
 
 
 def _read(path: Path, label: str) -> bytes:
+    """A configuration or index, unless it is absurdly long."""
     try:
+        check_config_size(path.stat().st_size, f"{label}: {path.name}")
         return path.read_bytes()
     except OSError as error:
         raise ResolveError(
@@ -110,9 +99,15 @@ def _read_config(folder: Path, label: str) -> dict[str, Any] | None:
 def facts_of_card(folder: Path) -> ModelFacts:
     """What the front matter of a folder's README.md declares; nothing is guessed."""
     path = folder / "README.md"
-    declared = front_matter(path.read_text("utf-8", "replace")) if path.is_file() else {}
+    declared = front_matter(_beginning(path)) if path.is_file() else {}
     names = tuple(sorted(p.name for p in folder.iterdir() if is_license_file(p.name)))
     return facts_from(declared, license_files=names)
+
+
+def _beginning(path: Path) -> str:
+    """As much of a card as its front matter may take, whatever its length."""
+    with path.open("rb") as file:
+        return file.read(MAX_FRONT_MATTER + 8).decode("utf-8", "replace").replace("\r\n", "\n")
 
 
 def front_matter(text: str) -> dict[str, Any]:
@@ -123,7 +118,7 @@ def front_matter(text: str) -> dict[str, Any]:
     if not text.startswith("---"):
         return {}
     head, found, _ = text[3:].partition("\n---")
-    if not found or len(head) > 1 << 20:
+    if not found or len(head) > MAX_FRONT_MATTER:
         return {}
     import yaml
 

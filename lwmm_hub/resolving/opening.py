@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lwmm_hub.checkpoint import ByteReader, LocalFile, TensorEntry
+from lwmm_hub.checkpoint import ByteReader, Checkpoint, LocalFile, ModelFacts, TensorEntry
 from lwmm_hub.checkpoint.safetensors import RESERVED, read_safetensors
 from lwmm_hub.errors import CheckpointError
+from lwmm_hub.reference import ModelReference
 from lwmm_hub.resolving.choosing import check_shards
 
 # copies of one network in a training checkpoint (DAFormer, HRDA, MIC, EDAPS): prefix of the keys
 COPIES = {"student": "model.", "ema": "ema_model.", "imagenet": "imnet_model."}
 MAX_CONFIG = 10 << 20
+MAX_NAME = 512  # characters of a tensor's name; those of models have at most 200
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,34 @@ class OpenedFiles:
     warnings: tuple[str, ...] = ()
     part_files: Mapping[str, str] = field(default_factory=dict)
     pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
+
+    def checkpoint(
+        self,
+        reference: ModelReference,
+        commit: str | None,
+        config: Mapping[str, Any] | None,
+        facts: ModelFacts,
+        warnings: Sequence[str],
+        folder: Path | None = None,
+    ) -> Checkpoint:
+        """The model, with what its place says of it; `warnings` come after the files' own."""
+        return Checkpoint(
+            reference,
+            commit,
+            self.format,
+            self.entries,
+            self.readers,
+            config,
+            folder,
+            path=self.path,
+            prefix=self.prefix,
+            parts=self.parts,
+            ignored=self.ignored or {},
+            facts=facts,
+            warnings=(*self.warnings, *warnings),
+            part_files=self.part_files,
+            pretraining=self.pretraining,
+        )
 
 
 def open_files(
@@ -66,6 +96,12 @@ def open_files(
             entries |= part.entries
         together = {name: reader for part in opened for name, reader in part.readers.items()}
         merged = replace(opened[0], entries=entries, readers=together)
+    longest = max(map(len, merged.entries), default=0)
+    if longest > MAX_NAME:
+        raise CheckpointError(
+            f"{label} has a tensor whose name has {longest} characters; at most {MAX_NAME} are "
+            "read. Rename it and save the model again."
+        )
     if index is not None:
         found = {merged.prefix + key: entry.file for key, entry in merged.entries.items()}
         check_shards(index, found, label, index_name)

@@ -40,8 +40,18 @@ def module_ranks(model: Any, n_keys: int) -> tuple[dict[str, int], str]:
     raise failures[0]
 
 
-def _owned_tensors(module: Any, recurse: bool = True) -> list[Any]:
-    return [*module.parameters(recurse=recurse), *module.buffers(recurse=recurse)]
+def _owned_tensors(module: Any) -> list[Any]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _layer_tensors(module: Any) -> list[Any]:
+    """The module's own tensors that files hold; its constants only where it has nothing else."""
+    constants = module._non_persistent_buffers_set
+    held = [
+        *module.parameters(recurse=False),
+        *(t for name, t in module.named_buffers(recurse=False) if name not in constants),
+    ]
+    return held or list(module.buffers(recurse=False))
 
 
 def _ranks_by_last_use(
@@ -56,7 +66,7 @@ def _ranks_by_last_use(
 
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        for tensor in _owned_tensors(module, recurse=False):
+        for tensor in _layer_tensors(module):
             owners.setdefault(id(tensor), []).append(name)
     registered = list(dict.fromkeys(name for names in owners.values() for name in names))
     tracer = _tracer(owners, n_keys)

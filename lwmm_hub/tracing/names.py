@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 # Classes whose renamed heads transformers has no table for (transformers 5.23).
@@ -20,6 +21,33 @@ _HEAD_MODULE = re.compile(
     r"head|classif|predict|decode|neck|fpn|mask|query|queries|criterion|upscale|proj|label|logit"
     r"|^fc$"
 )
+
+
+@contextlib.contextmanager
+def borrowed_renames(class_name: str) -> Iterator[bool]:
+    """Lend a class the renames of its sibling where transformers has none for it; says whether.
+
+    Files of transformers 4 need them; files that 5.23 wrote itself are read without.
+    """
+    sibling = _BORROWED_RENAMES.get(class_name)
+    try:
+        import transformers.conversion_mapping as mapping
+    except ImportError:
+        sibling = None
+    if sibling is None:
+        yield False
+        return
+    tables: Any = mapping
+    own, lent = (tables.get_checkpoint_conversion_mapping(n) for n in (class_name, sibling))
+    if own is not None or lent is None:
+        yield False
+        return
+    tables.register_checkpoint_conversion_mapping(class_name, lent)
+    try:
+        yield True
+    finally:
+        tables._checkpoint_conversion_mapping_cache.pop(class_name, None)
+        tables.USER_REGISTERED_MAPPINGS.discard(class_name)
 
 
 def in_memory_names(model: Any, keys: Sequence[str]) -> dict[str, str]:

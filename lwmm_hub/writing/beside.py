@@ -11,6 +11,8 @@ from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, dtype_name
 from lwmm_hub.errors import CheckpointError
 from lwmm_hub.planning import MergePlan
 
+MAX_BESIDE = 256 << 20  # bytes of a file beside the weights; the largest tokenizers have 40 MB
+
 
 def copy_side_files(folder: Path, anchor: Checkpoint, plan: MergePlan) -> None:
     """Configuration and image processor of the anchor, unchanged but for `dtype`."""
@@ -36,9 +38,15 @@ def read_beside(path: Path, label: str) -> bytes:
     """A file that lies beside a parent's weights.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it cannot be read, or is absurdly long.
     """
     try:
+        size = path.stat().st_size
+        if size > MAX_BESIDE:
+            raise CheckpointError(
+                f"{label}: {path.name} has {size} bytes; at most {MAX_BESIDE} are copied. Move it "
+                "elsewhere, or ask its author for a sound copy."
+            )
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(
@@ -61,7 +69,7 @@ def _with_dtype(text: bytes, dtype: str) -> bytes:
     if "torch_dtype" in config:
         config["torch_dtype"] = dtype
     config["dtype"] = dtype
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -29,6 +29,7 @@ OURS = frozenset(
 )
 WEIGHT_FILES = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|model\.pth|pytorch_model\.bin"
+    r"|(source|target)_[FBC]\.pt"  # CoNMix
 )
 
 SPARE = 1 << 20  # for everything that is not weights

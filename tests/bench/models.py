@@ -1,4 +1,4 @@
-"""Write the SegFormers of one case: `models.py FOLDER SIZE DTYPE CLASSES...` (its own process)."""
+"""Write the SegFormers of one case: `models.py FOLDER SIZE DTYPE FORMAT CLASSES...`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,24 @@ SIZES = {
 }
 
 
-def main(folder: str, name: str, dtype: str, *classes: str) -> None:
+def main(folder: str, name: str, dtype: str, format: str, *classes: str) -> None:
     size = SIZES[name]
     common = ancestor(size, seed=0)
     for i, number in enumerate(classes):
         values = finetuned(classified(common, int(number), seed=i), seed=i + 1)
-        write_transformers_folder(Path(folder) / str(i), values, size, dtype=dtype)  # type: ignore[arg-type]
+        model = write_transformers_folder(Path(folder) / str(i), values, size, dtype=dtype)  # type: ignore[arg-type]
+        if format == "pth":
+            save_pth(model)
+
+
+def save_pth(model: Path) -> None:
+    """Save the weights of a folder as `torch.save` does, instead of as safetensors."""
+    import torch
+    from safetensors.torch import load_file
+
+    weights = model / "model.safetensors"
+    torch.save(load_file(weights), model / "pytorch_model.bin")
+    weights.unlink()
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import sys
 
+import torch
 from safetensors.torch import load_file, save_file
 
 *inputs, output = sys.argv[1:]
-merged, *donors = [load_file(path) for path in inputs]
+load = torch.load if inputs[0].endswith(".bin") else load_file
+merged, *donors = [load(path) for path in inputs]
 for key, value in merged.items():
     theirs = [donor[key] for donor in donors if key in donor and donor[key].shape == value.shape]
     if value.is_floating_point() and theirs:

@@ -64,11 +64,26 @@ def describe(name: str, specimen: Specimen, model: nn.Module) -> Built:
     backbone = backbone_roles(model, specimen.walk, specimen.backbone)
     named = set(backbone.values())
     heads = {
-        f"head:{path.removeprefix(specimen.wrapper)}": path
+        f"head:{_head(path.removeprefix(specimen.wrapper))}": path
         for path in model.state_dict()
         if path not in named
     }
     return Built(name, specimen, model, backbone, {**backbone, **heads})
+
+
+# BEiT's pyramid in memory -> Data2Vec's, whose modules kept the names that files of both have
+PYRAMID = {
+    "fpn.fpn1.conv_transpose1.": "fpn1.0.",
+    "fpn.fpn1.normalization.": "fpn1.1.",
+    "fpn.fpn1.conv_transpose2.": "fpn1.3.",
+    "fpn.fpn2.": "fpn2.0.",
+}
+
+
+def _head(path: str) -> str:
+    """One role for a tensor of a head that two codes call differently."""
+    module = next((name for name in PYRAMID if path.startswith(name)), "")
+    return PYRAMID.get(module, "") + path[len(module) :]
 
 
 def descend(built: Built, seed: int, noise: float = NOISE) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import struct
@@ -23,17 +24,10 @@ def write_headers(
     `index` adds, as transformers 4.57 did, a table of indices to each Swin block of that window,
     and leaves out what its Swin backbones did not have.
     """
-    cls = getattr(transformers, model_class)
-    with torch.device("meta"):
-        model = cls(cls.config_class.from_dict(config))
-    tensors = {
-        key: (*_CODES[value.dtype], tuple(value.shape))
-        for key, value in revert_weight_conversion(model, model.state_dict()).items()
-    }
+    model, tensors = _tensors(model_class, json.dumps(config))
     if index is not None:
         tensors = {key: what for key, what in tensors.items() if ".swin.layernorm." not in key}
-        tables = [key for key in tensors if key.endswith(".relative_position_bias_table")]
-        for key in tables:
+        for key in [key for key in tensors if key.endswith(".relative_position_bias_table")]:
             beside = key.removesuffix("_bias_table") + "_index"
             tensors[beside] = ("I64", 8, (index**2, index**2))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -51,3 +45,15 @@ def write_headers(
     model.config.architectures = [model_class]
     model.config.save_pretrained(folder)
     return folder
+
+
+@functools.cache
+def _tensors(
+    model_class: str, config: str
+) -> tuple[transformers.PreTrainedModel, dict[str, tuple[str, int, tuple[int, ...]]]]:
+    """The model on the meta device, and the key, dtype, width and shape of what it would save."""
+    cls = getattr(transformers, model_class)
+    with torch.device("meta"):
+        model = cls(cls.config_class.from_dict(json.loads(config)))
+    saved = revert_weight_conversion(model, model.state_dict())
+    return model, {key: (*_CODES[value.dtype], tuple(value.shape)) for key, value in saved.items()}

@@ -42,19 +42,14 @@ def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
-def _own_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
-
-
 def last_use(model: nn.Module, **inputs: torch.Tensor) -> dict[str, int]:
     """Name in the state dict -> moment at which its module used one of its tensors last.
 
-    A module's own tensors (weight, bias, statistics, tables that no file holds) are one layer and
-    share the last moment of any; tensors of modules that do not run are absent. The model runs for
-    real, on the CPU.
+    A module's own tensors that files hold (weight, bias, statistics) are one layer and share the
+    last moment of any; constants that it makes itself are no use of it, and tensors of modules that
+    do not run are absent. The model runs for real, on the CPU.
     """
-    watch = _Watch({id(value): name for name, value in _own_tensors(model)})
+    watch = _Watch({id(value): name for name, value in model.state_dict(keep_vars=True).items()})
     with torch.no_grad(), watch:
         model(**inputs)
     module_moment: dict[str, int] = {}

@@ -9,13 +9,11 @@ and of GLPN, ...) have a walk each; that equal roles do equal work is checked by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
 
 import torch
 from torch import nn
 
 Role = tuple[str, str]  # role, path of the module below the backbone
-_T = TypeVar("_T")
 
 UNUSED = "unused_norm"  # runs, but no feature map passes through it
 

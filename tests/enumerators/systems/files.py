@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ..dialects import fill
 from ..files import CITYSCAPES_LABELS, write_safetensors
 from ..neutral import Values
+from .listing import prefixed
+from .mit import pipa_trainer
+from .resnets import fada_discriminator
 from .values import Trained, imagenet_model, moving_average
 
 Nested = dict[str, Any]
@@ -125,18 +129,10 @@ def _whole_run(nested: Nested, run: Trained) -> Nested:
 
 def _pipa_run(nested: Nested, run: Trained) -> Nested:
     """With the layers that PiPa's trainer keeps beside the three copies."""
-    classes, width = run.values["cls_head.3.weight"].shape[0], 8
-    random = np.random.default_rng(run.seed).standard_normal
-    shapes: dict[str, tuple[int, ...]] = {
-        "project.0.weight": (width, width, 1, 1),
-        "project.0.bias": (width,),
-        "project.2.weight": (width // 2, width, 1, 1),
-        "project.2.bias": (width // 2,),
-        "classifier.weight": (classes, width, 1, 1),
-        "classifier.bias": (classes,),
-    }
+    classes = run.values["cls_head.3.weight"].shape[0]
+    width = run.values["proj_head.proj.2.weight"].shape[0]
     content = _whole_run(nested, run)
-    content["state_dict"] |= {k: random(s, dtype=np.float32) for k, s in shapes.items()}
+    content["state_dict"] |= fill(pipa_trainer(classes, width), run.seed)
     return content
 
 
@@ -160,9 +156,10 @@ def _of_fada(nested: Nested, run: Trained) -> Nested:
 
 
 def _of_adversarial_fada(nested: Nested, run: Trained) -> Nested:
-    discriminator = {"module.cls1.weight": np.ones((2, 4, 3, 3), np.float32)}
+    classes, columns, *_ = run.values["classifier/conv2d_list.0.weight"].shape
+    discriminator = prefixed("module.", fada_discriminator(classes, columns, width=8))
     content = _of_fada(nested, run)
-    content["model_D"] = discriminator
+    content["model_D"] = fill(discriminator, run.seed)
     content["optimizer_D"] = _adamw(run)
     return content
 

@@ -73,13 +73,16 @@ def training_run(student: Iterable[Entry]) -> list[Entry]:
 
 def pipa_training_run(student: Iterable[Entry], size: SegformerSize) -> list[Entry]:
     """PiPa's run also has layers of its own beside the three copies."""
-    width = size.decoder_width
-    own = [
+    return [*training_run(student), *pipa_trainer(size.num_classes, size.decoder_width)]
+
+
+def pipa_trainer(classes: int, width: int) -> list[Entry]:
+    """The layers of PiPa's trainer itself, which belong to none of its three networks."""
+    return [
         *conv("project.0", width, width, 1, 1),
         *conv("project.2", width // 2, width, 1, 1),
-        *conv("classifier", size.num_classes, width, 1, 1),
+        *conv("classifier", classes, width, 1, 1),
     ]
-    return [*training_run(student), *own]
 
 
 # heads -------------------------------------------------------------------------------------------

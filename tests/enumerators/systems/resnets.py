@@ -103,14 +103,13 @@ def fada(size: ResNetSize, frozen: bool = False) -> list[Entry]:
     ]
 
 
-def fada_discriminator(size: ResNetSize) -> list[Entry]:
+def fada_discriminator(classes: int, columns: int, width: int = 512) -> list[Entry]:
     """What FADA's adversarial stage trains against, saved beside the two networks."""
-    fourth, wide = size.stages[-1][2], 2 * size.head_width
     return [
-        *conv("D.0", wide, fourth, 3, 3),
-        *conv("D.2", wide // 2, wide, 3, 3),
-        *conv("cls1", size.num_classes, wide // 2, 3, 3),
-        *conv("cls2", size.num_classes, wide // 2, 3, 3),
+        *conv("D.0", width, columns, 3, 3),
+        *conv("D.2", width // 2, width, 3, 3),
+        *conv("cls1", classes, width // 2, 3, 3),
+        *conv("cls2", classes, width // 2, 3, 3),
     ]
 
 
@@ -118,16 +117,15 @@ def fada_discriminator(size: ResNetSize) -> list[Entry]:
 
 
 def bottleneck_layer(key: str, width: int, columns: int) -> Iterator[Entry]:
-    """A linear layer that its module names after its batch norm."""
-    yield from batch_norm(f"{key}bn", width)
-    yield from conv(f"{key}bottleneck", width, columns)
+    """A linear layer that its module names after its batch norm; GLC and CoNMix have one each."""
+    yield from batch_norm(f"{key}bn", width, of="embedding.bn")
+    yield from conv(f"{key}bottleneck", width, columns, of="embedding.bottleneck")
 
 
 def weight_normed(key: str, rows: int, columns: int) -> Iterator[Entry]:
     """A linear layer under torch's weight norm: bias, length and direction of each row."""
-    yield tensor(f"{key}fc.bias", rows)
-    yield tensor(f"{key}fc.weight_g", rows, 1)
-    yield tensor(f"{key}fc.weight_v", rows, columns)
+    for leaf, shape in (("bias", (rows,)), ("weight_g", (rows, 1)), ("weight_v", (rows, columns))):
+        yield tensor(f"{key}fc.{leaf}", *shape, of=f"classifier.{leaf}")
 
 
 def glc(size: ResNetSize) -> list[Entry]:
@@ -136,6 +134,15 @@ def glc(size: ResNetSize) -> list[Entry]:
         *prefixed("backbone_layer.", resnet(size)),
         *bottleneck_layer("feat_embed_layer.", size.head_width, size.stages[-1][2]),
         *weight_normed("class_layer.", size.num_classes, size.head_width),
+    ]
+
+
+def conmix_resnet(size: ResNetSize) -> list[Entry]:
+    """CoNMix with `--net resnet50`: its three files around torchvision's backbone."""
+    return [
+        *prefixed("F/", resnet(size)),
+        *bottleneck_layer("B/", size.head_width, size.stages[-1][2]),
+        *weight_normed("C/", size.num_classes, size.head_width),
     ]
 
 

@@ -37,6 +37,7 @@ from .mit import (
 )
 from .resnets import (
     ResNetSize,
+    conmix_resnet,
     deeplab_multi,
     deeplab_single,
     fada,
@@ -151,6 +152,13 @@ SYSTEMS = {
         ),
         System("GLC", glc, THIN_R50, TORCHVISION, files.GLC),
         System("CoNMix R50-ViT", conmix_r50_vit, THIN_VIT, R50_VIT, files.CONMIX),
+        System(
+            "CoNMix ResNet-50",
+            conmix_resnet,
+            replace(THIN_R50, num_classes=65),
+            TORCHVISION,
+            files.CONMIX,
+        ),
         System("CoNMix DeiT", conmix_deit, THIN_VIT, DEIT, files.PARALLEL_CONMIX),
         System(
             "MIC-det",

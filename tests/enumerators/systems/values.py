@@ -66,11 +66,6 @@ def imagenet_model(run: Trained) -> Values:
     }
 
 
-def without_counters(values: Mapping[str, np.ndarray]) -> Values:
-    """As torch before 0.4.1 saved it."""
-    return {k: v for k, v in values.items() if not k.endswith("num_batches_tracked")}
-
-
 def _join(entry: Entry, parts: Mapping[str, np.ndarray]) -> np.ndarray:
     pieces = list(parts.values())
     return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
@@ -86,10 +81,10 @@ def _fresh(entry: Entry, seed: int) -> np.ndarray:
 
 
 def _deeplab_init(entry: Entry, seed: int) -> np.ndarray:
-    """normal(0, 0.01) for weights, torch's own uniform for biases (3 x 3 kernels)."""
+    """normal(0, 0.01) for weights; biases small, as torch's own start of such wide kernels is."""
     unit = random_value(f"init {entry.key}", entry.shape, entry.dtype, seed)
     if len(entry.shape) == 1:
-        return np.float32(0.1) * np.tanh(unit)
+        return np.float32(0.1) * unit
     return np.float32(0.01) * unit * np.float32(np.sqrt(np.prod(entry.shape[1:])))
 
 

@@ -104,7 +104,6 @@ def conmix_r50_vit(size: VitSize) -> list[Entry]:
     def unused_decoder() -> Entries:
         yield from conv(f"{decoder}.fc", features, width)
         above, skips = deepest // 2, (deepest // 2, deepest // 4, root, 0)
-        above = deepest // 2
         for i, (skip, rows) in enumerate(zip(skips, size.decoder_widths, strict=True)):
             for n, columns in ((1, above + skip), (2, rows)):
                 key = f"{decoder}.blocks.{i}.conv{n}"

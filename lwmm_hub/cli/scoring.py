@@ -1,0 +1,72 @@
+"""What `merge --evaluate` and `card --scores` do with scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lwmm_hub.cli.evaluating import progress_bar
+from lwmm_hub.cli.output import Output
+from lwmm_hub.errors import UsageError
+
+if TYPE_CHECKING:
+    from lwmm_hub.evaluation.data_sets import DataSet
+    from lwmm_hub.judging import Judged
+    from lwmm_hub.merge_result import MergeResult
+
+JUDGE_OPTIONS = (
+    click.option("--evaluate", "judge_on", metavar="DATA",
+                 help="Score the merge beside its parents, and put that into its card."),
+    click.option("--evaluate-split", "judge_split", metavar="NAME", help="Of that data set."),
+    click.option("--evaluate-labels", "judge_labels", metavar="SPACE",
+                 help="What its labels are, where it does not say."),
+    click.option("--evaluate-limit", "judge_limit", type=int, metavar="N",
+                 help="Only its first N images."),
+)  # fmt: skip
+
+
+def data_to_judge_on(
+    data: str | None, split: str | None, labels: str | None, limit: int | None
+) -> DataSet | None:
+    """The data set that a merge is to be scored on, opened before the work begins.
+
+    Raises:
+        UsageError: options of an evaluation that is not asked for.
+        EvaluationError: there is no such data set.
+    """
+    if data is None:
+        if any(value is not None for value in (split, labels, limit)):
+            raise UsageError(
+                "--evaluate-split, --evaluate-labels and --evaluate-limit go with --evaluate: name "
+                "a data set with it."
+            )
+        return None
+    from lwmm_hub.evaluation.opening import open_data
+
+    return open_data(data, split=split, label_space=labels)
+
+
+def judge(result: MergeResult, output: Output, data: DataSet, limit: int | None) -> Judged:
+    """Score a merge beside its parents and the isotropic merge; the card then says so."""
+    from lwmm_hub.evaluation.running import RunOptions
+    from lwmm_hub.judging import judge_merge
+
+    with progress_bar(output) as progress:
+        return judge_merge(result, data, run=RunOptions(limit=limit), progress=progress)
+
+
+def put_scores(folder: str, file: str) -> None:
+    """Put the scores that `evaluate --save-to` wrote into a merge's manifest and card."""
+    from lwmm_hub.judging import record_scores
+
+    try:
+        document = json.loads(Path(file).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{file} cannot be read as JSON ({type(error).__name__}). Name a file of 'lwmm-hub "
+            "evaluate --save-to'."
+        ) from error
+    record_scores(Path(folder), document if isinstance(document, dict) else {})

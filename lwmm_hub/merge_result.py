@@ -1,0 +1,104 @@
+"""`MergeResult`: a merged folder, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lwmm_hub.licenses import LicenseDecision
+from lwmm_hub.planning import MergePlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """A merged folder.
+
+    Attributes:
+        folder: where it is.
+        plan: the plan as it ran.
+        files: weight file -> sha256.
+        seconds: wall time of the whole merge.
+        bytes_written: of weights.
+        license: the licence it must carry.
+        commit_url: of the push, if it was pushed.
+    """
+
+    folder: Path
+    plan: MergePlan
+    files: Mapping[str, str]
+    seconds: float
+    bytes_written: int
+    license: LicenseDecision
+    commit_url: str | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know."""
+        return self.plan.warnings
+
+    def load(self, **options: Any) -> PreTrainedModel:
+        """The merged model, loaded by the transformers class that its config names.
+
+        Args:
+            **options: passed to `from_pretrained`.
+
+        Raises:
+            OutputError: the folder has no config, or keys are missing or left over.
+        """
+        from lwmm_hub.loading import load_model
+
+        return load_model(self.folder, **options)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        create_pr: bool = False,
+        accept_license: bool = False,
+        license: str | None = None,
+        token: str | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Push the folder in one commit; returns the URL of the commit (or pull request).
+
+        Raises:
+            LicenseRefusedError: a licence rule refuses a public target.
+            PublishError: the Hub did not take it.
+        """
+        from lwmm_hub.publishing import publish
+
+        return publish(
+            self.folder,
+            repo,
+            private=private,
+            create_pr=create_pr,
+            accept_license=accept_license,
+            license=license,
+            token=token,
+            message=message,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `lwmm-hub merge --json` prints."""
+        return {
+            "output": str(self.folder),
+            "merged": len(self.plan.merged),
+            "kept": len(self.plan.kept),
+            "seconds": round(self.seconds, 3),
+            "bytes_written": self.bytes_written,
+            "sha256": dict(self.files),
+            "commit_url": self.commit_url,
+            "warnings": list(self.plan.warnings),
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.folder}: {len(self.plan.merged)} parameters merged, "
+            f"{len(self.plan.kept)} kept from the anchor, {self.seconds:.1f} s"
+        )

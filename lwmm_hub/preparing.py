@@ -1,0 +1,149 @@
+"""References and options -> opened, matched models -> a decided plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lwmm_hub.checkpoint import Checkpoint
+from lwmm_hub.errors import UsageError, VerificationError
+from lwmm_hub.inferring import match_by
+from lwmm_hub.key_map import KeyMap, leave_out
+from lwmm_hub.lineage import lineage_of
+from lwmm_hub.matching import same_model_warnings, with_distinct_labels
+from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
+from lwmm_hub.reference import ModelReference
+from lwmm_hub.relatedness import measure_relatedness, require_related
+from lwmm_hub.resolving import resolve
+from lwmm_hub.schedule import TABLE
+from lwmm_hub.untrained import find_untrained, untrained_warnings
+from lwmm_hub.weight_table import WeightTable, read_weights
+
+Reference = str | os.PathLike[str] | ModelReference
+Weights = WeightTable | Mapping[str, Sequence[float]] | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Models that were resolved and matched, before their weights are read."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    key_map: KeyMap
+    options: MergeOptions
+    kept_parts: tuple[tuple[str, ...], ...] | None = None
+    notes: tuple[str, ...] = ()
+    pairs_sha256: str | None = None
+    table: WeightTable | None = None
+
+
+def references_of(anchor: Reference, donors: Sequence[Reference]) -> list[ModelReference]:
+    """The models as references, the anchor first.
+
+    Raises:
+        UsageError: there is no donor.
+        ModelReferenceError: a text is no reference.
+    """
+    if not donors:
+        raise UsageError("a merge needs an anchor and at least one donor: name two models.")
+    return [
+        model if isinstance(model, ModelReference) else ModelReference.parse(os.fspath(model))
+        for model in (anchor, *donors)
+    ]
+
+
+def models_of(plan: MergePlan) -> list[ModelReference]:
+    """The plan's models, pinned to the commits that it was made from."""
+    references = []
+    for model in plan.models:
+        text = model.reference if model.local else f"hf://{model.reference}"
+        reference = ModelReference.parse(text)
+        if model.commit is not None:
+            reference = replace(reference, revision=model.commit)
+        references.append(reference)
+    return references
+
+
+def options_of(options: Mapping[str, Any]) -> MergeOptions:
+    """Keyword arguments as options.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    known = [f.name for f in fields(MergeOptions)]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"unknown option {name!r}. Known: {', '.join(known)}.")
+    return MergeOptions(**options)
+
+
+def open_models(
+    models: Sequence[ModelReference],
+    options: MergeOptions,
+    download: bool,
+    kept_parts: tuple[tuple[str, ...], ...] | None = None,
+    pairs_sha256: str | None = None,
+    look: bool = False,
+) -> Opened:
+    """Resolve and match models; `look` says what `match="values"` would add."""
+    options.check(len(models))
+    download = download or options.match == "values"
+    checkpoints = with_distinct_labels([resolve(m, download=download) for m in models])
+    key_map, notes = match_by(options.match, checkpoints, look)
+    return Opened(checkpoints, key_map, options, kept_parts, notes, pairs_sha256)
+
+
+def warnings_of(opened: Opened) -> tuple[str, ...]:
+    """What the user should know before any weight is read."""
+    own = [warning for c in opened.checkpoints for warning in c.warnings]
+    return (*own, *same_model_warnings(opened.checkpoints), *opened.notes)
+
+
+def decide(opened: Opened) -> MergePlan:
+    """Read the sample of weights, judge, and plan with the verdict."""
+    untrained = find_untrained(opened.key_map, opened.checkpoints)
+    key_map = opened.key_map
+    if opened.options.scope == "auto":
+        kept = opened.kept_parts
+        key_map = leave_out(
+            key_map,
+            {
+                (i, layer): why
+                for (i, layer), why in untrained.items()
+                if kept is None or layer in kept[i]
+            },
+        )
+    results = measure_relatedness(key_map, opened.checkpoints)
+    labels = [c.label for c in opened.checkpoints]
+    related = require_related(results, labels, opened.options.allow_unrelated)
+    plan = plan_merge(
+        key_map,
+        opened.checkpoints,
+        opened.options,
+        results,
+        (*warnings_of(opened), *related, *untrained_warnings(untrained, opened.options.scope)),
+        opened.kept_parts,
+        lineage_of(key_map, opened.checkpoints, results),
+        opened.table,
+    )
+    if opened.pairs_sha256 not in (None, plan.pairs_sha256):
+        raise VerificationError(
+            "the values of these models match other tensors than when the recipe was written: one "
+            "of them has changed. Give the originals, or merge anew with --match values."
+        )
+    return plan
+
+
+def table_of(weights: Weights | None, options: dict[str, Any]) -> WeightTable | None:
+    """The table that is asked for; `options` then say so."""
+    if weights is None:
+        return None
+    options.setdefault("schedule", TABLE)
+    if isinstance(weights, WeightTable):
+        return weights
+    if isinstance(weights, Mapping):
+        rows = {str(layer): tuple(map(float, row)) for layer, row in weights.items()}
+        return WeightTable(rows, {"method": "table"})
+    return read_weights(Path(weights))

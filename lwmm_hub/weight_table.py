@@ -1,0 +1,138 @@
+"""Layer weights as numbers: a table that was fitted, measured or written by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lwmm_hub.errors import RecipeError, UsageError
+
+MAX_BYTES = 16 << 20
+_SUM = 1e-6  # how far a row may be from 1; what is missing goes to the anchor
+
+
+@dataclass(frozen=True)
+class WeightTable:
+    """The weight of each model in each layer.
+
+    Attributes:
+        rows: layer (or group of layers, such as `stages.1`) -> weights, the anchor's first.
+        origin: how they were found: `method`, and for a fit `images`, `revision`, `seed`, ...
+    """
+
+    rows: Mapping[str, tuple[float, ...]]
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, models: int) -> None:
+        """Refuse rows that are no weights.
+
+        Raises:
+            UsageError: which row, and what is wrong with it.
+        """
+        for layer, row in self.rows.items():
+            if len(row) != models:
+                raise UsageError(
+                    f"the table has {len(row)} weights for {layer!r}, and there are {models} "
+                    "models: give one for each, the anchor's first."
+                )
+            sound = all(math.isfinite(w) and -_SUM <= w <= 1 + _SUM for w in row)
+            if not sound or abs(sum(row) - 1) > _SUM * models:
+                raise UsageError(
+                    f"the weights for {layer!r} are {', '.join(f'{w:g}' for w in row)}: give "
+                    "numbers from 0 to 1 that sum to 1."
+                )
+
+    def weights(self, layers: Sequence[str], models: int) -> list[tuple[float, ...]]:
+        """A row for each of the shared layers; the longest name that covers a layer decides.
+
+        >>> table = WeightTable({"stages": (0.5, 0.5), "stages.1": (0.75, 0.25)})
+        >>> table.weights(["stages.0.norm", "stages.1.norm"], models=2)
+        [(0.5, 0.5), (0.75, 0.25)]
+
+        Raises:
+            UsageError: a layer has no row, a row no layer, or a row is out of range.
+        """
+        self.check(models)
+        found, used = [], set()
+        for layer in layers:
+            name = layer
+            while name and name not in self.rows:
+                name = name.rpartition(".")[0]
+            if not name:
+                raise UsageError(
+                    f"the table of weights has no row for the layer {layer!r}. Add one; 'lwmm-hub "
+                    "plan' lists the layers."
+                )
+            used.add(name)
+            donors = tuple(min(max(float(w), 0.0), 1.0) for w in self.rows[name][1:])
+            found.append((max(0.0, _rest(self.rows[name], donors)), *donors))
+        unknown = [name for name in self.rows if name not in used]
+        if unknown:
+            raise UsageError(
+                f"the table of weights has a row for {unknown[0]!r}, which is no shared layer of "
+                "these models. Leave it out; 'lwmm-hub plan' lists the layers."
+            )
+        return found
+
+
+def _rest(row: Sequence[float], donors: Sequence[float]) -> float:
+    """The anchor's weight: as it stands, where the row sums to 1 exactly, else what is left."""
+    return float(row[0]) if math.fsum((row[0], *donors)) == 1 else 1 - math.fsum(donors)
+
+
+def read_weights(path: Path) -> WeightTable:
+    """A table from a file: `layer: [anchor, donor, ...]` in YAML or JSON, a plan or a recipe.
+
+    Raises:
+        UsageError: the file is missing, or holds something else.
+    """
+    import yaml
+
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path} is too large for a table of weights.")
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not YAML or JSON"
+        raise UsageError(f"cannot read the weights {path}: {what}. Give its path.") from error
+    origin: dict[str, Any] = {"method": "table"}
+    if isinstance(content, dict) and isinstance(content.get("layers"), list):  # a plan
+        rows: Any = {r.get("name"): r.get("weights") for r in content["layers"]}
+        origin = dict(content.get("weights_from") or origin)
+    elif isinstance(content, dict) and "layer_weights" in content:  # a recipe
+        rows = content["layer_weights"]
+        origin = dict(content.get("weights_from") or origin)
+    else:
+        rows = content
+    if not isinstance(rows, dict) or not rows:
+        raise UsageError(f"{path} holds no table of weights: write 'layer: [anchor, donor]' lines.")
+    return WeightTable({str(k): _row(k, v, path) for k, v in rows.items()}, origin)
+
+
+def _row(layer: object, values: object, path: Path) -> tuple[float, ...]:
+    numbers = values if isinstance(values, list) else []
+    if not numbers or not all(isinstance(v, int | float) and v is not True for v in numbers):
+        raise UsageError(
+            f"{path} has {str(values)[:60]!r} for {str(layer)[:80]!r}: give a list of numbers, the "
+            "anchor's weight first."
+        )
+    return tuple(float(v) for v in numbers)
+
+
+def origin_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """An origin as it may stand in a recipe: plain values under plain names.
+
+    Raises:
+        RecipeError: it is something else.
+    """
+    plain = {}
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, str | int | float | bool | None):
+            raise RecipeError(f"weights_from has {str(name)[:80]!r}: a plain value is expected.")
+        plain[name] = value
+    return plain

@@ -1,0 +1,171 @@
+"""Layer weights in numbers: from a file, a mapping, a plan; through recipe, verify and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from enumerators import TINY, ancestor, finetuned, write_transformers_folder
+from safetensors.numpy import load_file
+
+import lwmm_hub as lw
+from lwmm_hub.errors import RecipeError, UsageError
+from lwmm_hub.weight_table import WeightTable, read_weights
+
+GROUPS = {
+    "stages.0": (0.25, 0.75),
+    "stages.1": (0.5, 0.5),
+    "stages.2": (0.75, 0.25),
+    "stages.3": (1.0, 0.0),
+    "head": (0.0, 1.0),
+}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    origin = ancestor(TINY, 0)
+    return tuple(  # type: ignore[return-value]
+        write_transformers_folder(folder / name, finetuned(origin, seed), TINY)
+        for seed, name in enumerate(("anchor", "donor"), start=1)
+    )
+
+
+def test_each_tensor_is_made_with_the_numbers_of_its_layer(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    result = lw.merge(*pair, output=tmp_path / "m", weights=GROUPS)
+    ours, theirs, made = (
+        load_file(folder / "model.safetensors") for folder in (*pair, tmp_path / "m")
+    )
+    wanted = {layer.name: layer.weights for layer in result.plan.layers}
+    assert all(wanted[n] == w for g, w in GROUPS.items() for n in wanted if n.startswith(g))
+    for tensor in result.plan.merged:
+        a, d = wanted[result.plan.layers[tensor.layer].name]
+        expected = a * ours[tensor.key].astype(np.float64) + d * theirs[tensor.key]
+        np.testing.assert_allclose(made[tensor.key], expected, atol=1e-6, err_msg=tensor.key)
+    key = "decode_head.linear_fuse.weight"
+    np.testing.assert_allclose(made[key], theirs[key], atol=1e-6)
+
+
+def test_a_plan_with_numbers_runs_again_from_recipe_json_and_itself(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first = lw.merge(*pair, output=tmp_path / "first", weights=GROUPS)
+    plan = lw.MergePlan.from_dict(json.loads(json.dumps(first.plan.to_dict())))
+    assert plan == first.plan
+    assert plan.weights_from == {"method": "table"}
+    again = lw.merge(plan, output=tmp_path / "again")
+    recipe = lw.merge_recipe(tmp_path / "first" / "lwmm_recipe.yaml", output=tmp_path / "recipe")
+    assert first.files == again.files == recipe.files
+    assert lw.verify(tmp_path / "first").files == first.files
+    saved = tmp_path / "plan.json"
+    saved.write_text(json.dumps(first.plan.to_dict()), encoding="utf-8")
+    for source in (saved, tmp_path / "first" / "lwmm_recipe.yaml"):
+        made = lw.merge(*pair, output=tmp_path / f"from {source.stem}", weights=source)
+        assert made.files == first.files
+
+
+def test_the_numbers_of_a_ramp_give_the_ramps_merge(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ramp = lw.merge(*pair, output=tmp_path / "ramp")
+    rows = {layer.name: layer.weights for layer in ramp.plan.layers}
+    table = lw.merge(*pair, output=tmp_path / "table", weights=rows)
+    assert table.files == ramp.files
+    assert table.plan.merged == ramp.plan.merged
+
+
+def test_the_card_says_that_numbers_were_given(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    lw.merge(*pair, output=tmp_path / "m", weights=GROUPS)
+    card = (tmp_path / "m" / "README.md").read_text("utf-8")
+    assert "Layer weights: given as numbers" in card
+    assert "ramp" not in card.partition("## Layer weights")[0]
+
+
+def test_a_whole_weight_of_a_donor_that_lacks_a_tensor_is_the_anchors(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    third = write_transformers_folder(tmp_path / "third", finetuned(ancestor(TINY, 0), 3), TINY)
+    rows = dict.fromkeys(("stages", "head"), (0.0, 1.0, 0.0))
+    result = lw.merge(pair[0], pair[1], third, output=tmp_path / "m", weights=rows)
+    made, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "m", pair[1]))
+    for tensor in result.plan.merged:
+        np.testing.assert_allclose(made[tensor.key], theirs[tensor.key], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"stages": (0.5, 0.5)}, "no row for the layer 'head"),
+        ({**GROUPS, "neck": (0.5, 0.5)}, "a row for 'neck', which is no shared layer"),
+        ({**GROUPS, "head": (0.5, 0.6)}, "weights for 'head' are 0.5, 0.6: give"),
+        ({**GROUPS, "head": (-0.5, 1.5)}, "weights for 'head' are -0.5, 1.5"),
+        ({**GROUPS, "head": (float("nan"), 1.0)}, "weights for 'head' are nan"),
+        ({**GROUPS, "head": (0.5, 0.25, 0.25)}, "3 weights for 'head', and there are 2"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(
+    rows: dict[str, tuple[float, ...]], said: str, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        lw.merge(*pair, output=tmp_path / "m", weights=rows)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("just text", "no table of weights"),
+        ("a: 0.5", "has '0.5' for 'a': give a list"),
+        ("a: [true, 0]", "give a list of numbers"),
+        ("a: [x", "not YAML or JSON"),
+        ("", "no table of weights"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "weights.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=said):
+        read_weights(file)
+    with pytest.raises(UsageError, match="No such file"):
+        read_weights(tmp_path / "nothing.yaml")
+
+
+def test_a_recipe_with_numbers_alone_or_wrong_ones_names_its_line(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    lw.merge(*pair, output=tmp_path / "m", weights=GROUPS)
+    recipe = tmp_path / "m" / "lwmm_recipe.yaml"
+    text = recipe.read_text("utf-8")
+    for broken, said in (
+        (text.replace("schedule: table", "schedule: linear"), "layer_weights go with"),
+        (text.replace("[0.25, 0.75]", "[0.25, 0.85]", 1), r"line \d+: the weights for"),
+        (text.replace("[0.25, 0.75]", "[0.25, x]", 1), "a weight must be a number"),
+        (text.replace("method: table", "method: [1]"), "method must be"),
+    ):
+        recipe.write_text(broken, encoding="utf-8")
+        with pytest.raises(RecipeError, match=said):
+            lw.merge_recipe(recipe, output=tmp_path / "again")
+
+
+def test_numbers_and_a_schedule_exclude_each_other(pair: tuple[Path, Path], lwmm) -> None:
+    Path("w.yaml").write_text(
+        "\n".join(f"{name}: {list(row)}" for name, row in GROUPS.items()), encoding="utf-8"
+    )
+    found = lwmm("merge", *pair, "-o", "m", "--weights", "w.yaml", "--gamma", "2")
+    assert found.code == 2
+    assert "leave --gamma out" in found.err
+    found = lwmm("merge", *pair, "-o", "m", "--weights", "w.yaml", "--json")
+    assert found.code == 0
+    assert found.data["merged"] > 0
+
+
+def test_rows_close_to_one_are_completed_by_the_anchor() -> None:
+    third = 1 / 3
+    (row,) = WeightTable({"a": (third, third, third)}).weights(["a"], 3)
+    assert sum(row) == pytest.approx(1, abs=1e-15)
+    (row,) = WeightTable({"a": (0.4999999, 0.5)}).weights(["a"], 2)
+    assert row == (0.5, 0.5)
