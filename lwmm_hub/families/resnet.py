@@ -99,7 +99,10 @@ RESNET = Table(
             "transformers",
             prefixes=("resnet.", ""),
             signature="encoder.stages.3.layers.0.layer.0.convolution.weight",
-            without=("encoder.stages.0.layers.0.layer.2.attention.0.weight",),  # RegNet
+            without=(
+                "encoder.stages.0.layers.0.layer.2.attention.0.weight",  # RegNet
+                "embedder.embedder.0.convolution.weight",  # RT-DETR's, which pools in shortcuts
+            ),
             rules=rules(
                 ("embedder.embedder.convolution.*", "stem.conv.*"),
                 ("embedder.embedder.normalization.*", "stem.bn.*"),
