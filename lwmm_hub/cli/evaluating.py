@@ -145,7 +145,7 @@ def evaluate(
         options["device"],
         options["dtype"],
         options["batch_size"],
-        _window(options["window"]),
+        read_window(options["window"]),
         flip=options["flip"],
     )
     run = RunOptions(
@@ -258,7 +258,12 @@ def _read_map(file: str | None) -> dict[str, str]:
     return found
 
 
-def _window(text: str | None) -> tuple[int, int] | None:
+def read_window(text: str | None) -> tuple[int, int] | None:
+    """A window's height and width, as the command line has them.
+
+    Raises:
+        UsageError: it is written otherwise.
+    """
     if text is None:
         return None
     found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text)

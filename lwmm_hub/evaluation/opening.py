@@ -79,7 +79,7 @@ def open_data(
     columns = Columns(task, image_column, label_column)
     layout, folder = None, None
     if not _is_table(source):
-        layout, folder = _folder(os.fspath(source))
+        layout, folder = folder_of(os.fspath(source))
     if open_partial and folder is None:
         raise EvaluationError(
             "the open-partial split is of Office-31 and Office-Home as they lie on disk. Name "
@@ -89,14 +89,14 @@ def open_data(
         return _open_folder(folder, layout, split, space, columns, open_partial)
     if _is_table(source):
         return _from_memory(source, split, space, columns)
-    data = _on_hub(os.fspath(source), revision)
-    table, commit, chosen = _from_hub(data, split, streaming)
+    data = on_hub(os.fspath(source), revision)
+    table, commit, chosen = table_from_hub(data, split, streaming)
     if space is None:
         space = _space_beside(data, commit)
     return from_table(table, data.location, commit, chosen, space, columns, partial(_reading, data))
 
 
-def _on_hub(text: str, revision: str | None) -> HubData:
+def on_hub(text: str, revision: str | None) -> HubData:
     """`org/name` or `org/name@revision`."""
     name, at, own = text.partition("@")
     if at and revision is not None and own != revision:
@@ -169,7 +169,7 @@ def _space_of_categories(content: list[Any], name: str) -> LabelSpace:
     return LabelSpace(space.name, space.labels, space.colors, found, void, space.things)
 
 
-def _folder(text: str) -> tuple[str | None, Path | None]:
+def folder_of(text: str) -> tuple[str | None, Path | None]:
     """(layout or None, the folder), or (None, None) for what is on the Hub."""
     head, colon, rest = text.partition(":")
     if colon and head in LAYOUTS:
@@ -217,7 +217,7 @@ def _open_folder(
     return open_layout(folder, layout, split, space, columns.task, unknown=open_partial)
 
 
-def _from_hub(data: HubData, split: str | None, streaming: bool) -> tuple[Any, str, str]:
+def table_from_hub(data: HubData, split: str | None, streaming: bool) -> tuple[Any, str, str]:
     """(the table, its commit, its split)."""
     import datasets
     import huggingface_hub
