@@ -17,7 +17,6 @@ import torch
 from safetensors import safe_open
 
 import lwmm_hub as lw
-from lwmm_hub.evaluation.comparing import evaluate
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.evaluation.panoptic import PanopticCounts
 
@@ -126,7 +125,7 @@ def test_the_library_reads_the_table_and_the_truth_scores_everything(
     assert (data.task, data.count) == ("panoptic", 3)
     samples = list(data.samples(0, 1))
     truth = {sample.image.tobytes(): sample.semantic for sample in samples}
-    perfect = evaluate(
+    perfect = lw.evaluate(
         None,
         rows,
         predict=lambda _, image: truth[image.tobytes()],
@@ -222,7 +221,9 @@ def test_committed_models_know_their_streets(
     street: dict[str, ModuleType], town: Any, name: str
 ) -> None:
     task = "panoptic" if name == "panoptic" else "semantic"
-    scores = evaluate(MODELS / name, town, task=task, map_labels=True, batch_size=8, device="cpu")
+    scores = lw.evaluate(
+        MODELS / name, town, task=task, map_labels=True, batch_size=8, device="cpu"
+    )
     assert scores.images == 8
     fine = street["labels"].FINE.classes
     assert street["scoring"].mean_iou(scores, fine) > FLOORS[name]
@@ -244,7 +245,7 @@ def test_committed_models_merge(
     plan = lw.plan(str(MODELS / anchor), str(MODELS / donor), check_weights=True)
     assert plan.key_map.shared
     lw.merge(plan, output=tmp_path / "merged")
-    scores = evaluate(
+    scores = lw.evaluate(
         tmp_path / "merged", town, task="semantic", map_labels=True, batch_size=8, device="cpu"
     )
     assert scores.images == 8

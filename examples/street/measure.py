@@ -78,7 +78,6 @@ def main() -> None:
         models: dict[str, Model] = {folder.name: folder for folder in PARENTS}
         models["isotropic"] = merged(Path(scratch) / "isotropic", "isotropic")
         models["layer-wise"] = merged(Path(scratch) / "layer-wise", "linear")
-        models["ensemble"] = PARENTS
         print("Pixel accuracy / mIoU in percent, in the anchor's label set:\n")
         for domain in ("dusk", "day", "night"):
             print(seed_table(models, domain, arguments.scenes, seeds), end="\n\n", flush=True)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Bench:
     validation: DataSet
     test: DataSet
     scratch: Path
+    known: dict[Hashable, Scores] = field(default_factory=dict)
 
     def at(self, name: str) -> Path:
         return self.models / name
@@ -54,8 +55,16 @@ class Bench:
             lw.merge(anchor, *donors, output=folder, schedule=schedule)
         return folder
 
+    def score(self, model: Model, data: DataSet | None = None, task: str = "semantic") -> Scores:
+        """On the test scenes, or on others; each model is run once."""
+        data = data or self.test
+        key = (str(model), id(data), task)
+        if key not in self.known:
+            self.known[key] = score(model, data, task)
+        return self.known[key]
+
     def miou(self, model: Model, data: DataSet | None = None) -> float:
-        return 100 * mean_iou(score(model, data or self.test, "semantic"), FINE.classes)
+        return 100 * mean_iou(self.score(model, data), FINE.classes)
 
     def three(self, names: Sequence[str], measure: Callable[[Model], list[float]]) -> Cells:
         """Isotropic, ensemble and layer-wise of the same models."""
@@ -94,7 +103,7 @@ def sources(bench: Bench) -> Cells:
     """Two sources with other class counts, both adapted by self-training."""
 
     def measure(model: Model) -> list[float]:
-        found = score(model, bench.test, "semantic")
+        found = bench.score(model)
         return [100 * mean_iou(found, FINE.classes), 100 * mean_iou(found, COARSE.classes)]
 
     rows = {
@@ -132,7 +141,7 @@ def panoptic(bench: Bench) -> Cells:
     names = ("panoptic", "upernet")
 
     def measure(model: Path) -> list[float]:
-        found = score(model, bench.test, "panoptic")
+        found = bench.score(model, task="panoptic")
         return [*(100 * (x or 0.0) for x in _qualities(found)), bench.miou(model)]
 
     return {
@@ -207,13 +216,16 @@ def main() -> None:
         open_data(street_dataset("town", split, n), label_space=LABEL_SPACE)
         for split, n in (("validation", count // 2), ("test", count))
     )
-    for key in arguments.only:
-        title, head, table = TABLES[key]
-        found = []
-        for models in arguments.models:
-            with tempfile.TemporaryDirectory() as scratch:
-                found.append(table(Bench(models, validation, test, Path(scratch))))
-        print(f"{title}:\n\n{rendered(head, found)}\n", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        benches = []
+        for number, models in enumerate(arguments.models):
+            place = Path(scratch) / str(number)
+            place.mkdir()
+            benches.append(Bench(models, validation, test, place))
+        for key in arguments.only:
+            title, head, table = TABLES[key]
+            found = [table(bench) for bench in benches]
+            print(f"{title}:\n\n{rendered(head, found)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ COURSES = {
         Course("studio-source-only", 18, labels=COARSE, domain="studio"),
     )
 }
-COMMITTED = ("source-only", "self-training", "studio", "panoptic", "upernet")
+COMMITTED = ("self-training", "studio", "panoptic", "upernet")
 
 
 class Drawn(NamedTuple):
