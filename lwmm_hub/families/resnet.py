@@ -6,7 +6,8 @@ norm have the same names but for the counters, which are the anchor's in any cas
 
 Two conventions share all names and shapes. In torchvision's, the stride of a bottleneck is in its
 second convolution, and images are RGB, scaled and standardised; in Caffe's it is in the first, and
-images are BGR minus a mean. Weights of one are not weights of the other.
+images are BGR minus a mean. Weights of one are not weights of the other. A third, ResNet-D, is
+torchvision's with shortcuts that pool before they convolve.
 
 The order is that of the last use in transformers' forward pass: the shortcut runs after the block.
 """
