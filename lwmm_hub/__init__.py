@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lwmm_hub.errors import LwmmError
     from lwmm_hub.evaluation.comparing import evaluate
     from lwmm_hub.evaluation.values import Scores
+    from lwmm_hub.fitting import fit_layer_weights
     from lwmm_hub.key_map import KeyMap
     from lwmm_hub.manifest import render_card
     from lwmm_hub.matching import match
@@ -48,6 +49,7 @@ _HOME = {
     "Scores": "evaluation.values",
     "convert": "converting",
     "evaluate": "evaluation.comparing",
+    "fit_layer_weights": "fitting",
     "match": "matching",
     "measure_drift": "drifting",
     "merge": "pipeline",
@@ -72,6 +74,7 @@ __all__ = [
     "Scores",
     "convert",
     "evaluate",
+    "fit_layer_weights",
     "match",
     "measure_drift",
     "merge",

@@ -468,7 +468,7 @@ def test_models_of_pixels_tell_no_objects_apart(models: dict[str, Path], tmp_pat
     with pytest.raises(EvaluationError, match=r"one tells no objects apart.*--task semantic"):
         lw.evaluate(models["one"], root)
     with pytest.raises(EvaluationError, match=r"without --window and --flip"):
-        lw.evaluate(models["masks"], root, window=(64, 64))
+        lw.evaluate(models["masks"], root, flip=True)
     with pytest.raises(EvaluationError, match=r"evaluated on label maps, not on panoptic"):
         lw.evaluate(None, root, predict=lambda *_: None)
 

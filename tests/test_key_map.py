@@ -262,6 +262,43 @@ def test_a_backbone_is_found_below_any_wrapper_and_its_student_first() -> None:
     assert sources == set(wrapped)
 
 
+def streams(*prefixes: str) -> dict[str, TensorEntry]:
+    """One file with a network of the same size below each of the prefixes."""
+    return {k: e for p in prefixes for k, e in entries_of(mit_nvlabs(TINY, prefix=p)).items()}
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        (("rgb.", "depth."), ("depth.", "rgb.")),
+        (("depth.", "rgb."), ("rgb.",)),
+        (("rgb.",), ("depth.", "rgb.")),
+    ],
+)
+def test_two_networks_alike_in_one_file_never_cross(
+    mine: tuple[str, ...], theirs: tuple[str, ...]
+) -> None:
+    found = matched(streams(*mine), streams(*theirs))
+    pairs = [tuple(s.key for s in p.sources if s) for p in found.shared]
+    assert all(len(set(pair)) == 1 for pair in pairs)
+    assert {key for key, _ in pairs} == set(streams(*mine)) & set(streams(*theirs))
+    assert not found.warnings
+
+
+def test_which_of_several_networks_alike_was_taken_is_said() -> None:
+    found = matched(streams("encoder_q.", "encoder_k."), streams("backbone."))
+    (warning,) = found.warnings
+    assert "anchor holds 2 mit networks alike ('encoder_k.', 'encoder_q.')" in warning
+    assert "'encoder_k.' of anchor is matched with 'backbone.' of donor1" in warning
+
+
+@pytest.mark.parametrize("copy", ["model_ema.", "ema_net.", "module.teacher.", "a.ema."])
+def test_a_teacher_by_any_name_is_not_taken_for_the_student(copy: str) -> None:
+    found = matched(streams(copy, "zoo.net."), streams("backbone."))
+    assert {p.sources[0].key for p in found.shared if p.sources[0]} == set(streams("zoo.net."))
+    assert not found.warnings
+
+
 def test_a_key_that_is_spelt_like_a_canonical_name_does_not_match_it() -> None:
     head = [e for e in segformer_nvlabs(TINY) if e.key.startswith("decode_head.linear_fuse")]
     ours = entries_of(segformer_nvlabs(TINY))

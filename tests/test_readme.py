@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from enumerators import (
@@ -22,8 +24,10 @@ from enumerators import (
     write_transformers_folder,
 )
 from hub import TestHub
+from PIL import Image
 
 from lwmm_hub.checkpoint import TensorEntry
+from lwmm_hub.evaluation.label_spaces import label_space
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +48,19 @@ def daformer_like() -> dict[str, np.ndarray]:
     return {copy + key: value for copy in copies for key, value in model.items()}
 
 
+def labelled_images(path: Path) -> Path:
+    """Two images with labels, as a table."""
+    draw = np.random.default_rng(0)
+    columns: dict[str, list[Image.Image]] = {"image": [], "label": []}
+    for _ in range(2):
+        shown = draw.integers(0, 255, (48, 64, 3)).astype(np.uint8)
+        columns["image"].append(Image.fromarray(shown))
+        columns["label"].append(Image.fromarray(draw.integers(0, 19, (48, 64)).astype(np.uint8)))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
+    return path
+
+
 @pytest.fixture
 def readme_hub(hub: TestHub, tmp_path: Path) -> TestHub:
     """A Hub with small models under the names that the README uses."""
@@ -52,7 +69,10 @@ def readme_hub(hub: TestHub, tmp_path: Path) -> TestHub:
     def files(seed: int, classes: int) -> dict[str, bytes | Path]:
         values = with_classes(finetuned(start, seed), classes, seed)
         folder = write_transformers_folder(
-            tmp_path / f"model-{seed}", values, TINY.with_classes(classes)
+            tmp_path / f"model-{seed}",
+            values,
+            TINY.with_classes(classes),
+            labels=label_space("cityscapes-19").labels if classes == 19 else None,
         )
         return {path.name: path for path in folder.iterdir()}
 
@@ -65,16 +85,19 @@ def readme_hub(hub: TestHub, tmp_path: Path) -> TestHub:
     for branch, seed in (("step-3000", 4), ("step-2000", 5)):
         hub.branch("org/run", branch)
         hub.add_commit("org/run", files(seed, 19), revision=branch)
+    streets = {"data/validation-00000-of-00001.parquet": labelled_images(tmp_path / "streets")}
+    hub.create_repo("org/streets", streets, repo_type="dataset")
     return hub
 
 
 def test_commands_of_the_readme_run(readme_hub: TestHub, tmp_path: Path) -> None:
     environment = readme_hub.environment(tmp_path / "home", token="alice")
+    environment["LWMM_HUB_CACHE"] = str(tmp_path / "cache")
     environment["PATH"] = f"{SCRIPTS}:{environment.get('PATH', '/usr/bin:/bin')}"
     work = tmp_path / "work"
     work.mkdir()
     commands = [b for b in blocks("bash") if b.startswith("lwmm-hub")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         done = subprocess.run(
             command.replace("me/", "alice/"),
@@ -88,6 +111,8 @@ def test_commands_of_the_readme_run(readme_hub: TestHub, tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
     assert readme_hub.exists("alice/segformer-b0-city-ade")
     assert (work / "averaged" / "model.safetensors").is_file()
+    scores = json.loads((work / "scores.json").read_text("utf-8"))
+    assert [model["images"] for model in scores["models"]] == [2, 2, 2]
     assert (work / "mit-b5-daformer" / "config.json").is_file()
 
 
@@ -98,7 +123,7 @@ def test_python_of_the_readme_runs(readme_hub: TestHub, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code + check],
         cwd=tmp_path,
-        env=readme_hub.environment(tmp_path / "home"),
+        env=readme_hub.environment(tmp_path / "home") | {"LWMM_HUB_CACHE": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -184,3 +209,13 @@ def test_the_families_of_the_contributing_guide_work_as_written(
     classifier = entries(*(f"mobilenet_v2.{name}.weight" for name in names))
     segmenter = entries(*(f"wrapped.model.{name}.weight" for name in names))
     assert layers(classifier, segmenter) == names[::-1]
+
+
+def test_the_lists_of_what_merges_are_those_that_the_tests_run() -> None:
+    import support_tables
+
+    lines = README.splitlines()
+    for table in (support_tables.systems(), support_tables.hub_models()):
+        start = lines.index(table[0])
+        end = next(i for i in range(start, len(lines)) if not lines[i])
+        assert lines[start:end] == table, "run tests/support_tables.py and put its lists in"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lwmm_hub.card.escaping import NOTHING, Markdown, is_web_address, link, table
+from lwmm_hub.card.finding import finding_sentences, training_sentence
 from lwmm_hub.card.linting import redact
 from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import hub_id, last_part, linked_name, name_in_code, text
@@ -79,7 +80,8 @@ def summary(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Mark
         f"{donors} ({'the donor' if len(linked) == 2 else 'the donors'}).",
         f"{counted(merged, 'parameter')} in {counted(len(layers), 'layer')} "
         f"{'is' if merged == 1 else 'are'} merged, {counted(kept, 'tensor')} "
-        f"{'is' if kept == 1 else 'are'} the anchor's own; no training took place.",
+        f"{'is' if kept == 1 else 'are'} the anchor's own; "
+        f"{training_sentence(plan.get('weights_from') or {})}.",
         *_matched_by_values(plan.get("inferred") or []),
         rule_sentence(plan),
     ]
@@ -123,7 +125,9 @@ def rule_sentence(plan: Mapping[str, Any]) -> Markdown:
     """
     options, layers = plan.get("options") or {}, plan.get("layers") or []
     schedule = str(options.get("schedule") or "linear")
-    sentence = f"Layer weights: {SCHEDULES.get(schedule) or text(schedule)}"
+    found = finding_sentences(plan.get("weights_from") or {})
+    sentence = found or f"Layer weights: {SCHEDULES.get(schedule) or text(schedule)}"
+    sentence = sentence.removesuffix(".")
     if layers:
         first, last = layers[0]["weights"], layers[-1]["weights"]
         equal = len(set(first)) == 1

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,63 +17,21 @@ from lwmm_hub import __version__
 from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.converting import convert
 from lwmm_hub.cli.evaluating import evaluate
-from lwmm_hub.cli.options import choose_weights, given, with_options, with_output
+from lwmm_hub.cli.fitting import FIT_OPTIONS, check_not_tested, take_finding
+from lwmm_hub.cli.options import (
+    MERGE_OPTIONS,
+    PUSH_OPTIONS,
+    choose_weights,
+    given,
+    with_options,
+    with_output,
+)
 from lwmm_hub.cli.output import Output
 from lwmm_hub.cli.scoring import JUDGE_OPTIONS, data_to_judge_on, judge, put_scores
 from lwmm_hub.errors import LwmmError, UsageError
 
-
-def _fraction_or_layer(_context: Any, _parameter: Any, value: str) -> float | str:
-    try:
-        return float(value)
-    except ValueError:
-        return value
-
-
-# one table for every command that merges; names are those of MergeOptions
-_MERGE_OPTIONS = (
-    click.option("--schedule", default="linear", show_default=True, metavar="NAME",
-                 help="How donors fade with depth: linear, cosine (smoothly), step (at once, "
-                      "halfway from --start to --end), harmonic (as 1 / (layer + number of "
-                      "models); takes no further option), isotropic (not at all)."),
-    click.option("--weights", metavar="FILE",
-                 help="Layer weights in numbers instead of a schedule."),
-    click.option("--start", default="0", show_default=True, metavar="X",
-                 callback=_fraction_or_layer,
-                 help="Where the donors begin to fade: a fraction of depth from 0 to 1, or the "
-                      "name of a layer or group that 'lwmm-hub plan' lists."),
-    click.option("--end", default="1", show_default=True, metavar="X",
-                 callback=_fraction_or_layer,
-                 help="Where they are gone and the anchor is alone, written as --start."),
-    click.option("--gamma", type=float, default=1.0, show_default=True,
-                 help="Exponent of the linear or cosine ramp; above 1 donors stay longer."),
-    click.option("--anchor-weight", type=float, metavar="P",
-                 help="The anchor's weight before the ramp (default 1/M)."),
-    click.option("--endpoint", type=float, default=1.0, show_default=True, metavar="E",
-                 help="How far the ramp goes towards the anchor, 0 to 1."),
-    click.option("--batch-norm", default="linear", show_default=True, metavar="RULE",
-                 help="Running statistics: linear, moment or anchor."),
-    click.option("--scope", default="auto", show_default=True, metavar="SCOPE",
-                 help="auto leaves unrelated heads out; all; backbone."),
-    click.option("--match", default="names", show_default=True, metavar="RULE",
-                 help="names, or values: also compare the weights that no name matches."),
-    click.option("--allow-unrelated", is_flag=True, help="Merge unrelated models all the same."),
-    click.option("--allow-nonfinite", is_flag=True, help="Merge weights with NaN or infinity."),
-    click.option("--dtype", default="auto", show_default=True, metavar="DTYPE",
-                 help="Of the result: auto (the anchor's), float32, float16 or bfloat16."),
-    click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE",
-                 help="Largest weight file."),
-    click.option("--output-format", default="safetensors", show_default=True, metavar="FORMAT",
-                 help="safetensors, or pth with the anchor's own nesting."),
-)  # fmt: skip
-_PUSH_OPTIONS = (
-    click.option("--private/--public", "private", default=None,
-                 help="Visibility of a new repository (default private)."),
-    click.option("--create-pr", is_flag=True, help="Open a pull request instead of a commit."),
-    click.option("--accept-license", is_flag=True, help="Accept the parents' licence terms."),
-    click.option("--license", "license_id", metavar="ID",
-                 help="The licence, where the parents do not say."),
-)  # fmt: skip
+if TYPE_CHECKING:
+    from lwmm_hub.planning import MergePlan
 
 
 @click.group(
@@ -93,11 +51,12 @@ def cli() -> None:
 @click.argument("models", nargs=-1, metavar="[ANCHOR DONOR...]")
 @click.option("-o", "--output", "folder", metavar="DIR", help="Where to (default ./merged).")
 @click.option("--push", metavar="REPO", help="Push the result to this repository.")
-@with_options(_PUSH_OPTIONS)
-@with_options(_MERGE_OPTIONS)
+@with_options(PUSH_OPTIONS)
+@with_options(MERGE_OPTIONS)
 @click.option("--recipe", metavar="FILE", help="Run a recipe again, without models or options.")
 @click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
               help="Where a local parent of the recipe is.")  # fmt: skip
+@with_options(FIT_OPTIONS)
 @with_options(JUDGE_OPTIONS)
 @click.option("--tag", "tags", multiple=True, help="Add a tag to the card.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
@@ -144,10 +103,15 @@ def merge(
             raise UsageError(f"--recipe holds the models and options: leave {what} out.")
     elif parents:
         raise UsageError("--parent goes with --recipe: name the model itself.")
+    finding = take_finding(options)
     choose_weights(options)
     judge_data = data_to_judge_on(judge_on, judge_split, judge_labels, judge_limit)
+    check_not_tested(finding, judge_on, judge_data)
     if dry_run:
-        _show_plan(models, options, True, output, recipe, parents)
+        if finding is not None:
+            _print_plan(finding.plan(_two(models), options, output), output)
+        else:
+            _show_plan(models, options, True, output, recipe, parents)
         return
     from lwmm_hub.display import merge_rows
     from lwmm_hub.pipeline import merge as run_merge
@@ -163,6 +127,7 @@ def merge(
 
             approve = check_push(push, license_id, private=private, create_pr=create_pr,
                                  accept_license=accept_license)  # fmt: skip
+        found = finding.plan(_two(models), options, output) if finding is not None else None
         with output.progress(_bytes_of(models) if recipe is None else 0, "merging") as bar:
             common: dict[str, Any] = {
                 "output": where, "overwrite": overwrite, "threads": threads, "progress": bar,
@@ -170,13 +135,16 @@ def merge(
             }  # fmt: skip
             if recipe is not None:
                 result = merge_recipe(recipe, parents=_parents(parents), tags=tags, **common)
+            elif found is not None:
+                result = run_merge(found, tags=tags, **common)
             else:
                 anchor, *donors = _two(models)
                 result = run_merge(anchor, *donors, tags=tags, **common, **options)
         output.warnings(result.warnings)
         data = result.to_dict()
         judged = judge(result, output, judge_data, judge_limit) if judge_data else None
-        data["scores"] = judged.report.to_dict() if judged is not None else None
+        if judged is not None:
+            data["scores"] = judged.report.to_dict()
         url = None
         if push is not None:
             try:
@@ -272,7 +240,7 @@ def _bytes_of(models: Sequence[str]) -> int:
 
 @cli.command()
 @click.argument("models", nargs=-1, metavar="ANCHOR DONOR...")
-@with_options(_MERGE_OPTIONS)
+@with_options(MERGE_OPTIONS)
 @click.option("--check-weights", is_flag=True, help="Also read the sample that decides the scope.")
 @with_output
 def plan(models: tuple[str, ...], check_weights: bool, output: Output, **options: Any) -> None:
@@ -291,7 +259,6 @@ def _show_plan(
 ) -> None:
     if recipe is None:
         _two(models)
-    from lwmm_hub.display import plan_rows, plan_text
     from lwmm_hub.pipeline import plan as make_plan
     from lwmm_hub.rerunning import plan_recipe
 
@@ -300,6 +267,12 @@ def _show_plan(
             made = plan_recipe(recipe, parents=_parents(parents))
         else:
             made = make_plan(*models, check_weights=check_weights, **options)
+    _print_plan(made, output)
+
+
+def _print_plan(made: MergePlan, output: Output) -> None:
+    from lwmm_hub.display import plan_rows, plan_text
+
     data = made.to_dict()
     output.result(
         data,
@@ -361,7 +334,7 @@ def card(folder: str, scores: str | None, output: Output) -> None:
 @cli.command()
 @click.argument("folder", metavar="DIR")
 @click.argument("repo", metavar="REPO")
-@with_options(_PUSH_OPTIONS)
+@with_options(PUSH_OPTIONS)
 @with_output
 def push(
     folder: str,

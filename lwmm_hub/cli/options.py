@@ -21,6 +21,61 @@ _FORMAT_OPTIONS = (
 )  # fmt: skip
 
 
+def _fraction_or_layer(_context: Any, _parameter: Any, value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+# one table for every command that merges; names are those of MergeOptions
+MERGE_OPTIONS = (
+    click.option("--schedule", default="linear", show_default=True, metavar="NAME",
+                 help="How donors fade with depth: linear, cosine (smoothly), step (at once, "
+                      "halfway from --start to --end), harmonic (as 1 / (layer + number of "
+                      "models); takes no further option), isotropic (not at all)."),
+    click.option("--weights", metavar="FILE",
+                 help="Layer weights in numbers instead of a schedule; merge also takes fit "
+                      "(learned from unlabelled --images), entropy (measured on them) and drift "
+                      "(measured on the weights)."),
+    click.option("--start", default="0", show_default=True, metavar="X",
+                 callback=_fraction_or_layer,
+                 help="Where the donors begin to fade: a fraction of depth from 0 to 1, or the "
+                      "name of a layer or group that 'lwmm-hub plan' lists."),
+    click.option("--end", default="1", show_default=True, metavar="X",
+                 callback=_fraction_or_layer,
+                 help="Where they are gone and the anchor is alone, written as --start."),
+    click.option("--gamma", type=float, default=1.0, show_default=True,
+                 help="Exponent of the linear or cosine ramp; above 1 donors stay longer."),
+    click.option("--anchor-weight", type=float, metavar="P",
+                 help="The anchor's weight before the ramp (default 1/M)."),
+    click.option("--endpoint", type=float, default=1.0, show_default=True, metavar="E",
+                 help="How far the ramp goes towards the anchor, 0 to 1."),
+    click.option("--batch-norm", default="linear", show_default=True, metavar="RULE",
+                 help="Running statistics: linear, moment or anchor."),
+    click.option("--scope", default="auto", show_default=True, metavar="SCOPE",
+                 help="auto leaves unrelated heads out; all; backbone."),
+    click.option("--match", default="names", show_default=True, metavar="RULE",
+                 help="names, or values: also compare the weights that no name matches."),
+    click.option("--allow-unrelated", is_flag=True, help="Merge unrelated models all the same."),
+    click.option("--allow-nonfinite", is_flag=True, help="Merge weights with NaN or infinity."),
+    click.option("--dtype", default="auto", show_default=True, metavar="DTYPE",
+                 help="Of the result: auto (the anchor's), float32, float16 or bfloat16."),
+    click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE",
+                 help="Largest weight file."),
+    click.option("--output-format", default="safetensors", show_default=True, metavar="FORMAT",
+                 help="safetensors, or pth with the anchor's own nesting."),
+)  # fmt: skip
+PUSH_OPTIONS = (
+    click.option("--private/--public", "private", default=None,
+                 help="Visibility of a new repository (default private)."),
+    click.option("--create-pr", is_flag=True, help="Open a pull request instead of a commit."),
+    click.option("--accept-license", is_flag=True, help="Accept the parents' licence terms."),
+    click.option("--license", "license_id", metavar="ID",
+                 help="The licence, where the parents do not say."),
+)  # fmt: skip
+
+
 def with_options(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
     """Put a table of options on a command, in its order."""
 

@@ -100,8 +100,9 @@ class Output:
 def _quiet_client(bars: bool) -> None:
     """Keep the Hub's client from logging retries and, but for people, from drawing bars.
 
-    It reads both variables when it is imported.
+    It, and `datasets`, read these variables when they are imported.
     """
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not bars:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -43,11 +43,13 @@ def ramp_svg(
     width: int = 760,
     height: int = 330,
     heads: Sequence[str] = (),
+    before: Sequence[Sequence[float]] | None = None,
 ) -> str:
     """The layer weights of `plan --json` (`layers`) as an SVG picture.
 
     `labels` are the models' public names, the anchor's first; models whose weights are the same
-    everywhere share a line. `heads` are the names of parts that are not the backbone.
+    everywhere share a line. `heads` are the names of parts that are not the backbone. `before` are
+    the weights that fitted ones began with, per layer, drawn thin.
     """
     legend = _series(layers, labels)
     top, bottom, left, right = 46 + 18 * len(legend), 62, 56, 44
@@ -111,6 +113,13 @@ def ramp_svg(
         f'<path class="lwmm-axis" fill="none" d="M{left} {top}V{top + plot_height}'
         f'H{left + plot_width}"/>'
     )
+    for place in range(len(labels) if before and len(before) == len(layers) else 0):
+        course = [(x(index), y(row[place])) for index, row in enumerate(before or ())]
+        drawn = " ".join(f"{px:g},{py:g}" for px, py in _without_collinear(course))
+        parts.append(
+            f'<polyline class="lwmm-axis" style="fill:none" stroke-width="1" '
+            f'stroke-dasharray="4 3" points="{drawn}"/>'
+        )
     for place, (label, weights) in enumerate(legend):
         parts += _line(place, [(x(index), y(weight)) for index, weight in enumerate(weights)])
         parts += _legend_entry(place, label, left, 45 + 18 * place, width)

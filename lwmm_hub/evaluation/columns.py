@@ -92,7 +92,7 @@ def from_table(
         )
     pictures = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
     shown = [name for name in pictures if name != columns.label]
-    image = _choose(columns.image, IMAGES, shown, features, "image", reference)
+    image = choose_column(columns.image, IMAGES, shown, features, "image", reference)
     others = [name for name in pictures if name != image]
     task = columns.task or _task_of(features, others, columns.label)
     read, names = _READERS[task](features, others, columns.label, reference)
@@ -134,13 +134,13 @@ def _rows(
     """Rows with their numbers; a picture that cannot be decoded is named."""
     if hasattr(table, "__getitem__") and hasattr(table, "__len__"):
         for number in range(start, len(table), step):
-            with _decoding(reference, number):
+            with decoding_row(reference, number):
                 row = table[number]
             yield number, row
         return
     stream = iter(table.skip(start) if start else table)
     for number in itertools.count(start):
-        with reading(), _decoding(reference, number):
+        with reading(), decoding_row(reference, number):
             row = next(stream, None)
         if row is None:
             return
@@ -149,7 +149,7 @@ def _rows(
 
 
 @contextmanager
-def _decoding(reference: str, number: int) -> Iterator[None]:
+def decoding_row(reference: str, number: int) -> Iterator[None]:
     """Name the row whose picture is broken.
 
     Raises:
@@ -167,7 +167,7 @@ def _decoding(reference: str, number: int) -> Iterator[None]:
         ) from error
 
 
-def _choose(
+def choose_column(
     wanted: str | None,
     usual: tuple[str, ...],
     possible: list[str],
@@ -221,7 +221,7 @@ def _space_of(names: list[str] | None, reference: str) -> LabelSpace:
 def _semantic(
     features: Mapping[str, Any], pictures: list[str], wanted: str | None, reference: str
 ) -> _Found:
-    column = _choose(wanted, MAPS, pictures, features, "label", reference)
+    column = choose_column(wanted, MAPS, pictures, features, "label", reference)
 
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
         return {"semantic": labels_in(row[column], space, name)}
@@ -232,7 +232,7 @@ def _semantic(
 def _panoptic(
     features: Mapping[str, Any], pictures: list[str], wanted: str | None, reference: str
 ) -> _Found:
-    column = _choose(wanted, PANOPTIC, pictures, features, "label", reference)
+    column = choose_column(wanted, PANOPTIC, pictures, features, "label", reference)
     segments = next((name for name in SEGMENTS if name in features), None)
     if segments is None:
         raise EvaluationError(
@@ -263,7 +263,7 @@ def _classification(
 ) -> _Found:
     classes = [n for n, kind in features.items() if type(kind).__name__ == "ClassLabel"]
     numbers = [n for n in MAPS if getattr(features.get(n), "dtype", "").startswith("int")]
-    column = _choose(wanted, MAPS, classes or numbers, features, "label", reference)
+    column = choose_column(wanted, MAPS, classes or numbers, features, "label", reference)
 
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
         label = row[column]
@@ -282,7 +282,7 @@ def _detection(
 ) -> _Found:
     """Objects as COCO has them: `bbox` is left, top, width, height."""
     there = [name for name in OBJECTS if name in features]
-    column = _choose(wanted, OBJECTS, there, features, "label", reference)
+    column = choose_column(wanted, OBJECTS, there, features, "label", reference)
     inner = features[column]
     inner = getattr(inner, "feature", inner)  # a list of mappings, or a mapping of lists
     inner = inner[0] if isinstance(inner, list) else inner

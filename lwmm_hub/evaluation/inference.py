@@ -131,13 +131,14 @@ class Predictor:
         return cls(model, processor, labels, options, name, tokens)
 
     def segment(
-        self, images: Sequence[Image], task: str = "semantic"
+        self, images: Sequence[Image], task: str = "semantic", gradients: bool = False
     ) -> list[DenseScores | MaskScores]:
         """Scores of each image, from which label and panoptic maps are made.
 
         Args:
             images: uint8 RGB, (height, width, 3), of any sizes.
             task: `semantic` or `panoptic`: OneFormer is told.
+            gradients: whether a backward pass through the scores is wanted.
 
         Raises:
             EvaluationError: the model gives no scores of pixels, or memory ran out.
@@ -145,7 +146,7 @@ class Predictor:
         queue = [(i, view) for i, image in enumerate(images) for view in self._views(image, task)]
         found: list[list[tuple[View, DenseScores | MaskScores]]] = [[] for _ in images]
         for batch in batches(queue, self.options.batch_size):
-            outputs = self._forward([view for _, view in batch], task)
+            outputs = self._forward([view for _, view in batch], task, gradients)
             for k, (i, view) in enumerate(batch):
                 size = images[i].shape[:2]
                 scores = _scores_of(outputs, k, view, size, self.name)
@@ -240,7 +241,7 @@ class Predictor:
                 f"{image.shape[0]}: {_first(error)} Check its preprocessor_config.json."
             ) from error
 
-    def _forward(self, views: Sequence[View], task: str = "") -> Any:
+    def _forward(self, views: Sequence[View], task: str = "", gradients: bool = False) -> Any:
         import torch
 
         batch = torch.stack([view.pixels for view in views])
@@ -253,7 +254,7 @@ class Predictor:
                 mask[i, : view.extent[0], : view.extent[1]] = 1
             inputs["pixel_mask"] = mask.to(self._device)
         try:
-            with torch.inference_mode(), memory_watched(self.name):
+            with torch.inference_mode(not gradients), memory_watched(self.name):
                 return self.network(**inputs)
         except (ValueError, IndexError, RuntimeError) as error:
             height, width = batch.shape[2:]
@@ -343,6 +344,11 @@ def _load_tokens(folder: Path, name: str, length: int) -> Callable[[str], Tensor
         masked: Tensor = text["input_ids"] * text["attention_mask"]
         return masked
 
+    if bool((tokens("semantic") == tokens("panoptic")).all()):  # one without its vocabulary
+        raise EvaluationError(
+            f"{name} has a tokenizer without words: its tasks would all be one. Put the tokenizer "
+            "files of the original beside its config.json."
+        )
     return tokens
 
 
@@ -382,8 +388,12 @@ def _best_device() -> str:
 
 
 @contextmanager
-def memory_watched(name: str) -> Iterator[None]:
+def memory_watched(name: str, hint: str = "") -> Iterator[None]:
     """Make memory running out an error that says what helps.
+
+    Args:
+        name: whose work it is.
+        hint: what helps, where it is not the usual.
 
     Raises:
         EvaluationError: it ran out.
@@ -396,8 +406,8 @@ def memory_watched(name: str) -> Iterator[None]:
         if not out:
             raise
         raise EvaluationError(
-            f"memory ran out while {name} looked at images. Use a smaller --batch-size, or a "
-            "--window of e.g. 512."
+            f"memory ran out while {name} looked at images. "
+            + (hint or "Use a smaller --batch-size, or a --window of e.g. 512.")
         ) from error
 
 

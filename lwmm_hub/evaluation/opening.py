@@ -55,7 +55,8 @@ def open_data(
     """Images with truth, from wherever they are.
 
     Args:
-        source: a data set's name on the Hub, a folder, `LAYOUT:FOLDER`, or a `datasets.Dataset`.
+        source: a data set's name on the Hub, perhaps with `@revision`, a folder, `LAYOUT:FOLDER`,
+            or a `datasets.Dataset`.
         split: e.g. `validation`; None is the one there is, or `validation`, `val` or `test`.
         task: `semantic`, `panoptic`, `classification` or `detection`; None is what it is made for.
         revision: of the data set on the Hub.
@@ -78,7 +79,7 @@ def open_data(
     columns = Columns(task, image_column, label_column)
     layout, folder = None, None
     if not _is_table(source):
-        layout, folder = _folder(os.fspath(source))
+        layout, folder = folder_of(os.fspath(source))
     if open_partial and folder is None:
         raise EvaluationError(
             "the open-partial split is of Office-31 and Office-Home as they lie on disk. Name "
@@ -88,11 +89,19 @@ def open_data(
         return _open_folder(folder, layout, split, space, columns, open_partial)
     if _is_table(source):
         return _from_memory(source, split, space, columns)
-    data = HubData(os.fspath(source), revision)
-    table, commit, chosen = _from_hub(data, split, streaming)
+    data = on_hub(os.fspath(source), revision)
+    table, commit, chosen = table_from_hub(data, split, streaming)
     if space is None:
         space = _space_beside(data, commit)
     return from_table(table, data.location, commit, chosen, space, columns, partial(_reading, data))
+
+
+def on_hub(text: str, revision: str | None) -> HubData:
+    """`org/name` or `org/name@revision`."""
+    name, at, own = text.partition("@")
+    if at and revision is not None and own != revision:
+        raise UsageError(f"{text} and --revision {revision} contradict each other: give one.")
+    return HubData(name, own if at else revision)
 
 
 def _is_table(source: Any) -> bool:
@@ -160,7 +169,7 @@ def _space_of_categories(content: list[Any], name: str) -> LabelSpace:
     return LabelSpace(space.name, space.labels, space.colors, found, void, space.things)
 
 
-def _folder(text: str) -> tuple[str | None, Path | None]:
+def folder_of(text: str) -> tuple[str | None, Path | None]:
     """(layout or None, the folder), or (None, None) for what is on the Hub."""
     head, colon, rest = text.partition(":")
     if colon and head in LAYOUTS:
@@ -189,7 +198,8 @@ def _open_folder(
         space = read_space(str(folder / LABEL_FILE))
     name = folder.resolve().name
     saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-    if layout is None and (saved or any(folder.rglob("*.parquet"))):
+    tables = any(any(True for _ in folder.glob(sign)) for sign in ("*.parquet", "*/*.parquet"))
+    if layout is None and (saved or tables):
         import datasets
 
         with _reading(HubData(name, None)):
@@ -207,7 +217,7 @@ def _open_folder(
     return open_layout(folder, layout, split, space, columns.task, unknown=open_partial)
 
 
-def _from_hub(data: HubData, split: str | None, streaming: bool) -> tuple[Any, str, str]:
+def table_from_hub(data: HubData, split: str | None, streaming: bool) -> tuple[Any, str, str]:
     """(the table, its commit, its split)."""
     import datasets
     import huggingface_hub
@@ -216,7 +226,10 @@ def _from_hub(data: HubData, split: str | None, streaming: bool) -> tuple[Any, s
 
     with _reading(data):
         api = huggingface_hub.HfApi(library_name=LIBRARY)
-        commit = str(api.dataset_info(data.location, revision=data.revision).sha)
+        info = api.dataset_info(data.location, revision=data.revision)
+        commit = str(info.sha)
+        if info.gated:  # `datasets` says it in a way that nobody can tell from other errors
+            api.auth_check(data.location, repo_type="dataset")
         splits = [str(s) for s in datasets.get_dataset_split_names(data.location, revision=commit)]
         chosen = choose_split(splits, split, str(data))
         table = datasets.load_dataset(
@@ -234,7 +247,7 @@ def _reading(data: HubData) -> Iterator[None]:
         EvaluationError: what it gives is no data set that can be read.
     """
     import datasets
-    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     from lwmm_hub.resolving.hub_errors import hub_errors
 
@@ -248,8 +261,13 @@ def _reading(data: HubData) -> Iterator[None]:
             ) from error
         except (EvaluationError, HFValidationError):
             raise
-        except (datasets.exceptions.DatasetsError, ValueError, FileNotFoundError) as error:
-            if type(error).__module__.startswith("huggingface_hub"):
+        except (
+            datasets.exceptions.DatasetsError,
+            ValueError,
+            FileNotFoundError,
+            RuntimeError,  # a data set that is a script, of which nothing is run
+        ) as error:
+            if isinstance(error, HfHubHTTPError):
                 raise
             first = " ".join(str(error).split())[:200]
             raise EvaluationError(

@@ -28,13 +28,16 @@ def open_picture(path: Path, name: str) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        picture = Image.open(path)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise EvaluationError(
-                f"{name}: {path.name} has {picture.width} x {picture.height} "
-                "pixels. Evaluate smaller images."
-            )
-        picture.load()
+        with path.open("rb") as file:
+            picture = Image.open(file)
+            if picture.width * picture.height > MAX_PIXELS:
+                raise EvaluationError(
+                    f"{name}: {path.name} has {picture.width} x {picture.height} pixels. Evaluate "
+                    "smaller images."
+                )
+            picture.load()
+    except EvaluationError:
+        raise
     except FileNotFoundError as error:
         raise EvaluationError(
             f"{name}: {path.name} is missing. Complete the data set, or name another split."

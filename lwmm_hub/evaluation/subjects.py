@@ -129,7 +129,9 @@ class HubModel:
         # Scores do not hang on how many images go through together: after memory ran out, a
         # smaller batch goes on where the larger one stopped.
         how = replace(self.options, batch_size=1)
-        self.identity = f"{_identity(checkpoint)} {how} {self.map.table.tobytes().hex()}"
+        self.identity = (
+            f"{identity_of_checkpoint(checkpoint)} {how} {self.map.table.tobytes().hex()}"
+        )
 
     @property
     def network(self) -> torch.nn.Module:
@@ -358,7 +360,7 @@ def _listed(labels: Sequence[str]) -> str:
     return ", ".join(labels[:8]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _identity(checkpoint: Checkpoint) -> str:
+def identity_of_checkpoint(checkpoint: Checkpoint) -> str:
     """Tells a model from another one: its commit and files, or a checksum of what is read of it."""
     about = f"{checkpoint.reference.weights} {checkpoint.reference.stage} {list(checkpoint.files)}"
     if checkpoint.commit is not None:

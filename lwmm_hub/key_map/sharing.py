@@ -90,7 +90,7 @@ def match_keys(
     Raises:
         UsageError: a pair does not fit the models.
     """
-    named = [name_keys(entries) for entries in models]
+    named = _name_alike(models)
     tabled = any(table.backbone for table in named[0].found)
     named_donors, prefixes = [], []
     for i, donor in enumerate(named[1:], start=1):
@@ -136,7 +136,11 @@ def match_keys(
         tuple(prefixes),
         classifiers,
         part_of_key,
-        (*_unlike_conventions(named, labels), *norm_warnings(normed, named[0].sources)),
+        (
+            *_unlike_conventions(named, labels),
+            *_several_networks(named, labels),
+            *norm_warnings(normed, named[0].sources),
+        ),
         {
             p.layer: table.untrained[p.layer]
             for p in shared
@@ -148,6 +152,41 @@ def match_keys(
         ),
         pairs=None if pairs is None else tuple(sorted(pairs, key=_in_order(shared))),
     )
+
+
+def _name_alike(models: Sequence[Mapping[str, TensorEntry]]) -> list[NamedKeys]:
+    """The keys of all models by the tables; of several networks alike that of the same prefix.
+
+    Two streams of one architecture would cross otherwise: `rgb.` of one file with `depth.` of the
+    other.
+    """
+    named = [name_keys(entries) for entries in models]
+    if all(len(prefixes) == 1 for keys in named for prefixes in keys.places.values()):
+        return named
+    everywhere = {
+        (table, prefix)
+        for table, prefixes in named[0].places.items()
+        for prefix in prefixes
+        if all(prefix in keys.places.get(table, (prefix,)) for keys in named[1:])
+    }
+    return [name_keys(entries, everywhere) for entries in models]
+
+
+def _several_networks(named: Sequence[NamedKeys], labels: Sequence[str]) -> tuple[str, ...]:
+    """A warning per donor where its network and the anchor's were chosen among several alike."""
+    warnings = []
+    for keys, label in zip(named[1:], labels[1:], strict=True):
+        for table, mine in named[0].places.items():
+            theirs = keys.places.get(table, mine)
+            if theirs[0] == mine[0] or len(mine) == len(theirs) == 1:
+                continue
+            which, has = (labels[0], mine) if len(mine) > 1 else (label, theirs)
+            warnings.append(
+                f"{which} holds {len(has)} {table} networks alike ({', '.join(map(repr, has))}): "
+                f"{mine[0]!r} of {labels[0]} is matched with {theirs[0]!r} of {label}. If that is "
+                "the wrong one, name a file that holds the right one alone."
+            )
+    return tuple(warnings)
 
 
 def _matched(shared: Sequence[SharedParameter], i: int) -> list[tuple[str, str]]:

@@ -1,0 +1,553 @@
+"""Fitted layer weights: laws, gradients, every class of network, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from hub import TestHub
+from numpy.typing import NDArray
+from PIL import Image as Pictures
+from safetensors.torch import load_file, save_file
+
+import lwmm_hub as lw
+from lwmm_hub.errors import EvaluationError, UsageError
+from lwmm_hub.evaluation.inference import Predictor
+from lwmm_hub.evaluation.unlabelled import open_images
+from lwmm_hub.fitting import fit_layer_weights
+from lwmm_hub.fitting.blending import Blend
+from lwmm_hub.fitting.forwarding import LibraryNet, OwnNet, log_probabilities
+from lwmm_hub.fitting.options import FitOptions
+from lwmm_hub.fitting.parents import groups_of, live_states, load_transformers, open_parents
+from lwmm_hub.fitting.teaching import ensemble, teach, vote_of
+from lwmm_hub.fitting.training import Course
+from lwmm_hub.loading import load_model
+from lwmm_hub.schedule import renormalised
+
+Image = NDArray[np.uint8]
+STREET = Path(__file__).parent.parent / "examples" / "street" / "anchor"  # it was trained
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("LWMM_HUB_CACHE", str(tmp_path / "cache"))
+
+
+def pictures(count: int, height: int = 64, width: int = 96) -> list[Image]:
+    """Smooth colours: what differs from place to place, so that networks say different things."""
+    found = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        small = torch.from_numpy(rng.random((1, 3, 5, 7)))
+        wide = torch.nn.functional.interpolate(small, (height, width), mode="bicubic")
+        found.append((wide[0].permute(1, 2, 0).clamp(0, 1) * 255).numpy().astype(np.uint8))
+    return found
+
+
+def changed(folder: Path, source: Path, seed: int, much: float = 0.3) -> Path:
+    """A model that was trained on from another one: every float moved a little."""
+    shutil.copytree(source, folder)
+    tensors = load_file(source / "model.safetensors")
+    noise = torch.Generator().manual_seed(seed)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            size = float(tensor.std()) if tensor.numel() > 1 else 0.1
+            moved = tensor + much * max(size, 0.1) * torch.randn(tensor.shape, generator=noise)
+            tensors[name] = moved.abs() if name.endswith("running_var") else moved
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def relabelled(folder: Path, labels: Sequence[str]) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(i): name for i, name in enumerate(labels)}
+    config["label2id"] = {name: i for i, name in enumerate(labels)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    folder = tmp_path_factory.mktemp("fit")
+    anchor = Path(shutil.copytree(STREET, folder / "a"))
+    return anchor, changed(folder / "d", anchor, 2, 0.5), changed(folder / "e", anchor, 3, 0.5)
+
+
+QUICK: dict[str, Any] = {"threshold": 0.4, "states": ""}
+
+
+def weights(plan: lw.MergePlan) -> NDArray[np.float64]:
+    return np.array([layer.weights for layer in plan.layers])
+
+
+# ----------------------------------------------------------------------------- the blended network
+
+
+@pytest.mark.parametrize("make", [*zoo.DENSE, *zoo.MASKS], ids=lambda make: make.__name__)
+def test_the_network_that_is_fitted_is_the_merge_that_is_written(
+    make: Callable[[], Any], tmp_path: Path
+) -> None:
+    """With one donor that has everything and one whose head is gone, for every kind of network."""
+    anchor = zoo.write(tmp_path / "a", make, 1)
+    donors = [changed(tmp_path / f"d{i}", anchor, i) for i in range(2)]
+    plan = lw.plan(anchor, *donors, scope="all", allow_unrelated=True)
+    rng = np.random.default_rng(0)
+    rows = {layer.name: tuple(rng.dirichlet([1, 1, 1])) for layer in plan.layers}
+    plan = lw.plan(anchor, *donors, weights=rows, scope="all", allow_unrelated=True)
+    parents = open_parents(plan)
+    states, numbers = live_states(parents, load_transformers)
+    groups, _ = groups_of(parents.plan)
+    net = LibraryNet(Predictor.load(anchor))
+    blend = Blend(net.network, states, numbers, groups)
+    layers = parents.plan.layers
+    blend.write(torch.tensor([renormalised(layers[g.layer].weights, g.present) for g in groups]))
+    made = load_model(lw.merge(plan, output=tmp_path / "m").folder).state_dict()
+    live = net.network.state_dict()
+    assert set(live) == set(made)
+    for name, tensor in live.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, made[name], atol=2e-6, rtol=1e-5, msg=name)
+    # and what it computes has a gradient for layers all over it
+    given = net.scores(pictures(1)[0], gradients=True)
+    log_probabilities(given, (8, 12))[0].sum().backward()
+    slope = blend.gradients()
+    assert slope.isfinite().all()
+    assert (slope[:, 1:] != 0).any(1).float().mean() > 0.6
+    assert not slope[:, 0].any()
+
+
+class Own(torch.nn.Module):
+    """A user's own network, with everything that a blend has to care for."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(6)
+        self.slope = torch.nn.PReLU(6)
+        self.deep = torch.nn.Conv2d(6, 6, 3, padding=1, bias=False)
+        self.norm2 = torch.nn.BatchNorm2d(6, affine=False)
+        self.head = torch.nn.Conv2d(6, classes, 1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        found = self.slope(self.norm(self.stem(pixels)))
+        scores: torch.Tensor = self.head(torch.tanh(self.norm2(self.deep(found))))
+        return scores
+
+
+def own(seed: int, around: Own | None = None, classes: int = 3) -> Own:
+    torch.manual_seed(seed)
+    module = Own(classes).eval()
+    state = dict((around or module).state_dict())
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                fresh = 0.5 * torch.randn(tensor.shape)
+                tensor.copy_(state[name] + (0.4 if around else 1) * fresh)
+                if name.endswith("running_var"):
+                    tensor.abs_().add_(0.3)
+    return module
+
+
+def look(module: torch.nn.Module, image: Image) -> torch.Tensor:
+    kind = next(module.parameters()).dtype
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(kind) / 128 - 1
+    scores: torch.Tensor = module(pixels)[0, :, ::4, ::4]
+    return scores * 3
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> tuple[list[Own], list[Path]]:
+    anchor = own(0)
+    every = [anchor, own(1, anchor), own(2, anchor)]
+    files = []
+    for i, module in enumerate(every):
+        files.append(tmp_path / f"own{i}.pth")
+        torch.save(module.state_dict(), files[-1])
+    return every, files
+
+
+def test_gradients_are_finite_differences_statistics_of_batch_norms_included(
+    modules: tuple[list[Own], list[Path]],
+) -> None:
+    every, files = modules
+    parents = open_parents(lw.plan(*files, scope="all", allow_unrelated=True))
+    groups, _ = groups_of(parents.plan)
+    from lwmm_hub.fitting.parents import load_own
+
+    states, numbers = live_states(parents, load_own(list(every[0].state_dict())))
+    net = OwnNet(own(0).double(), look, zoo.LABELS, "own")
+    images = pictures(3)
+    lessons = list(teach([net], images.__getitem__, [0, 1, 2], 0.4))
+    blend = Blend(net.network, states, numbers, groups)
+    options = FitOptions(batch_size=2, balance=0.5, mirror=True, held_back=0.3)
+    course = Course(net, blend, parents.plan, lessons, images.__getitem__, options)
+    point = torch.randn(len(parents.plan.layers), 3, dtype=torch.float64, requires_grad=True)
+
+    def loss(at: torch.Tensor) -> tuple[float, torch.Tensor]:
+        blend.write(course.rows(course.weights(at)))
+        return course.slope(course.batch(0))
+
+    rows = course.rows(course.weights(point))
+    blend.write(rows)
+    _, slope = course.slope(course.batch(0))
+    rows.backward(slope)  # type: ignore[no-untyped-call]
+    assert point.grad is not None
+    step = 1e-5
+    for place in np.ndindex(*point.shape):
+        moved = torch.zeros_like(point)
+        moved[place] = step
+        with torch.no_grad():
+            up, down = point + moved, point - moved
+        expected = (loss(up)[0] - loss(down)[0]) / (2 * step)
+        assert float(point.grad[place]) == pytest.approx(expected, abs=2e-6)
+    names = [layer.name for layer in parents.plan.layers]
+    assert point.grad[names.index("norm2")].abs().max() > 1e-5  # statistics alone
+
+
+# -------------------------------------------------------------------------------------------- laws
+
+
+def test_zero_steps_and_equal_parents_give_the_ramp(
+    trio: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    anchor, donor, _ = trio
+    plan = lw.plan(anchor, donor)
+    none = fit_layer_weights(plan, pictures(2), steps=0, **QUICK)
+    assert (weights(none) == weights(plan)).all()
+    assert none.weights_from["result"] == "start"
+    shutil.copytree(anchor, tmp_path / "same")
+    plan = lw.plan(anchor, tmp_path / "same")
+    same = fit_layer_weights(plan, pictures(4), steps=4, **QUICK)
+    assert (weights(same) == weights(plan)).all()
+    assert any("no layer weights that agree better" in w for w in same.warnings)
+
+
+def test_a_donor_of_noise_is_driven_out(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    anchor = trio[0]
+    tensors = load_file(anchor / "model.safetensors")
+    torch.manual_seed(5)
+    noise = {k: torch.randn_like(v) * v.std() if v.ndim > 1 else v for k, v in tensors.items()}
+    shutil.copytree(anchor, tmp_path / "n")
+    save_file(noise, tmp_path / "n" / "model.safetensors", metadata={"format": "pt"})
+    plan = lw.plan(anchor, tmp_path / "n", allow_unrelated=True, scope="all", schedule="isotropic")
+    fitted = fit_layer_weights(
+        plan, pictures(6), steps=40, lr=0.3, teacher="anchor", batch_size=2, **QUICK
+    )
+    assert fitted.weights_from["agreement_after"] > fitted.weights_from["agreement_before"]
+    # layers that no pixel depends on (biases before a softmax) stay where they were
+    assert np.median(weights(fitted)[:, 1]) < 0.1
+    assert weights(fitted)[:, 1].mean() < 0.2
+
+
+def test_the_order_of_donors_and_chance_do_not_matter(trio: tuple[Path, Path, Path]) -> None:
+    anchor, one, other = trio
+    options = {**QUICK, "steps": 6, "lr": 0.2, "checks": 6}
+    first = fit_layer_weights(lw.plan(anchor, one, other), pictures(5), **options)
+    again = fit_layer_weights(lw.plan(anchor, one, other), pictures(5), **options)
+    assert first.weights_from["result"] == "fitted"
+    assert (weights(first) == weights(again)).all()
+    assert first.weights_from == again.weights_from
+    swapped = fit_layer_weights(lw.plan(anchor, other, one), pictures(5), **options)
+    np.testing.assert_allclose(weights(swapped)[:, [0, 2, 1]], weights(first), atol=1e-4)
+    other_seed = fit_layer_weights(lw.plan(anchor, one, other), pictures(5), seed=1, **options)
+    assert (weights(other_seed) != weights(first)).any()
+
+
+def test_a_fit_agrees_better_and_is_a_plain_merge_afterwards(
+    trio: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    plan = lw.plan(*trio[:2])
+    seen: list[tuple[str, int, int]] = []
+    fitted = fit_layer_weights(
+        plan,
+        pictures(6),
+        steps=6,
+        lr=0.2,
+        progress=lambda what, done, total, *_: seen.append((what, done, total)),
+        **QUICK,
+    )
+    origin = fitted.weights_from
+    assert origin["agreement_after"] > origin["agreement_before"]
+    assert (origin["fitted_on"], origin["held_back"], origin["labels_used"]) == (5, 1, False)
+    assert ("teaching", 6, 6) in seen
+    assert ("fitting", 6, 6) in seen
+    np.testing.assert_allclose(weights(fitted).sum(1), 1, atol=1e-12)
+    assert set(fitted.kept) == set(plan.kept)
+    result = lw.merge(fitted, output=tmp_path / "m")
+    assert lw.MergePlan.from_dict(json.loads(json.dumps(fitted.to_dict()))) == fitted
+    again = lw.merge_recipe(tmp_path / "m" / "lwmm_recipe.yaml", output=tmp_path / "again")
+    assert again.files == result.files
+    # the agreement that was told is that of the merge as it was written
+    net = LibraryNet(Predictor.load(result.folder))
+    course_like = [LibraryNet(Predictor.load(folder)) for folder in trio[:2]]
+    order = np.random.default_rng(0).permutation(6)
+    (lesson,) = teach(course_like, pictures(6).__getitem__, [int(order[0])], 0.4)
+    found = log_probabilities(net.scores(pictures(6)[lesson.image]), lesson.grid)
+    right = (found.argmax(0).numpy() == lesson.labels()).mean()
+    assert right == pytest.approx(origin["agreement_after"], abs=0.01)
+
+
+def test_an_interrupted_fit_gives_the_best_so_far_and_goes_on_to_the_same_end(
+    trio: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, image in enumerate(pictures(5)):
+        Pictures.fromarray(image).save(folder / f"{i}.png")
+    plan = lw.plan(*trio[:2])
+    options: dict[str, Any] = {"steps": 6, "lr": 0.2, "threshold": 0.4, "checks": 6}
+    whole = fit_layer_weights(plan, folder, states="", **options)
+
+    def stop(what: str, done: int, *_: Any) -> None:
+        if (what, done) == ("fitting", 4):
+            raise KeyboardInterrupt
+
+    states = tmp_path / "states"
+    half = fit_layer_weights(plan, folder, states=states, progress=stop, **options)
+    assert any("interrupted after 4 of 6 steps" in w for w in half.warnings)
+    seen: list[int] = []
+    rest = fit_layer_weights(
+        plan,
+        folder,
+        states=states,
+        progress=lambda what, done, *_: seen.append(done) if what == "fitting" else None,
+        **options,
+    )
+    assert seen == [5, 6]
+    assert (weights(rest) == weights(whole)).all()
+    assert rest.weights_from == whole.weights_from
+    again: list[str] = []
+    fit_layer_weights(
+        plan, folder, states=states, progress=lambda what, *_: again.append(what), **options
+    )
+    assert "fitting" not in again
+
+
+def test_weights_of_a_stage_move_together(trio: tuple[Path, Path, Path]) -> None:
+    plan = lw.plan(*trio[:2], schedule="isotropic")
+    fitted = fit_layer_weights(plan, pictures(4), steps=4, lr=0.3, per="stage", **QUICK)
+    by_stage: dict[str, set[tuple[float, ...]]] = {}
+    for layer in fitted.layers:
+        by_stage.setdefault(".".join(layer.name.split(".")[:2]), set()).add(layer.weights)
+    assert {len(v) for k, v in by_stage.items() if k.startswith("stages")} == {1}
+
+
+# ----------------------------------------------------------------------------------------- teacher
+
+
+def test_the_teacher_is_the_mean_where_labels_are_the_same() -> None:
+    torch.manual_seed(0)
+    mine, *theirs = (torch.randn(3, 4, 5).softmax(0) for _ in range(3))
+    vote = vote_of(zoo.LABELS, zoo.LABELS, "donor")
+    found = ensemble(mine, [(each, vote) for each in theirs])
+    torch.testing.assert_close(found, (mine + theirs[0] + theirs[1]) / 3)
+
+
+def test_a_donor_votes_on_shared_labels_alone() -> None:
+    torch.manual_seed(0)
+    mine, theirs = torch.randn(3, 4, 5).softmax(0), torch.randn(4, 4, 5).softmax(0)
+    vote = vote_of(("road", "car", "sky"), ("Car", "boat", "road", "CAR "), "donor")
+    found = ensemble(mine, [(theirs, vote)])
+    torch.testing.assert_close(found.sum(0), torch.ones(4, 5))
+    torch.testing.assert_close(found[2], mine[2])  # nobody else knows the sky
+    torch.testing.assert_close(found[:2].sum(0), mine[:2].sum(0))
+    sure = torch.zeros(4, 4, 5)
+    sure[1] = 1.0  # a boat: no word about anything that the anchor knows
+    torch.testing.assert_close(ensemble(mine, [(sure, vote)]), mine)
+    with pytest.raises(EvaluationError, match="no name is shared"):
+        vote_of(zoo.LABELS, ("cat", "dog"), "donor")
+
+
+def test_models_with_other_labels_teach_what_they_share(
+    trio: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    anchor, donor, _ = trio
+    names = ["car", "tree", "road", "sky", "sidewalk", "building", "sea", "boat", "pole"]
+    other = relabelled(Path(shutil.copytree(donor, tmp_path / "o")), names)
+    tensors = load_file(other / "model.safetensors")
+    for name in ("weight", "bias"):
+        key = f"decode_head.classifier.{name}"
+        tensors[key] = torch.cat([tensors[key].flip(0), tensors[key][:1] * 0.5])
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    plan = lw.plan(anchor, other)
+    assert any("classifier" in key for key in plan.kept)
+    fitted = fit_layer_weights(plan, pictures(4), steps=4, lr=0.2, **QUICK)
+    result = lw.merge(fitted, output=tmp_path / "m")
+    made, mine = (load_file(f / "model.safetensors") for f in (result.folder, anchor))
+    for key in plan.kept:
+        assert torch.equal(made[key], mine[key]), key
+
+
+# ------------------------------------------------------------------------------- the user's modules
+
+
+def test_a_module_of_ones_own_is_fitted_through_predict(
+    modules: tuple[list[Own], list[Path]], tmp_path: Path
+) -> None:
+    every, files = modules
+    before = {k: v.clone() for k, v in every[0].state_dict().items()}
+    plan = lw.plan(*files, scope="all", allow_unrelated=True)
+    fitted = fit_layer_weights(
+        plan, pictures(5), look, modules=own(7), labels=zoo.LABELS, steps=10, lr=0.3, **QUICK
+    )
+    assert fitted.weights_from["agreement_after"] > fitted.weights_from["agreement_before"]
+    assert all(torch.equal(v, before[k]) for k, v in every[0].state_dict().items())
+    result = lw.merge(fitted, output=tmp_path / "m")
+    own(9).load_state_dict(load_file(result.folder / "model.safetensors"))
+    with pytest.raises(UsageError, match="pass it as modules="):
+        fit_layer_weights(plan, pictures(2), look, labels=zoo.LABELS, **QUICK)
+    with pytest.raises(UsageError, match="names of the classes"):
+        fit_layer_weights(plan, pictures(2), look, modules=own(7), **QUICK)
+    with pytest.raises(UsageError, match="Pass a list with the module of each model"):
+        fit_layer_weights(
+            plan, pictures(2), look, modules=own(7, classes=4), labels=[*"abcd"], **QUICK
+        )
+    with pytest.raises(EvaluationError, match="no gradients"):
+        fit_layer_weights(
+            plan,
+            pictures(4),
+            lambda m, i: look(m, i).detach(),
+            modules=own(7),
+            labels=zoo.LABELS,
+            **QUICK,
+        )
+
+
+# --------------------------------------------------------------------------------------- the whole
+
+
+def test_a_fitted_merge_goes_through_the_hub_and_is_verified(
+    trio: tuple[Path, Path, Path], tmp_path: Path, hub: TestHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    plan = lw.plan(*trio[:2])
+    fitted = fit_layer_weights(plan, pictures(4), steps=3, lr=0.3, **QUICK)
+    result = lw.merge(fitted, output=tmp_path / "m")
+    card = (result.folder / "README.md").read_text("utf-8")
+    assert "no training took place" not in card
+    assert "without labels" in card
+    assert result.load().config.architectures == ["SegformerForSemanticSegmentation"]
+
+
+# --------------------------------------------------------------------------------------- bad input
+
+
+def test_labels_are_never_opened(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / "city" / kind / "train").mkdir(parents=True)
+    for i, image in enumerate(pictures(3)):
+        Pictures.fromarray(image).save(tmp_path / "city" / "images" / "train" / f"{i}.png")
+        (tmp_path / "city" / "labels" / "train" / f"{i}.png").write_bytes(b"no picture at all")
+    found = open_images(tmp_path / "city")
+    assert (found.count, found.split, found.reference) == (3, "train", "city")
+    fitted = fit_layer_weights(
+        lw.plan(*trio[:2]), tmp_path / "city", steps=1, threshold=0.4, states=""
+    )
+    assert fitted.weights_from["split"] == "train"
+    assert fitted.weights_from["revision"] == found.revision
+    assert str(tmp_path) not in json.dumps(fitted.weights_from)
+
+
+def test_images_come_from_everywhere(tmp_path: Path) -> None:
+    import datasets
+
+    images = pictures(4)
+    rows = datasets.Dataset.from_dict({"image": [Pictures.fromarray(i) for i in images]})
+    found = open_images(rows)
+    assert (found.count, found.read(2).tolist()) == (4, images[2].tolist())
+    (tmp_path / "data" / "val").mkdir(parents=True)
+    Pictures.fromarray(images[0]).save(tmp_path / "data" / "val" / "x.png")
+    assert open_images(tmp_path / "data").count == 1
+    assert open_images(tmp_path / "data", split="val").split == "val"
+    assert open_images(images).chosen(3) == [0, 2, 3]
+    assert open_images(images).reader((32, 40), 0)(1).shape == (32, 40, 3)
+    with pytest.raises(EvaluationError, match="no pictures of a split 'train'"):
+        open_images(tmp_path / "data", split="train")
+
+
+def test_bad_input_gets_one_line(
+    trio: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anchor, donor, _ = trio
+    plan = lw.plan(anchor, donor)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"nothing")
+    foreign = relabelled(
+        Path(shutil.copytree(donor, tmp_path / "foreign")), [f"cat {i}" for i in range(8)]
+    )
+    table: tuple[tuple[Any, dict[str, Any], str], ...] = (
+        (tmp_path / "empty", {}, "holds no image"),
+        (tmp_path / "none", {}, "there is no folder"),
+        (tmp_path / "broken", {}, "cannot be decoded"),
+        ([], {}, "holds no image"),
+        ([np.zeros((64, 64), np.uint8)], {}, r"give uint8 RGB arrays"),
+        (pictures(2, 8, 8), {}, "8 x 8 pixels: at least 32 x 32"),
+        (pictures(2), {"threshold": 0.999999}, "the parents do not agree. Lower the threshold"),
+        (pictures(2), {"steps": -1}, "steps is -1"),
+        (pictures(2), {"lr": 0.0}, "lr is 0"),
+        (pictures(2), {"teacher": "oracle"}, "choose ensemble, anchor"),
+        (pictures(2), {"stepz": 1}, "unknown option 'stepz'"),
+    )
+    for images, options, message in table:
+        with pytest.raises((EvaluationError, UsageError), match=message) as caught:
+            fit_layer_weights(plan, images, **{**QUICK, **options})
+        assert "\n" not in str(caught.value)
+        assert str(tmp_path) not in str(caught.value) or "no folder" in message
+    with pytest.raises(EvaluationError, match=r"8 labels \(cat 0.*no name is shared"):
+        fit_layer_weights(lw.plan(anchor, foreign), pictures(2), **QUICK)
+    with pytest.raises(UsageError, match="leave --batch-norm moment out"):
+        fit_layer_weights(lw.plan(anchor, donor, batch_norm="moment"), pictures(2), **QUICK)
+
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Course, "slope", no_memory)
+    with pytest.raises(EvaluationError, match="--window"):
+        fit_layer_weights(plan, pictures(3), steps=1, **QUICK)
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit(
+    modules: tuple[list[Own], list[Path]], tmp_path: Path
+) -> None:
+    _, files = modules
+    calls = 0
+
+    def breaks(module: torch.nn.Module, image: Image) -> torch.Tensor:
+        nonlocal calls
+        found = look(module, image)
+        calls += torch.is_grad_enabled() and found.requires_grad
+        return found * (float("nan") if calls > limit and found.requires_grad else 1.0)
+
+    plan = lw.plan(*files, scope="all", allow_unrelated=True)
+    options: dict[str, Any] = {**QUICK, "modules": own(7), "labels": zoo.LABELS, "lr": 0.3}
+    limit = 0
+    with pytest.raises(EvaluationError, match="loss of the fit is nan after 0 steps"):
+        fit_layer_weights(plan, pictures(5), breaks, steps=8, **options)
+    calls, limit = 0, 24  # six steps of four images
+    fitted = fit_layer_weights(plan, pictures(5), breaks, steps=8, checks=8, patience=9, **options)
+    assert any("after 6 steps" in warning for warning in fitted.warnings)
+    assert fitted.weights_from["result"] == "fitted"
+
+
+def test_a_model_without_scores_of_pixels_is_named(tmp_path: Path) -> None:
+    import transformers as t
+
+    torch.manual_seed(0)
+    config = t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=3)
+    model = t.ResNetForImageClassification(config)
+    for name in ("a", "b"):
+        model.save_pretrained(tmp_path / name)
+        zoo.segformer()[1].save_pretrained(tmp_path / name)
+    with pytest.raises(EvaluationError, match="gives no scores of pixels"):
+        fit_layer_weights(lw.plan(tmp_path / "a", tmp_path / "b"), pictures(2), **QUICK)
