@@ -49,8 +49,8 @@ ROOMS = (
     "judging",
     "rerunning",
     "verifying",
-    "converting",
     "fitting",
+    "converting",
     "cli",
 )
 ENTRANCES = {"__init__", "__main__"}  # below all rooms

@@ -97,7 +97,7 @@ def test_commands_of_the_readme_run(readme_hub: TestHub, tmp_path: Path) -> None
     work = tmp_path / "work"
     work.mkdir()
     commands = [b for b in blocks("bash") if b.startswith("lwmm-hub")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         done = subprocess.run(
             command.replace("me/", "alice/"),
@@ -111,6 +111,7 @@ def test_commands_of_the_readme_run(readme_hub: TestHub, tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
     assert readme_hub.exists("alice/segformer-b0-city-ade")
     assert (work / "averaged" / "model.safetensors").is_file()
+    assert "labels_used: false" in (work / "fitted" / "lwmm_recipe.yaml").read_text("utf-8")
     scores = json.loads((work / "scores.json").read_text("utf-8"))
     assert [model["images"] for model in scores["models"]] == [2, 2, 2]
     assert (work / "mit-b5-daformer" / "config.json").is_file()

@@ -17,6 +17,9 @@ TEACHERS = {
 }
 
 
+_STARTS = {"ramp": "the weights of the ramp", "uniform": "equal weights"}
+
+
 def training_sentence(origin: Origin) -> str:
     """What was trained.
 
@@ -52,7 +55,7 @@ def _fit(origin: Origin) -> str:
         f"The teacher was {teacher}, where it gave a class {_number(origin, 'threshold')} or more; "
         f"{_number(origin, 'steps_taken')} of {_number(origin, 'steps')} steps of Adam (lr "
         f"{_number(origin, 'lr')}, {_number(origin, 'batch_size')} a step, seed "
-        f"{_number(origin, 'seed')}) from {text(origin.get('start') or '?')}.",
+        f"{_number(origin, 'seed')}) from {_STARTS.get(str(origin.get('start')), '?')}.",
     ]
     before, after = origin.get("agreement_before"), origin.get("agreement_after")
     held = origin.get("held_back")
@@ -60,13 +63,13 @@ def _fit(origin: Origin) -> str:
         where = f"the {counted(held, 'image')} held back" if held else "the same images"
         if origin.get("result") == "fitted":
             sentences.append(
-                f"On {where} {after:.1%} of the pixels agree with the teacher, {before:.1%} at "
-                f"the start; the weights after step {_number(origin, 'best_step')} agreed best."
+                f"On {where} the mean IoU with the teacher's labels is {after:.1%}, {before:.1%} "
+                f"at the start; the weights after step {_number(origin, 'best_step')} agreed best."
             )
         else:
             sentences.append(
                 f"Nothing agreed better with the teacher on {where} than the start "
-                f"({before:.1%} of the pixels): these are the weights that the fit began with."
+                f"(mean IoU {before:.1%}): these are the weights that the fit began with."
             )
     return " ".join(sentences)
 

@@ -20,7 +20,7 @@ class FitOptions:
         steps: of Adam; 0 leaves the ramp.
         batch_size: images a step; they go through one at a time, so memory does not depend on it.
         lr: step size on the logits of the layer weights.
-        threshold: the teacher's labels count from this probability on.
+        threshold: the teacher's labels count from this probability on; 0 takes all.
         teacher: `ensemble`, the mean of the parents' probabilities over the labels that they share
             by name, or `anchor`, the anchor's alone.
         window: (height, width) of the part of each image that is looked at, at the image's own
@@ -41,7 +41,7 @@ class FitOptions:
     steps: int = 60
     batch_size: int = 4
     lr: float = 0.05
-    threshold: float = 0.8
+    threshold: float = 0.0
     teacher: str = "ensemble"
     window: tuple[int, int] | None = None
     device: str | None = None
@@ -50,7 +50,7 @@ class FitOptions:
     held_back: float = 0.2
     start: str = "ramp"
     per: str = "layer"
-    balance: float = 0.0
+    balance: float = 0.5
     mirror: bool = False
     checks: int = 12
     patience: int = 4

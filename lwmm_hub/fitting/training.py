@@ -143,20 +143,24 @@ class Course:
         )
 
     def agreement(self) -> float:
-        """The part of all pixels held back where the network as it is says what the teacher says.
+        """How alike the network as it is and the teacher are on the images held back.
 
-        Of all pixels, not of the confident ones: on these every reasonable blend agrees.
+        The mean over the teacher's classes of the IoU of both label maps, over all pixels: a merge
+        is judged by its mIoU, and on the confident pixels every reasonable blend agrees.
         """
         import torch
 
-        right = seen = 0
+        count = len(self.live.labels)
+        pairs = np.zeros((count, count), np.int64)
         for lesson in self.held or self.taught:
             with torch.no_grad():
                 found = log_probabilities(self.live.scores(self._read(lesson.image)), lesson.grid)
-            labels = lesson.labels()
-            right += int((found.argmax(0).cpu().numpy() == labels).sum())
-            seen += labels.size
-        return right / seen
+            both = lesson.labels() * count + found.argmax(0).cpu().numpy()
+            pairs += np.bincount(both.ravel(), minlength=count * count).reshape(count, count)
+        alike = pairs.diagonal()
+        named = pairs.sum(1) > 0
+        union = pairs.sum(0) + pairs.sum(1) - alike
+        return float((alike[named] / union[named]).mean())
 
 
 def _class_weights(lessons: Sequence[Lesson], classes: int, power: float) -> Tensor | None:
@@ -218,7 +222,7 @@ class Fit:
         if self.steps and not self.better:
             found.append(
                 "the fit found no layer weights that agree better with the teacher than those it "
-                f"started from ({self.before:.4f} of the pixels held back): these are "
+                f"started from (mean IoU {self.before:.4f} on the images held back): these are "
                 "used unchanged."
             )
         return found
@@ -335,9 +339,9 @@ def _hopeless(fit: Fit, agreement: float, options: FitOptions) -> bool:
     assert fit.before is not None
     if agreement < fit.before - LOST:
         fit.ended = (
-            f"the fit diverged: after {fit.steps} steps {agreement:.3f} of the pixels held "
-            f"back agree with the teacher, {fit.before:.3f} at the start. A smaller lr may "
-            "help."
+            f"the fit diverged: after {fit.steps} steps its mean IoU with the teacher is "
+            f"{agreement:.3f} on the images held back, {fit.before:.3f} at the start. A smaller lr "
+            "may help."
         )
         return True
     return fit.bad >= options.patience
