@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lwmm_hub.checkpoint import TensorEntry
 from lwmm_hub.families import TABLES, Dialect, Table
@@ -15,8 +16,7 @@ OTHER_COPIES = ("ema", "teacher", "imnet", "momentum", "target")
 MAX_WRAPPERS = 16  # looked below for a backbone; a file made to be slow has thousands
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Where a parameter lies in a file: part `part` of `parts` equal parts of a first axis."""
 
     key: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lwmm_hub.checkpoint import MERGEABLE, TensorEntry, dtype_name
 from lwmm_hub.key_map.aligning import align
@@ -14,8 +15,7 @@ from lwmm_hub.key_map.pairing import OpenKeys, ValuePair, open_keys, with_pairs
 from lwmm_hub.key_map.parts import Part, parts_of
 
 
-@dataclass(frozen=True)
-class SharedParameter:
+class SharedParameter(NamedTuple):
     """One canonical parameter that the anchor shares with at least one donor.
 
     Attributes:
