@@ -59,24 +59,33 @@ def narrow(values: Float, code: str, out: NDArray[Any]) -> bool:
     Returns:
         False where a finite value is too large for the dtype; `out` then holds infinities.
     """
-    fits = code == "F64" or _within(values, _TOO_LARGE[code])
-    if fits and code == "F16" and values.dtype == np.float32:
-        _narrow_half(values, out.view(np.uint16))
+    if narrow_fitting(values, code, out):
         return True
     with np.errstate(over="ignore"):
         if code == "BF16" and values.dtype == np.float64:  # ml_dtypes goes through float32
             np.copyto(out, _to_odd(values), casting="unsafe")
         else:
             np.copyto(out, values, casting="unsafe")
-    return fits or _infinities(out) == _infinities(values)
+    return code == "F64" or _infinities(out) == _infinities(values)
 
 
-# dtype -> the smallest number that is rounded to infinity
-_TOO_LARGE = {
-    "F16": 2.0**16 - 2.0**4,
-    "BF16": 2.0**128 - 2.0**119,
-    "F32": 2.0**128 - 2.0**103,
-}
+def narrow_fitting(values: Float, code: str, out: NDArray[Any]) -> bool:
+    """`narrow` where one pass shows that all values are finite and fit; else False, nothing done.
+
+    That pass is all that is needed for nearly every stretch of a model in half precision.
+    """
+    if values.dtype != np.float32:
+        return False
+    if code == "F16":
+        return _narrow_half(values, out.view(np.uint16))
+    if code != "BF16" or not math.isfinite(_sum_of_squares(values)):
+        return False  # squares overflow far below the largest bfloat16
+    np.copyto(out, values, casting="unsafe")
+    return True
+
+
+# the smallest number that float16 rounds to infinity
+_TOO_LARGE = np.float32(2.0**16 - 2.0**4)
 
 
 def _to_odd(values: Float) -> NDArray[np.float32]:
@@ -98,9 +107,12 @@ def all_finite(values: NDArray[Any]) -> bool:
     The sum of squares is finite only then (and is made three times as fast as the sum); where it
     is not, the values themselves say whether it only overflowed.
     """
+    return math.isfinite(_sum_of_squares(values)) or bool(np.isfinite(values).all())
+
+
+def _sum_of_squares(values: NDArray[Any]) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
-        product = float(np.dot(values, values))
-    return math.isfinite(product) or bool(np.isfinite(values).all())
+        return float(np.dot(values, values))
 
 
 def _widen_half(bits: NDArray[np.uint16], out: Float) -> None:
@@ -109,19 +121,18 @@ def _widen_half(bits: NDArray[np.uint16], out: Float) -> None:
     wide <<= 13
     wide &= np.int32(~0x7FFFFFFF | 0x0FFFE000)
     out *= np.float32(2.0**112)  # moves the exponent's bias from 15 to 127; exact, subnormals too
-    if not _within(out, 2.0**16):  # NaN or infinity: rare
+    if (bits << np.uint16(1)).max(initial=0) >= 0xF800:  # without the sign: NaN or infinity, rare
         np.copyto(out, bits.view(np.float16))
 
 
-def _within(values: Float, limit: float) -> bool:
-    """Whether all values are smaller than `limit` in size, and none is NaN."""
-    return not values.size or (float(values.min()) > -limit and float(values.max()) < limit)
-
-
-def _narrow_half(values: Float, out: NDArray[np.uint16]) -> None:
+def _narrow_half(values: Float, out: NDArray[np.uint16]) -> bool:
     bits = values.view(np.uint32)
+    work = bits << np.uint32(1)  # without the sign, in the order of size; NaN is the largest
+    if work.max(initial=0) >= _TOO_LARGE.view(np.uint32) << np.uint32(1):
+        return False
+    small = np.flatnonzero(work < np.uint32(113 << 24))  # under 2^-14: subnormal in float16
     # normal numbers: drop 13 bits, to nearest even, and move the bias from 127 to 15
-    work = bits >> np.uint32(13)
+    np.right_shift(bits, np.uint32(13), out=work)
     work &= np.uint32(1)
     work += bits
     work += np.uint32((0xFFF - (112 << 23)) & 0xFFFFFFFF)
@@ -130,9 +141,8 @@ def _narrow_half(values: Float, out: NDArray[np.uint16]) -> None:
     sign &= np.uint32(0x8000)
     work |= sign
     np.copyto(out, work, casting="unsafe")  # the lower half: sign, 5 bits exponent, 10 mantissa
-    np.left_shift(bits, np.uint32(1), out=work)
-    small = np.flatnonzero(work < np.uint32(113 << 24))  # under 2^-14: subnormal in float16
     if small.size:
         # adding 0.5 makes the last place of float32 that of a subnormal float16
         tiny = np.abs(values[small]) + np.float32(0.5)
         out[small] = (tiny.view(np.uint32) - np.uint32(0x3F000000)) | sign[small]
+    return True

@@ -10,6 +10,7 @@ plausible at best: a common ancestor leaves related weights, but they prove none
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -99,7 +100,7 @@ def _judge(
             chosen = sample([p for p in both if len(p.shape) >= 2]) or sample(both)
             equal = all(_same_values(p, mine, theirs, i) for p in chosen)
             how = f"{len(chosen)} of {len(both)} shared backbone tensors, bit for bit"
-        if equal:
+        if equal and _tells(both, mine, read):
             return Lineage(i, "proven", f"{evidence.what} are equal: {how}")
         if equal is False and evidence.refutes:
             return Lineage(i, "refuted", f"{evidence.what} differ: {how}")
@@ -166,6 +167,25 @@ def _same_checksums(
         equal = equal and a.crc32 == b.crc32
         seen |= {a.crc32, b.crc32}
     return equal if len(seen) > 1 else None
+
+
+def _tells(shared: Sequence[SharedParameter], mine: Checkpoint, read: bool) -> bool:
+    """Whether equal tensors prove anything: norms may be as initialised, zeros are anyone's."""
+    for parameter in shared:
+        source = parameter.sources[0]
+        assert source is not None
+        entry = mine.entries[source.key]
+        if len(parameter.shape) < 2 or not entry.size:
+            continue
+        if entry.crc32 is not None and not read:
+            varied = entry.crc32 != zlib.crc32(bytes(entry.size))
+        else:
+            count = min(_CHUNK, math.prod(parameter.shape))
+            values = parameter_values(parameter, [mine], 0, 0, count)
+            varied = bool((values != values[0]).any())
+        if varied:
+            return True
+    return False
 
 
 def _same_values(parameter: SharedParameter, mine: Checkpoint, theirs: Checkpoint, i: int) -> bool:

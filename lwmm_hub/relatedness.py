@@ -187,13 +187,14 @@ def _cosine(
     elements = math.prod(parameter.shape)
     products = [0.0, 0.0, 0.0]
     same = True
-    for start in range(0, elements, _CHUNK):
-        count = min(_CHUNK, elements - start)
-        a = parameter_values(parameter, checkpoints, 0, start, count)
-        b = parameter_values(parameter, checkpoints, model, start, count)
-        same = same and bool(a[0] == b[0] and np.array_equal(a, b))
-        for i, (x, y) in enumerate(((a, b), (a, a), (b, b))):
-            products[i] += _dot(x, y)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, elements, _CHUNK):
+            count = min(_CHUNK, elements - start)
+            a = parameter_values(parameter, checkpoints, 0, start, count)
+            b = parameter_values(parameter, checkpoints, model, start, count)
+            same = same and bool(a[0] == b[0] and np.array_equal(a, b))
+            for i, (x, y) in enumerate(((a, b), (a, a), (b, b))):
+                products[i] += _dot(x, y)
     norm = math.sqrt(products[1]) * math.sqrt(products[2])
     if not norm:
         return None, same
@@ -202,11 +203,10 @@ def _cosine(
 
 def _dot(x: Float, y: Float) -> float:
     """Their dot product, once more in double precision where float32 overflows."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        product = float(np.dot(x, y))
-        if not math.isfinite(product):
-            product = float(np.dot(x.astype(np.float64), y.astype(np.float64)))
-    return product
+    product = float(np.dot(x, y))
+    if math.isfinite(product):
+        return product
+    return float(np.dot(x.astype(np.float64), y.astype(np.float64)))
 
 
 def parameter_values(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,30 +98,63 @@ def read_weights(path: Path) -> WeightTable:
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{path} is too large for a table of weights.")
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if path.suffix == ".json":
+            content = json.loads(text, object_pairs_hook=_each_once)
+        else:
+            _refuse_repeats(yaml.compose(text, Loader=yaml.SafeLoader))
+            content = yaml.safe_load(text)
+    except UsageError:
+        raise
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not YAML or JSON"
         raise UsageError(f"cannot read the weights {path}: {what}. Give its path.") from error
-    origin: dict[str, Any] = {"method": "table"}
+    rows, origin = content, None
     if isinstance(content, dict) and isinstance(content.get("layers"), list):  # a plan
-        rows: Any = {r.get("name"): r.get("weights") for r in content["layers"]}
-        origin = dict(content.get("weights_from") or origin)
+        named = [row for row in content["layers"] if isinstance(row, dict) and "name" in row]
+        rows = {str(row["name"]): row.get("weights") for row in named}
+        if len(rows) != len(content["layers"]):
+            raise UsageError(f"{path} is no plan: its layers need a name each. Make it again.")
+        origin = content.get("weights_from")
     elif isinstance(content, dict) and "layer_weights" in content:  # a recipe
         rows = content["layer_weights"]
-        origin = dict(content.get("weights_from") or origin)
-    else:
-        rows = content
+        origin = content.get("weights_from")
     if not isinstance(rows, dict) or not rows:
         raise UsageError(f"{path} holds no table of weights: write 'layer: [anchor, donor]' lines.")
-    return WeightTable({str(k): _row(k, v, path) for k, v in rows.items()}, origin)
+    try:
+        known = origin_of(origin) if origin else {"method": "table"}
+    except RecipeError as error:
+        raise UsageError(f"{path}: {error} Leave weights_from out.") from error
+    return WeightTable({str(k): _row(k, v, path) for k, v in rows.items()}, known)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table in JSON; where a name stands in it twice the last row would win silently."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise UsageError(f"the table of weights has {twice[:80]!r} twice. Leave one row out.")
+    return found
+
+
+def _refuse_repeats(node: Any) -> None:
+    """The same for YAML: for the whole file, and the tables directly in it."""
+    for table in [node, *(value for _, value in _rows(node))]:
+        _each_once([(str(key.value), None) for key, _ in _rows(table)])
+
+
+def _rows(node: Any) -> list[tuple[Any, Any]]:
+    """The rows of a table in YAML, none where it is something else."""
+    return node.value if getattr(node, "id", "") == "mapping" else []
 
 
 def _row(layer: object, values: object, path: Path) -> tuple[float, ...]:
     numbers = values if isinstance(values, list) else []
-    if not numbers or not all(isinstance(v, int | float) and v is not True for v in numbers):
+    if not numbers or not all(
+        type(v) is float or (type(v) is int and abs(v) < 1 << 53) for v in numbers
+    ):
         raise UsageError(
-            f"{path} has {str(values)[:60]!r} for {str(layer)[:80]!r}: give a list of numbers, the "
-            "anchor's weight first."
+            f"{path} has {reprlib.repr(values)} for {str(layer)[:80]!r}: give a list of numbers, "
+            "the anchor's weight first."
         )
     return tuple(float(v) for v in numbers)
 
@@ -131,6 +166,8 @@ def origin_of(found: Mapping[str, Any]) -> dict[str, Any]:
         RecipeError: it is something else.
     """
     plain = {}
+    if not isinstance(found, Mapping):
+        raise RecipeError("weights_from is no table.")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, str | int | float | bool | None):
             raise RecipeError(f"weights_from has {str(name)[:80]!r}: a plain value is expected.")

@@ -162,11 +162,13 @@ def test_networks_that_only_look_like_a_resnet_are_refused(tmp_path: Path) -> No
         re.sub(r"downsample\.(\d)", lambda found: f"downsample.{int(found[1]) + 1}", k): v
         for k, v in tensors.items()
     }
+    streams = {f"{stream}.{k}": v for stream in ("rgb", "depth") for k, v in tensors.items()}
     for network, words in (
         (squeezed, r"'layer1\.0\.se\.fc1\.weight' inside a block"),
         (grouped, r"has the shape \(8, 2, 3, 3\)"),
         (deep_stem, r"lacks 'embedder\.embedder\.convolution\.weight'"),
         (pooled, "pools in its shortcuts"),
+        (streams, "2 resnet networks alike, under 'depth.' and 'rgb.'"),
     ):
         source = write_safetensors(tmp_path / "net.safetensors", network)
         with pytest.raises(CheckpointError, match=words):

@@ -129,6 +129,28 @@ def test_scores_and_pictures_are_written_where_nothing_else_is(evaluate: Command
     assert_refused(evaluate("anchor", *overlay, "a/b.png"), 2, "there is no folder a for b.png")
     assert_refused(evaluate("anchor", "--save-to", "a/b.json"), 2, "no folder a for b.json")
     assert Path("mine.json").read_text() == '{"models": 1}'
+    Path("device").symlink_to("/dev/zero")  # nothing is read from it
+    assert_refused(evaluate("anchor", "--save-to", "device"), 2, "device exists")
+
+
+def test_scores_that_cannot_be_written_are_kept(
+    evaluate: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("out").mkdir()
+    seen: list[int] = []
+    segment = Predictor.segment
+
+    def last(self: Predictor, images: object, task: str = "semantic") -> object:
+        seen.append(1)
+        if len(seen) == COUNT:
+            Path("out").rmdir()
+        return segment(self, images, task)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Predictor, "segment", last)
+    found = evaluate("anchor", "--save-to", "out/s.json")
+    assert_refused(found, 1, "out/s.json cannot be written (No such file", "Name another file")
+    assert evaluate("anchor", "--save-to", "s.json").code == 0
+    assert len(seen) == COUNT
 
 
 def test_speed_is_relative_to_the_first_model(evaluate: Command) -> None:

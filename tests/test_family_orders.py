@@ -306,3 +306,51 @@ def test_other_systems_name_the_same_parameters(name: str, prefix: str) -> None:
     assert [part for n, part in fused if ".attn.q." in n] == [0] * (len(fused) // 3)
     assert [part for n, part in fused if ".attn.k." in n] == [1] * (len(fused) // 3)
     assert [part for n, part in fused if ".attn.v." in n] == [2] * (len(fused) // 3)
+
+
+# ------------------------------------------------------------------- foreigners with known names
+
+FOREIGN = {
+    "PvtModel": {"model_type": "pvt", "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1],
+                 "num_attention_heads": [1, 1, 1, 1], "image_size": 32},
+    "RTDetrResNetBackbone": {"model_type": "rt_detr_resnet", "embedding_size": 8,
+                             "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    "RegNetModel": {"model_type": "regnet", "embedding_size": 8, "hidden_sizes": [8, 8, 16, 16],
+                    "depths": [1, 1, 1, 1], "groups_width": 4},
+    "SamVisionModel": {"model_type": "sam_vision_model", "hidden_size": 16, "mlp_dim": 32,
+                       "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+                       "global_attn_indexes": [1], "window_size": 2, "output_channels": 8},
+    "CLIPVisionModel": {"model_type": "clip_vision_model", "hidden_size": 16,
+                        "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "HieraModel": {"model_type": "hiera", "embed_dim": 8, "image_size": [32, 32],
+                   "depths": [1, 1], "num_heads": [1, 2], "num_query_pool": 1},
+    "DINOv3ConvNextModel": {"model_type": "dinov3_convnext", "hidden_sizes": [8, 8, 16, 16],
+                            "depths": [1, 1, 1, 1]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", ["", "encoder.", "net."])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_network_with_some_of_a_tables_names_is_not_taken_for_it(
+    name: str, wrapper: str
+) -> None:
+    from lwmm_hub.tracing import build_on_meta
+
+    model = build_on_meta({"architectures": [name], **FOREIGN[name]})
+    keys = [wrapper + key for key in model.state_dict()]
+    assert name_keys(entries(keys)).found == ()
+
+
+@pytest.mark.parametrize(
+    ("like", "own"),
+    [
+        (dinov2_of_authors(False), "storage_tokens"),  # DINOv3's authors
+        (beit_of_authors(), "reg_token"),  # DINOv3 in timm
+        (beit_of_authors(), "blocks.0.attn.proj_l.weight"),  # CaiT
+    ],
+)
+def test_later_networks_in_the_words_of_earlier_ones_are_none_of_them(
+    like: list[str], own: str
+) -> None:
+    assert len(name_keys(entries(like)).found) == 1
+    assert name_keys(entries([*like, own])).found == ()

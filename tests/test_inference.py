@@ -175,7 +175,7 @@ def test_every_class_gives_maps_of_the_images_own_sizes(
         torch.testing.assert_close(maps(one), maps(single), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["maskformer", "mask2former", "eomt", "detr"])
+@pytest.mark.parametrize("name", ["maskformer", "mask2former", "oneformer", "eomt", "detr"])
 def test_mask_models_give_panoptic_maps(name: str, folders: dict[str, Path]) -> None:
     (found,) = Predictor.load(folders[name]).segment([image(50, 70)], task="panoptic")
     assert isinstance(found, MaskScores)
@@ -318,6 +318,20 @@ def test_memory_that_runs_out_names_what_helps() -> None:
         np.empty(1 << 60, np.uint8)
     with pytest.raises(RuntimeError, match="other"), memory_watched("the model"):
         raise RuntimeError("other")
+
+
+def test_oneformer_is_told_its_task(folders: dict[str, Path], tmp_path: Path) -> None:
+    predictor = Predictor.load(folders["oneformer"])
+    (semantic,) = predictor.segment([image(50, 70)])
+    (panoptic,) = predictor.segment([image(50, 70)], task="panoptic")
+    assert isinstance(semantic, MaskScores)
+    assert isinstance(panoptic, MaskScores)
+    assert not torch.equal(semantic.classes, panoptic.classes)
+    for path in folders["oneformer"].iterdir():
+        if path.name not in ("vocab.json", "merges.txt", "tokenizer.json"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(EvaluationError, match="tokenizer without words"):
+        Predictor.load(tmp_path)
 
 
 def test_a_segmentation_model_neither_classifies_nor_detects(folders: dict[str, Path]) -> None:

@@ -262,6 +262,43 @@ def test_a_backbone_is_found_below_any_wrapper_and_its_student_first() -> None:
     assert sources == set(wrapped)
 
 
+def streams(*prefixes: str) -> dict[str, TensorEntry]:
+    """One file with a network of the same size below each of the prefixes."""
+    return {k: e for p in prefixes for k, e in entries_of(mit_nvlabs(TINY, prefix=p)).items()}
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        (("rgb.", "depth."), ("depth.", "rgb.")),
+        (("depth.", "rgb."), ("rgb.",)),
+        (("rgb.",), ("depth.", "rgb.")),
+    ],
+)
+def test_two_networks_alike_in_one_file_never_cross(
+    mine: tuple[str, ...], theirs: tuple[str, ...]
+) -> None:
+    found = matched(streams(*mine), streams(*theirs))
+    pairs = [tuple(s.key for s in p.sources if s) for p in found.shared]
+    assert all(len(set(pair)) == 1 for pair in pairs)
+    assert {key for key, _ in pairs} == set(streams(*mine)) & set(streams(*theirs))
+    assert not found.warnings
+
+
+def test_which_of_several_networks_alike_was_taken_is_said() -> None:
+    found = matched(streams("encoder_q.", "encoder_k."), streams("backbone."))
+    (warning,) = found.warnings
+    assert "anchor holds 2 mit networks alike ('encoder_k.', 'encoder_q.')" in warning
+    assert "'encoder_k.' of anchor is matched with 'backbone.' of donor1" in warning
+
+
+@pytest.mark.parametrize("copy", ["model_ema.", "ema_net.", "module.teacher.", "a.ema."])
+def test_a_teacher_by_any_name_is_not_taken_for_the_student(copy: str) -> None:
+    found = matched(streams(copy, "zoo.net."), streams("backbone."))
+    assert {p.sources[0].key for p in found.shared if p.sources[0]} == set(streams("zoo.net."))
+    assert not found.warnings
+
+
 def test_a_key_that_is_spelt_like_a_canonical_name_does_not_match_it() -> None:
     head = [e for e in segformer_nvlabs(TINY) if e.key.startswith("decode_head.linear_fuse")]
     ours = entries_of(segformer_nvlabs(TINY))
@@ -271,6 +308,24 @@ def test_a_key_that_is_spelt_like_a_canonical_name_does_not_match_it() -> None:
     assert "head.fuse.weight" not in {p.name for p in found.shared}
     assert found.kept["decode_head.linear_fuse.conv.weight"] == "absent in donor1"
     assert found.unused == ({"head.fuse.weight": "absent in anchor"},)
+
+
+def test_a_key_of_the_anchor_that_a_table_calls_another_tensor_is_kept_and_says_so() -> None:
+    ours = entries_of(segformer_transformers_old(TINY))
+    name = "stages.0.norm.weight"
+    odd = ours | {name: TensorEntry(name, "F32", (7,), "file", 0)}
+    for donor in (ours, odd):
+        found = matched(odd, donor)
+        assert len(found.shared) == len(matched(ours, ours).shared)
+        assert found.kept[name] == "it is called as a table calls another tensor"
+
+
+@pytest.mark.parametrize("leaf", ["position_ids", "num_updates", "weight_mask", "attn_mask"])
+def test_indices_counters_and_masks_cast_to_floats_stay_the_anchors(leaf: str) -> None:
+    ours = plain("BF16", **{"encoder__a__weight": (4, 4), f"encoder__a__{leaf}": (4, 4)})
+    found = matched(ours, ours)
+    assert [p.name for p in found.shared] == ["encoder.a.weight"]
+    assert found.kept[f"encoder.a.{leaf}"].endswith("is never averaged")
 
 
 def test_what_no_table_knows_behind_a_tabled_backbone_is_asked_for_its_order() -> None:

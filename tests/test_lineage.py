@@ -88,6 +88,20 @@ def test_checksums_that_are_not_there_prove_nothing(tmp_path: Path) -> None:
     assert "tensors, bit for bit" in plan.lineage[0].why
 
 
+@pytest.mark.parametrize("what", ["norms", "zeros"])
+def test_what_any_two_networks_have_in_common_proves_nothing(what: str, tmp_path: Path) -> None:
+    """Copies trimmed to norms as they are initialised, or zeroed: equal whatever came before."""
+    bare: Values = {}
+    for key, value in ancestor(0).items():
+        if value.ndim == 1:
+            bare[key] = np.full_like(value, key.endswith(("weight", "var")))
+        elif what == "zeros":
+            bare[key] = np.zeros_like(value)
+    pair = [checkpoint(tmp_path / f"{i}.pth", i, copy=bare) for i in (1, 2)]
+    assert lw.plan(*pair).lineage == ()
+    assert verdicts(lw.plan(*pair, check_weights=True)) == [(1, "plausible")]
+
+
 def test_copies_that_differ_refute_it(tmp_path: Path) -> None:
     one = checkpoint(tmp_path / "a.pth", 1, copy=ancestor(0))
     for name, copy in (("bit", changed(ancestor(0))), ("other", ancestor(5))):

@@ -440,6 +440,41 @@ def test_norms_that_could_be_either_stay_the_anchors_and_the_plan_says_so(tmp_pa
     assert {p.key for p in infer_pairs(checkpoints).pairs} == set(floats(nets[0])) - apart
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("shuffled", [1, 2])
+def test_norms_of_units_in_another_order_match_nothing(
+    shuffled: int, grouped: bool, tmp_path: Path
+) -> None:
+    """A donor whose hidden units are shuffled is the same function, and no tensor of them fits."""
+    leaves = "weight", "bias", "running_mean", "running_var"
+    sizes = {1: (16, 32, 1, 1), 2: (16, 16, 3, 3), 3: (32, 16, 1, 1)}
+    rng = np.random.default_rng(5)
+    net: Values = {}
+    for block in range(3):
+        convs = {f"net.{block}.conv{i}.weight": rng.normal(size=s) for i, s in sizes.items()}
+        norms = {
+            f"net.{block}.bn{i}.{leaf}": 1 + 0.2 * rng.random(s[0])
+            for i, s in sizes.items()
+            for leaf in leaves
+        }
+        both = {**convs, **norms}
+        order = list(both) if grouped else sorted(both, key=lambda key: re.sub(r"\D", "", key))
+        net |= {key: both[key].astype(np.float32) for key in order}
+    anchor, donor = (tuned(net, 0.1, seed) for seed in (1, 2))
+    units = rng.permutation(16)
+    for key in (f"net.1.conv{shuffled}.weight", *(f"net.1.bn{shuffled}.{leaf}" for leaf in leaves)):
+        donor[key] = donor[key][units]
+    after = f"net.1.conv{shuffled + 1}.weight"
+    donor[after] = donor[after][:, units]
+    words = {"net": "trunk", **{f"{a}{i}": f"{b}_{i}" for a, b in (("conv", "c"), ("bn", "n"))
+                                for i in sizes}}  # fmt: skip
+    found = infer_pairs(save_nets(tmp_path, anchor, renamed(donor, words))).pairs
+    assert all(reword(pair.key, words) == pair.source for pair in found)
+    touched = (f"net.1.conv{shuffled}.", f"net.1.bn{shuffled}.", after)
+    assert not [pair.key for pair in found if pair.key.startswith(touched)]
+    assert {pair.key for pair in found} >= {key for key in net if not key.startswith("net.1.")}
+
+
 def test_other_names_of_the_parameters_of_a_norm(tmp_path: Path) -> None:
     anchor, donor = tuned(start(), 0.1, 1), renamed(tuned(start(), 0.1, 2))
     keras = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean",

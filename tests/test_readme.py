@@ -26,9 +26,8 @@ from enumerators import (
 from hub import TestHub
 from PIL import Image
 
-from lwmm_hub.evaluation.label_spaces import label_space
-
 from lwmm_hub.checkpoint import TensorEntry
+from lwmm_hub.evaluation.label_spaces import label_space
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -189,8 +189,8 @@ def test_a_course_trains_and_its_seed_decides_everything(
 
 # -------------------------------------------------------------------------------- committed models
 
-FLOORS = {  # mIoU over the ten classes on 8 streets of the target; far under what they reach
-}
+# mIoU over the ten classes on 8 streets of the target: they reach 0.52 and, of 8 classes, 0.45
+FLOORS = {"self-training": 0.45, "studio": 0.38}
 
 
 def test_committed_models_are_small_and_say_how_they_were_made(
@@ -220,34 +220,24 @@ def town(street: dict[str, ModuleType]) -> Any:
 def test_committed_models_know_their_streets(
     street: dict[str, ModuleType], town: Any, name: str
 ) -> None:
-    task = "panoptic" if name == "panoptic" else "semantic"
     scores = lw.evaluate(
-        MODELS / name, town, task=task, map_labels=True, batch_size=8, device="cpu"
+        MODELS / name, town, task="semantic", map_labels=True, batch_size=8, device="cpu"
     )
     assert scores.images == 8
     fine = street["labels"].FINE.classes
     assert street["scoring"].mean_iou(scores, fine) > FLOORS[name]
-    if task == "panoptic":
-        assert scores.pq is not None
-        assert scores.pq > 0.05
 
 
-@pytest.mark.parametrize(
-    ("anchor", "donor", "parts"),
-    [
-        ("self-training", "studio", {"backbone", "head"}),
-        ("panoptic", "upernet", {"backbone"}),
-    ],
-)
-def test_committed_models_merge(
-    street: dict[str, ModuleType], town: Any, tmp_path: Path, anchor: str, donor: str, parts: set
+@pytest.mark.parametrize("order", [("self-training", "studio"), ("studio", "self-training")])
+def test_committed_models_merge_across_label_sets(
+    street: dict[str, ModuleType], town: Any, tmp_path: Path, order: tuple[str, str]
 ) -> None:
-    plan = lw.plan(str(MODELS / anchor), str(MODELS / donor), check_weights=True)
-    assert plan.key_map.shared
-    lw.merge(plan, output=tmp_path / "merged")
+    anchor, donor = (str(MODELS / name) for name in order)
+    lw.merge(anchor, donor, output=tmp_path / "merged")
     scores = lw.evaluate(
         tmp_path / "merged", town, task="semantic", map_labels=True, batch_size=8, device="cpu"
     )
-    assert scores.images == 8
-    assert scores.miou is not None
-    assert scores.miou > 0.05
+    fine = street["labels"].FINE.classes
+    assert scores.iou is not None
+    assert (scores.iou["terrain"] > 0) == (order[0] == "self-training")  # the anchor's classes
+    assert street["scoring"].mean_iou(scores, fine) > 0.3

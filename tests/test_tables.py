@@ -20,6 +20,7 @@ from PIL import Image
 from lwmm_hub.errors import EvaluationError, LwmmError
 from lwmm_hub.evaluation.label_spaces import label_space
 from lwmm_hub.evaluation.opening import open_data
+from lwmm_hub.evaluation.running import RunOptions, evaluate_subjects
 
 SIZE = (40, 56)
 NAMES = {str(i): name for i, name in enumerate(zoo.LABELS)}
@@ -100,6 +101,15 @@ def test_a_table_without_labels_or_names_says_so(names: str) -> None:
         open_data(bare.remove_columns("image"))
     with pytest.raises(EvaluationError, match=r"what its labels mean.*--labels"):
         open_data(semantic())
+
+
+def test_an_empty_split_says_so(names: str) -> None:
+    data = open_data(semantic().select([]), label_space=names)
+    assert data.count == 0
+    with pytest.raises(EvaluationError, match=r"data in memory holds no image.*another split"):
+        RunOptions().check(data)
+    with pytest.raises(EvaluationError, match=r"no image for this run"):
+        evaluate_subjects([], data)
 
 
 def test_class_labels_make_it_classification() -> None:
@@ -216,6 +226,7 @@ def streets(tmp_path: Path) -> dict[str, bytes | Path]:
 _READ = """
     import json, sys
     from lwmm_hub.evaluation.opening import open_data
+from lwmm_hub.evaluation.running import RunOptions, evaluate_subjects
     found = []
     for options in json.loads(sys.argv[1]):
         data = open_data("org/streets", **options)

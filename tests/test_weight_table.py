@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from enumerators import TINY, ancestor, finetuned, write_transformers_folder
 from safetensors.numpy import load_file
 
@@ -119,10 +121,26 @@ def test_a_table_that_does_not_fit_is_refused(
     ("text", "said"),
     [
         ("just text", "no table of weights"),
-        ("a: 0.5", "has '0.5' for 'a': give a list"),
+        ("a: 0.5", "has 0.5 for 'a': give a list"),
         ("a: [true, 0]", "give a list of numbers"),
+        ("a: [false, 1]", "give a list of numbers"),
         ("a: [x", "not YAML or JSON"),
         ("", "no table of weights"),
+        ("a: [1, 0]\nb: [1, 0]\na: [0.5, 0.5]", "has 'a' twice"),
+        ("layer_weights: {a: [1, 0], a: [0.5, 0.5]}", "has 'a' twice"),
+        ("layer_weights: {a: [1, 0]}\nweights_from: {fit: [1]}", "Leave weights_from out"),
+        ("layer_weights: {a: [1, 0]}\nweights_from: fit", "Leave weights_from out"),
+        ("layers: [{name: a, weights: [1, 0]}, {name: a, weights: [1, 0]}]", "is no plan"),
+        ("layers: [1, 2]", "is no plan"),
+        (f"a: [1{'0' * 400}, 0]", "give a list of numbers"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(
+                f"b{i}: &{b} [{', '.join([f'*{a}'] * 8)}]\n"
+                for i, (a, b) in enumerate(itertools.pairwise("abcdefghijklm"))
+            ),
+            "give a list of numbers",
+        ),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(text: str, said: str, tmp_path: Path) -> None:
@@ -130,8 +148,28 @@ def test_a_file_that_is_no_table_is_refused(text: str, said: str, tmp_path: Path
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=said):
         read_weights(file)
+    if text.startswith("layers"):  # a plan is JSON
+        json_file = tmp_path / "plan.json"
+        json_file.write_text(json.dumps(yaml.safe_load(text)), encoding="utf-8")
+        with pytest.raises(UsageError, match=said):
+            read_weights(json_file)
     with pytest.raises(UsageError, match="No such file"):
         read_weights(tmp_path / "nothing.yaml")
+
+
+def test_a_file_that_is_too_large_is_called_so(tmp_path: Path) -> None:
+    file = tmp_path / "weights.yaml"
+    with file.open("wb") as stream:
+        stream.truncate((16 << 20) + 1)
+    with pytest.raises(UsageError, match="too large"):
+        read_weights(file)
+
+
+def test_a_row_that_stands_twice_in_json_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.json"
+    file.write_text('{"a": [0.5, 0.5], "a": [1, 0]}', encoding="utf-8")
+    with pytest.raises(UsageError, match="has 'a' twice"):
+        read_weights(file)
 
 
 def test_a_recipe_with_numbers_alone_or_wrong_ones_names_its_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,50 @@ def mask2former() -> tuple[Any, Any]:
     return t.Mask2FormerForUniversalSegmentation(config), t.Mask2FormerImageProcessorPil(**_EDGES)
 
 
+class _Told:
+    """OneFormer's image processor and tokenizer, saved together."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def save_pretrained(self, folder: Path) -> None:
+        from transformers import CLIPTokenizer
+
+        self.processor.save_pretrained(folder)
+        letters = sorted(set("the task is semantic panoptic") - {" "})
+        words = [word for c in letters for word in (c, f"{c}</w>")]
+        words += ["<|startoftext|>", "<|endoftext|>"]
+        vocabulary = {word: i for i, word in enumerate(words)}
+        (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+        (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+        names = (str(folder / "vocab.json"), str(folder / "merges.txt"))
+        CLIPTokenizer(*names).save_pretrained(folder)
+
+
+def oneformer() -> tuple[Any, Any]:
+    import transformers as t
+
+    config = t.OneFormerConfig(
+        backbone_config=_swin(),
+        num_queries=5,
+        hidden_dim=32,
+        conv_dim=32,
+        mask_dim=32,
+        encoder_feedforward_dim=16,
+        dim_feedforward=16,
+        num_attention_heads=2,
+        encoder_layers=1,
+        decoder_layers=2,
+        query_dec_layers=1,
+        is_training=False,
+        **_labels(),
+    )
+    processor = t.OneFormerImageProcessorPil(
+        **_EDGES, num_text=2, class_info_file=None, repo_path=None
+    )
+    return t.OneFormerForUniversalSegmentation(config), _Told(processor)
+
+
 def eomt() -> tuple[Any, Any]:
     import transformers as t
 
@@ -255,6 +300,7 @@ DENSE: tuple[Callable[[], tuple[Any, Any]], ...] = (
 MASKS: tuple[Callable[[], tuple[Any, Any]], ...] = (
     maskformer,
     mask2former,
+    oneformer,
     eomt,
     eomt_semantic,
     detr,

@@ -78,12 +78,12 @@ COURSES = {
         _adapted("adversarial", 14, "adversarial"),
         _adapted("wide-head", 17, "self-training", network="wide segformer"),
         _ancestor(SWIN, 2, "upernet", 700),
-        Course("panoptic", 21, "mask2former", steps=800, ancestor=SWIN, classifier_rate=2e-3),
-        _adapted("upernet", 22, "self-training", network="upernet", steps=400, ancestor=SWIN),
+        Course("panoptic", 21, "mask2former", steps=450, ancestor=SWIN, classifier_rate=2e-3),
+        _adapted("upernet", 22, "self-training", network="upernet", steps=300, ancestor=SWIN),
         Course("studio-source-only", 18, labels=COARSE, domain="studio"),
     )
 }
-COMMITTED = ("self-training", "studio", "panoptic", "upernet")
+COMMITTED = ("self-training", "studio")
 
 
 class Drawn(NamedTuple):

@@ -184,7 +184,7 @@ def assert_publishable(text: str, *, token: str | None = None) -> None:
     Raises:
         CardError: It shows one; the message does not repeat it.
     """
-    for shown in (text, _as_read(text)):
+    for shown in dict.fromkeys((text, _as_read(text))):
         if TOKEN.search(shown) or (token and len(token) >= 8 and token in shown):
             raise CardError("The text shows an access token. Remove it; revoke it if it was out.")
         found = LOCAL_PATH.search(shown)

@@ -145,7 +145,8 @@ def merge(
         output.warnings(warnings)
         data = result.to_dict() | {"warnings": warnings}
         judged = judge(result, output, judge_data, judge_limit) if judge_data else None
-        data["scores"] = judged.report.to_dict() if judged is not None else None
+        if judged is not None:
+            data["scores"] = judged.report.to_dict()
         url = None
         if push is not None:
             try:

@@ -14,7 +14,7 @@ import click
 
 from lwmm_hub.cli.options import with_options, with_output
 from lwmm_hub.cli.output import Output
-from lwmm_hub.errors import UsageError
+from lwmm_hub.errors import OutputError, UsageError
 
 _DATA_OPTIONS = (
     click.option("--dataset", metavar="DATA",
@@ -67,6 +67,7 @@ _READING = (
     "open_partial",
 )
 _TIMED = 8  # images
+_MAX_SCORES = 64 << 20  # bytes
 _SOFTWARE = "lwmm-hub evaluate"  # what an overlay says of itself
 
 
@@ -175,11 +176,13 @@ def evaluate(
 
         about = PngInfo()
         about.add_text("Software", _SOFTWARE)
-        found.overlay.save(overlay_to, "PNG", pnginfo=about)
+        with _writing(overlay_to):
+            found.overlay.save(overlay_to, "PNG", pnginfo=about)
         output.note(f"drawn: {overlay_to}")
     if save_to is not None:
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-        Path(save_to).write_text(f"{text}\n", encoding="utf-8")
+        with _writing(save_to):
+            Path(save_to).write_text(f"{text}\n", encoding="utf-8")
 
     def rows() -> list[str]:
         from lwmm_hub.display import tab_row
@@ -197,12 +200,30 @@ def _check_target(path: Path, is_ours: Callable[[Path], bool], what: str) -> Non
     """Refuse, before the work begins, what cannot be written or would write over anything else."""
     if not path.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} for {path.name}. Make it first.")
-    if path.exists() and not is_ours(path):
+    if path.exists() and not (path.is_file() and is_ours(path)):
         raise UsageError(f"{path} exists and holds no {what}: choose another name.")
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """What the disk says, in one line; the scores are kept, so that nothing is computed again.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or type(error).__name__}). Name another "
+            "file: the scores are kept, and the next run is quick."
+        ) from error
 
 
 def _holds_scores(path: Path) -> bool:
     try:
+        if path.stat().st_size > _MAX_SCORES:
+            return False
         return {"version", "models", "dataset"} <= set(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return False

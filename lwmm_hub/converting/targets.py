@@ -122,6 +122,13 @@ def spell_for_transformers(checkpoint: Checkpoint, given: Mapping[str, Any]) -> 
     for table, dialect in named.dialects.items():
         if table in target.prefixes and (why := OTHER_FUNCTIONS.get((table, dialect))):
             raise CheckpointError(f"{label}: {why}. Convert it in its own keys: leave --to out.")
+        places = named.places.get(table, ())
+        if table in target.prefixes and len(places) > 1:
+            raise CheckpointError(
+                f"{label} holds {len(places)} {table} networks alike, under "
+                f"{' and '.join(map(repr, places))}: which of them is meant cannot be known. "
+                "Convert it in its own keys (leave --to out), or name a file that holds one."
+            )
     own = checkpoint.config or {}
     known = own if own.get("model_type") == target.model_type else {}
     entries, origins, left_out = _renamed(checkpoint.entries, named, target)

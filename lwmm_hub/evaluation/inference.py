@@ -344,6 +344,11 @@ def _load_tokens(folder: Path, name: str, length: int) -> Callable[[str], Tensor
         masked: Tensor = text["input_ids"] * text["attention_mask"]
         return masked
 
+    if bool((tokens("semantic") == tokens("panoptic")).all()):  # one without its vocabulary
+        raise EvaluationError(
+            f"{name} has a tokenizer without words: its tasks would all be one. Put the tokenizer "
+            "files of the original beside its config.json."
+        )
     return tokens
 
 

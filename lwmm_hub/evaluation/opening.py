@@ -198,7 +198,8 @@ def _open_folder(
         space = read_space(str(folder / LABEL_FILE))
     name = folder.resolve().name
     saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-    if layout is None and (saved or any(folder.rglob("*.parquet"))):
+    tables = any(any(True for _ in folder.glob(sign)) for sign in ("*.parquet", "*/*.parquet"))
+    if layout is None and (saved or tables):
         import datasets
 
         with _reading(HubData(name, None)):

@@ -150,6 +150,7 @@ DINOV2 = Table(
                 ("norm.*", "norm.*"),
             ),
             beside=("blocks.0.attn.qkv.weight",),
+            without=("storage_tokens", "rope_embed.periods"),  # DINOv3
         ),
     ),
     order=(

@@ -37,6 +37,7 @@ MIT = Table(
             "transformers",
             prefixes=("segformer.encoder.", "glpn.encoder.", "encoder."),
             signature="patch_embeddings.0.layer_norm.weight",
+            beside=("patch_embeddings.0.proj.weight",),  # PVT has `projection`
             rules=rules(
                 ("patch_embeddings.{s}.proj.*", "stages.{s}.patch_embed.proj.*"),
                 ("patch_embeddings.{s}.layer_norm.*", "stages.{s}.patch_embed.norm.*"),

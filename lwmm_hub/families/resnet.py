@@ -6,7 +6,8 @@ norm have the same names but for the counters, which are the anchor's in any cas
 
 Two conventions share all names and shapes. In torchvision's, the stride of a bottleneck is in its
 second convolution, and images are RGB, scaled and standardised; in Caffe's it is in the first, and
-images are BGR minus a mean. Weights of one are not weights of the other.
+images are BGR minus a mean. Weights of one are not weights of the other. A third, ResNet-D, is
+torchvision's with shortcuts that pool before they convolve.
 
 The order is that of the last use in transformers' forward pass: the shortcut runs after the block.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 from lwmm_hub.families.grammar import Dialect, KeyRule, Repeat, Table, rules
 
 TORCHVISION = "stride in the second convolution of a bottleneck, standardised RGB images"
+POOLED = f"{TORCHVISION}, shortcuts that pool before they convolve"
 CAFFE = "stride in the first convolution of a bottleneck, BGR images minus a mean"
 
 # The last stage tells a ResNet from the networks that only begin like one (HRNet, ...).
@@ -92,13 +94,16 @@ RESNET = Table(
             prefixes=("", "backbone.", "encoder."),
             signature="layer4.0.downsample.2.weight",
             rules=_rules("", downsample=1),
-            convention=TORCHVISION,
+            convention=POOLED,
         ),
         Dialect(
             "transformers",
             prefixes=("resnet.", ""),
             signature="encoder.stages.3.layers.0.layer.0.convolution.weight",
-            without=("encoder.stages.0.layers.0.layer.2.attention.0.weight",),  # RegNet
+            without=(
+                "encoder.stages.0.layers.0.layer.2.attention.0.weight",  # RegNet
+                "embedder.embedder.0.convolution.weight",  # RT-DETR's, which pools in shortcuts
+            ),
             rules=rules(
                 ("embedder.embedder.convolution.*", "stem.conv.*"),
                 ("embedder.embedder.normalization.*", "stem.bn.*"),

@@ -166,6 +166,7 @@ VIT = Table(
                 ("fc_norm.*", "pooler.layernorm.*"),
             ),
             beside=("blocks.0.gamma_1",),
+            without=("reg_token", "blocks.0.attn.proj_l.weight"),  # timm's DINOv3, CaiT
         ),
     ),
     order=(

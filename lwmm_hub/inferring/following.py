@@ -3,7 +3,8 @@
 A module is followed where all that is known of it leads to one module of the donor. Norm layers
 that own no matrix are found beside the modules that do: in the same container, or in the
 same gap of two files that keep the order of registration. Of several that look alike their values
-choose, among those few; what could be two things is left unmatched.
+choose, among those few; what could be two things is left unmatched, and so is a norm whose
+channels may stand in another order.
 """
 
 from __future__ import annotations
@@ -112,8 +113,11 @@ def follow(
     partners = _one_to_one(
         (module_and_leaf(a)[0], module_and_leaf(b)[0]) for a, b in (*named, *valued.items())
     )
+    lone = [key for key in open_keys.anchor if key not in valued and _is_matrix(mine, key)]
     for rule in (_in_containers, _in_gaps):
         for module, (other, neighbours) in rule(mine, theirs, dict(partners)).items():
+            if _beside_one_of(lone, mine, module):
+                continue
             leader = next((leaders[near] for near in neighbours if near in leaders), None)
             if leader is not None and other not in partners.values():
                 partners[module] = other
@@ -124,6 +128,25 @@ def follow(
         if module in leaders
         for a, b in _leaves(mine, module, theirs, other)
     }
+
+
+def _is_matrix(side: _Side, key: str) -> bool:
+    return len(side.entries[key].shape) >= 2
+
+
+def _beside_one_of(lone: Sequence[str], side: _Side, norm: str) -> bool:
+    """Whether a matrix that found no partner, beside a norm layer, has its number of channels.
+
+    The units between two matrices can stand in another order in the donor: no matrix matches then,
+    and the norm between them, which looks the same in any order, must not.
+    """
+    container = _parent(norm)
+    widths = {shape[0] for _, shape, _ in side.leaves(norm) if shape}
+    return any(
+        not widths.isdisjoint(side.entries[key].shape[:2])
+        for key in lone
+        if _parent(module_and_leaf(key)[0]) == container
+    )
 
 
 def _one_to_one(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

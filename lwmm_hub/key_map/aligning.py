@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lwmm_hub.checkpoint import TensorEntry
-from lwmm_hub.key_map.naming import OTHER_COPIES, NamedKeys, Source
+from lwmm_hub.key_map.naming import NamedKeys, Source, is_other_copy
 
 
 def align(
@@ -28,7 +28,7 @@ def align(
     for sign, prefixes in (("+", _leading(my_shapes)), ("-", _leading(their_shapes))):
         for prefix in prefixes:
             moved = _moved(sign, prefix, my_shapes, their_shapes)
-            rank = (len(as_they_are | moved), int(not prefix.startswith(OTHER_COPIES)))
+            rank = (len(as_they_are | moved), int(not is_other_copy(prefix)))
             if rank > best:
                 best, change = rank, (sign, prefix)
     sign, prefix = change

@@ -8,19 +8,26 @@ from lwmm_hub.key_map.naming import Source, module_of
 
 _NORM = "a part of weight norm or spectral norm is never averaged by itself"
 
+_MASK = "a mask is never averaged"
+
 _IMAGES = "constants of the anchor's image processing are never averaged"
 
 # last name of a float tensor that has no mean -> why; integers and booleans never have one
 NEVER_AVERAGED = {
+    "attn_mask": _MASK,
     "attn_mask_probs": "the state of a training schedule is never averaged",  # EoMT
+    "bias_mask": _MASK,
     "empty_weight": "class weights of a loss are never averaged",  # Mask2Former and its kin
     "num_batches_tracked": "a counter is never averaged",  # where a whole file was cast to floats
+    "num_updates": "a counter is never averaged",  # of an exponential moving average
     "original0": _NORM,
     "original1": _NORM,
     "pixel_mean": _IMAGES,
     "pixel_std": _IMAGES,
+    "position_ids": "an index is never averaged",
     "relative_position_index": "an index is never averaged",
     "weight_g": _NORM,
+    "weight_mask": _MASK,  # of pruned weights
     "weight_u": _NORM,
     "weight_v": _NORM,
 }

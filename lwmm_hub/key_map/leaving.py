@@ -30,7 +30,7 @@ def leave_out(key_map: KeyMap, reasons: Mapping[tuple[int, str], str]) -> KeyMap
                 found.append(why)
                 unused[i - 1].setdefault(source.key, why)
         if any(sources[1:]):
-            shared.append(replace(parameter, sources=tuple(sources)) if found else parameter)
+            shared.append(parameter._replace(sources=tuple(sources)) if found else parameter)
         elif sources[0] is not None:
             kept[sources[0].key] = "; ".join(dict.fromkeys(found))
     used = {parameter.part for parameter in shared}

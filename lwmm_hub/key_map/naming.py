@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lwmm_hub.checkpoint import TensorEntry
 from lwmm_hub.families import TABLES, Dialect, Table
@@ -14,8 +16,7 @@ OTHER_COPIES = ("ema", "teacher", "imnet", "momentum", "target")
 MAX_WRAPPERS = 16  # looked below for a backbone; a file made to be slow has thousands
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Where a parameter lies in a file: part `part` of `parts` equal parts of a first axis."""
 
     key: str
@@ -39,6 +40,8 @@ class NamedKeys:
         dialects: table name -> dialect name.
         found: the tables that fit, backbone first.
         conventions: table name -> its dialect and what the names do not show of its networks.
+        places: table name -> the prefix its keys were found under, then those of equally complete
+            networks in the same file, which keep their own keys.
     """
 
     sources: dict[str, Source]
@@ -47,6 +50,7 @@ class NamedKeys:
     dialects: dict[str, str]
     found: tuple[Table, ...]
     conventions: dict[str, tuple[str, str]] = field(default_factory=dict)
+    places: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def find(self, name: str, other: NamedKeys) -> Source | None:
         """Where the parameter lies that `other` calls `name`; None unless one table named both."""
@@ -59,30 +63,46 @@ class NamedKeys:
         return self.found[-1].name if self.found else None
 
 
-def name_keys(entries: Mapping[str, TensorEntry]) -> NamedKeys:
-    """Apply the family tables to the keys of a file."""
+def name_keys(
+    entries: Mapping[str, TensorEntry], prefer: Collection[tuple[str, str]] = ()
+) -> NamedKeys:
+    """Apply the family tables to the keys of a file.
+
+    Args:
+        entries: the file's.
+        prefer: (table, prefix) of the network to take where a file holds several alike.
+    """
     sources: dict[str, Source] = {}
     tables: dict[str, Table] = {}
     dead: dict[str, str] = {}
     dialects: dict[str, str] = {}
     conventions: dict[str, tuple[str, str]] = {}
+    places: dict[str, tuple[str, ...]] = {}
     found: list[Table] = []
     named_keys: set[str] = set()
     tails = _Tails(entries)
     for table in TABLES:
-        best = max(
-            _readings(table, entries, tails), key=lambda reading: len(reading[1]), default=None
-        )
-        if best is None:
+        readings = _readings(table, entries, tails)
+        if not readings:
             continue
-        dialect, names, without_meaning = best
+        rank = [
+            (len(r.names), not is_other_copy(r.prefix), (table.name, r.prefix) in prefer)
+            for r in readings
+        ]
+        best = readings[rank.index(max(rank))]
+        alike = [
+            r.prefix for r, its in zip(readings, rank, strict=True) if its[:2] == max(rank)[:2]
+        ]
+        places[table.name] = tuple(dict.fromkeys((best.prefix, *alike)))
+        dialect, names = best.dialect, best.names
         dialects[table.name] = dialect.name
         if dialect.convention:
             conventions[table.name] = (dialect.name, dialect.convention)
         found.append(table)
-        dead |= without_meaning
+        dead |= best.dead
+        taken = frozenset(named_keys)  # by tables before, such as a deep stem's last norm
         for name, source in names.items():
-            if name not in sources and source.key not in dead:
+            if name not in sources and source.key not in dead and source.key not in taken:
                 sources[name], tables[name] = source, table
                 named_keys.add(source.key)
     for key in entries:
@@ -90,13 +110,21 @@ def name_keys(entries: Mapping[str, TensorEntry]) -> NamedKeys:
             sources[key] = Source(key)
     place = {key: i for i, key in enumerate(entries)}
     ordered = sorted(sources.items(), key=lambda item: (place[item[1].key], item[1].part))
-    return NamedKeys(dict(ordered), tables, dead, dialects, tuple(found), conventions)
+    return NamedKeys(dict(ordered), tables, dead, dialects, tuple(found), conventions, places)
 
 
-def _readings(
-    table: Table, entries: Mapping[str, TensorEntry], tails: _Tails
-) -> list[tuple[Dialect, dict[str, Source], dict[str, str]]]:
-    """Every way to read a file's keys by a table: the dialect, what it names, what is dead."""
+@dataclass(frozen=True)
+class _Reading:
+    """One way to read a file's keys by a table: what it names, and key -> why it is dead."""
+
+    dialect: Dialect
+    prefix: str
+    names: dict[str, Source]
+    dead: dict[str, str]
+
+
+def _readings(table: Table, entries: Mapping[str, TensorEntry], tails: _Tails) -> list[_Reading]:
+    """Every way to read a file's keys by a table."""
     readings = []
     for dialect in table.dialects:
         if not all(key in entries for key in dialect.needs):
@@ -117,7 +145,7 @@ def _readings(
                 for i, name in enumerate(parts):
                     if table.rank(module_of(name)) is not None:
                         names.setdefault(name, Source(key, i, len(parts)))
-            readings.append((dialect, names, dead))
+            readings.append(_Reading(dialect, prefix, names, dead))
     return readings
 
 
@@ -145,13 +173,23 @@ def _prefixes(
 ) -> list[str]:
     """What stands before a dialect's keys in a file: as its table says, else whatever does.
 
-    A backbone is recognised below any wrapper; copies of it that are not the student come last.
+    A backbone is recognised below any wrapper; copies of it that are not the student come last, and
+    the order of the file says nothing.
     """
     listed = [prefix for prefix in dialect.prefixes if dialect.stands(prefix, entries)]
     if listed or not table.backbone:
         return listed
     found = [p for p in tails.before(dialect.signature) if dialect.stands(p, entries)]
-    return sorted(found, key=lambda prefix: prefix.startswith(OTHER_COPIES))[:MAX_WRAPPERS]
+    return sorted(found, key=lambda prefix: (is_other_copy(prefix), prefix))[:MAX_WRAPPERS]
+
+
+def is_other_copy(prefix: str) -> bool:
+    """Whether what stands before a network's keys says that it is not the student.
+
+    >>> is_other_copy("module.model_ema."), is_other_copy("module.schema.")
+    (True, False)
+    """
+    return any(piece.startswith(OTHER_COPIES) for piece in re.split(r"[._]", prefix))
 
 
 def module_of(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lwmm_hub.checkpoint import MERGEABLE, TensorEntry, dtype_name
 from lwmm_hub.key_map.aligning import align
@@ -14,8 +15,7 @@ from lwmm_hub.key_map.pairing import OpenKeys, ValuePair, open_keys, with_pairs
 from lwmm_hub.key_map.parts import Part, parts_of
 
 
-@dataclass(frozen=True)
-class SharedParameter:
+class SharedParameter(NamedTuple):
     """One canonical parameter that the anchor shares with at least one donor.
 
     Attributes:
@@ -90,7 +90,7 @@ def match_keys(
     Raises:
         UsageError: a pair does not fit the models.
     """
-    named = [name_keys(entries) for entries in models]
+    named = _name_alike(models)
     tabled = any(table.backbone for table in named[0].found)
     named_donors, prefixes = [], []
     for i, donor in enumerate(named[1:], start=1):
@@ -120,6 +120,8 @@ def match_keys(
     shared.sort(key=_ranker(named[0], depth))
     merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
     kept = {key: why for key, why in kept.items() if key not in merged_keys}
+    displaced = [key for key in models[0] if key not in merged_keys and key not in kept]
+    kept |= dict.fromkeys(displaced, "it is called as a table calls another tensor")
     unused = tuple(_unused(i, named, models, shared, labels, normed) for i in range(1, len(models)))
     classifiers = tuple(
         _classifier_size(keys, entries) for keys, entries in zip(named, models, strict=True)
@@ -136,7 +138,11 @@ def match_keys(
         tuple(prefixes),
         classifiers,
         part_of_key,
-        (*_unlike_conventions(named, labels), *norm_warnings(normed, named[0].sources)),
+        (
+            *_unlike_conventions(named, labels),
+            *_several_networks(named, labels),
+            *norm_warnings(normed, named[0].sources),
+        ),
         {
             p.layer: table.untrained[p.layer]
             for p in shared
@@ -148,6 +154,41 @@ def match_keys(
         ),
         pairs=None if pairs is None else tuple(sorted(pairs, key=_in_order(shared))),
     )
+
+
+def _name_alike(models: Sequence[Mapping[str, TensorEntry]]) -> list[NamedKeys]:
+    """The keys of all models by the tables; of several networks alike that of the same prefix.
+
+    Two streams of one architecture would cross otherwise: `rgb.` of one file with `depth.` of the
+    other.
+    """
+    named = [name_keys(entries) for entries in models]
+    if all(len(prefixes) == 1 for keys in named for prefixes in keys.places.values()):
+        return named
+    everywhere = {
+        (table, prefix)
+        for table, prefixes in named[0].places.items()
+        for prefix in prefixes
+        if all(prefix in keys.places.get(table, (prefix,)) for keys in named[1:])
+    }
+    return [name_keys(entries, everywhere) for entries in models]
+
+
+def _several_networks(named: Sequence[NamedKeys], labels: Sequence[str]) -> tuple[str, ...]:
+    """A warning per donor where its network and the anchor's were chosen among several alike."""
+    warnings = []
+    for keys, label in zip(named[1:], labels[1:], strict=True):
+        for table, mine in named[0].places.items():
+            theirs = keys.places.get(table, mine)
+            if theirs[0] == mine[0] or len(mine) == len(theirs) == 1:
+                continue
+            which, has = (labels[0], mine) if len(mine) > 1 else (label, theirs)
+            warnings.append(
+                f"{which} holds {len(has)} {table} networks alike ({', '.join(map(repr, has))}): "
+                f"{mine[0]!r} of {labels[0]} is matched with {theirs[0]!r} of {label}. If that is "
+                "the wrong one, name a file that holds the right one alone."
+            )
+    return tuple(warnings)
 
 
 def _matched(shared: Sequence[SharedParameter], i: int) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lwmm_hub.checkpoint import DTYPES, MERGEABLE
 from lwmm_hub.errors import MergeError
-from lwmm_hub.floats import all_finite, narrow, sum_dtype, view, widen
+from lwmm_hub.floats import all_finite, narrow, narrow_fitting, sum_dtype, view, widen
 from lwmm_hub.merging.positional import read_at
 from lwmm_hub.merging.segments import OpenFiles, Piece, Range, Segment
 
@@ -132,9 +132,12 @@ def _merge_piece(piece: Piece, raw: Sequence[memoryview], slot: Slot, kitchen: K
         mine = segment.computed[piece.skip : piece.skip + count].astype(real)
     elif segment.donors:
         mine = _weighted(mine, segment, raw, real, slot, kitchen)
+    as_it_is = not segment.donors and segment.computed is None and stored == segment.dtype
+    if not as_it_is and narrow_fitting(mine, segment.dtype, out):
+        return
     if not kitchen.allow_nonfinite and not all_finite(mine):
         mine = _explain_nonfinite(mine, segment, piece, real, kitchen)
-    if not segment.donors and segment.computed is None and stored == segment.dtype:
+    if as_it_is:
         if raw[0].obj is not slot.result.obj:
             np.copyto(out, view(raw[0], stored, count))
         return

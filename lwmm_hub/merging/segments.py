@@ -18,8 +18,7 @@ from lwmm_hub.key_map import Source
 from lwmm_hub.planning import MergedTensor, MergePlan, output_dtype
 
 
-@dataclass(frozen=True)
-class OutputTensor:
+class OutputTensor(NamedTuple):
     """One tensor of the result: where it comes from and how it is stored."""
 
     key: str
