@@ -668,3 +668,16 @@ def test_a_model_without_scores_of_pixels_is_named(tmp_path: Path) -> None:
         zoo.segformer()[1].save_pretrained(tmp_path / name)
     with pytest.raises(EvaluationError, match="gives no scores of pixels"):
         fit_layer_weights(lw.plan(tmp_path / "a", tmp_path / "b"), pictures(2), **QUICK)
+
+
+# ---------------------------------------------------------------------------------------- the study
+
+
+def test_the_results_of_the_study_are_those_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = STREET.parent.parent / "fit"
+    monkeypatch.syspath_prepend(str(folder))
+    import report
+
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert (folder / "RESULTS.md").read_text("utf-8") == report.results(lines)
+    assert not any("rows" in line for line in lines)

@@ -2,7 +2,7 @@
 
     study.py run --log LOG                                              # the street
     study.py run --log LOG --camvid DATA --weights DIR --code EDGENETS  # real nets, real scenes
-    study.py report --log LOG                                           # writes RESULTS.md
+    study.py report --log LOG [--log LOG...]               # writes results.jsonl and RESULTS.md
 
 `run` appends a line to LOG for each result and skips what is there, so it can be stopped at any
 time; `report` tells only what finished. See worlds.py for the data.
@@ -202,7 +202,7 @@ def _adapt(
 def run(arguments: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    log = Log(arguments.log)
+    log = Log(arguments.log[0])
     for job in _jobs(arguments):
         job(log)
 
@@ -262,7 +262,9 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[Callable[[Log], None]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["run", "report"])
-    parser.add_argument("--log", type=Path, required=True, help="results, a line each")
+    parser.add_argument(
+        "--log", type=Path, required=True, action="append", help="results, a line each"
+    )
     parser.add_argument("--camvid", type=Path, help="folder of CamVid; without it the street runs")
     parser.add_argument("--weights", type=Path, help="folder of the EdgeNets files")
     parser.add_argument("--code", type=Path, help="a copy of the EdgeNets repository")
@@ -272,7 +274,14 @@ def main() -> None:
     else:
         from report import results
 
-        (HERE / "RESULTS.md").write_text(results(Log(arguments.log).lines), encoding="utf-8")
+        lines = [
+            {k: v for k, v in line.items() if k != "rows"}
+            for file in arguments.log
+            for line in Log(file).lines
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (HERE / "results.jsonl").write_text(text, encoding="utf-8")
+        (HERE / "RESULTS.md").write_text(results(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
