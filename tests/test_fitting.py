@@ -498,6 +498,12 @@ def test_a_fit_is_not_scored_on_its_own_images(
     assert "pass --transductive" in done.err
     done = lwmm("merge", *common, "-o", "a")  # fitted on train, scored on val
     assert done.code == 0, done.err
+    shutil.copytree(trio[0], tmp_path / "same")
+    equal = (trio[0], tmp_path / "same", *common[2:6], "--images", tmp_path / "city")
+    done = lwmm("merge", *equal, "-o", "c", "--json")
+    assert done.code == 0, done.err
+    assert any("agree better with the teacher" in text for text in done.data["warnings"])
+    assert "Nothing agreed better" in Path("c/README.md").read_text("utf-8")
     done = lwmm("merge", *common, "--split", "val", "--transductive", "-o", "b", "--json")
     assert done.code == 0, done.err
     assert done.data["scores"]["dataset"]["split"] == "val"

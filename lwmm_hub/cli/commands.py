@@ -140,8 +140,10 @@ def merge(
             else:
                 anchor, *donors = _two(models)
                 result = run_merge(anchor, *donors, tags=tags, **common, **options)
-        output.warnings(result.warnings)
-        data = result.to_dict()
+        # what a fit has to say is in its plan alone; merging decides about all else anew
+        warnings = list(dict.fromkeys((*(found.warnings if found else ()), *result.warnings)))
+        output.warnings(warnings)
+        data = result.to_dict() | {"warnings": warnings}
         judged = judge(result, output, judge_data, judge_limit) if judge_data else None
         if judged is not None:
             data["scores"] = judged.report.to_dict()

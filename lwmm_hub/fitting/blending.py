@@ -52,7 +52,8 @@ class Blend:
 
         Args:
             network: of the anchor's kind, on its device, in evaluation mode; it is written to.
-            states: per model its tensors by the network's names (see `live_states`).
+            states: per model its tensors by the network's names (see `live_states`); what is
+                merged is taken out of them, so that each is in memory once.
             numbers: tensors that hold the number of a group plus 1, or 0.
             groups: as many as are numbered.
 
@@ -69,7 +70,7 @@ class Blend:
             given = numbers.get(name)
             if given is None or not live.is_floating_point() or not bool(given.any()):
                 continue
-            self._parts.append(_part(live, [state[name] for state in states], given))
+            self._parts.append(_part(live, [state.pop(name) for state in states], given))
             live.requires_grad_(True)
         if not self._parts:
             raise UsageError(
@@ -137,7 +138,7 @@ def _part(live: Tensor, given: Sequence[Tensor], numbers: Tensor) -> _Part:
     numbers = numbers.round().long().to(live.device)
     first = int(numbers.flatten()[0])
     group = first if bool((numbers == first).all()) else numbers
-    return _Part(live, base.clone(), tuple(deltas), group)
+    return _Part(live, base, tuple(deltas), group)
 
 
 def make_norms_affine(network: torch.nn.Module) -> None:
