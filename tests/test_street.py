@@ -241,3 +241,18 @@ def test_committed_models_merge_across_label_sets(
     assert scores.iou is not None
     assert (scores.iou["terrain"] > 0) == (order[0] == "self-training")  # the anchor's classes
     assert street["scoring"].mean_iou(scores, fine) > 0.3
+
+
+def test_the_committed_panoptic_model_merges_with_a_semantic_one_and_is_scored(
+    town: Any, tmp_path: Path
+) -> None:
+    lw.merge(str(MODELS / "panoptic"), str(MODELS / "upernet"), output=tmp_path / "merged")
+    alone, merged = (
+        lw.evaluate(folder, town, map_labels=True, batch_size=8, device="cpu")
+        for folder in (MODELS / "panoptic", tmp_path / "merged")
+    )
+    assert alone.task == merged.task == "panoptic"
+    assert alone.pq is not None
+    assert merged.pq is not None
+    assert alone.pq > 0.2
+    assert merged.pq > 0.1

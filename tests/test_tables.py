@@ -226,7 +226,7 @@ def streets(tmp_path: Path) -> dict[str, bytes | Path]:
 _READ = """
     import json, sys
     from lwmm_hub.evaluation.opening import open_data
-from lwmm_hub.evaluation.running import RunOptions, evaluate_subjects
+    from lwmm_hub.evaluation.running import RunOptions, evaluate_subjects
     found = []
     for options in json.loads(sys.argv[1]):
         data = open_data("org/streets", **options)

@@ -83,7 +83,7 @@ COURSES = {
         Course("studio-source-only", 18, labels=COARSE, domain="studio"),
     )
 }
-COMMITTED = ("self-training", "studio")
+COMMITTED = ("self-training", "studio", "panoptic", "upernet")
 
 
 class Drawn(NamedTuple):

@@ -64,7 +64,7 @@ def normed_modules(names: Iterable[str]) -> frozenset[str]:
     return frozenset(
         module_of(name).removesuffix(_PARAMETRIZED)
         for name in names
-        if NEVER_AVERAGED.get(name.rpartition(".")[2]) == _NORM
+        if name.rpartition(".")[2] in ("weight_g", "original0")  # spectral norm has neither
     )
 
 
