@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lwmm_hub.card import (
@@ -661,6 +661,7 @@ def test_hostile_text_renders_to_no_foreign_element(manifest: dict[str, Any], te
     assert rendered.count("<details>") == rendered.count("</details>")
 
 
+@example("0~/")
 @given(ANY_TEXT)
 @settings(max_examples=60, deadline=None)
 def test_any_text_keeps_the_front_matter_what_it_was(text: str) -> None:

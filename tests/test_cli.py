@@ -257,14 +257,12 @@ def test_merge_json_is_what_others_rely_on(lwmm: Command, tiny: Models) -> None:
     found = assert_done(lwmm("merge", tiny.anchor, tiny.donor, "--json")).data
     assert list(found) == [
         "output", "merged", "kept", "seconds", "bytes_written", "sha256", "commit_url", "warnings",
-        "scores",
     ]  # fmt: skip
     weights = Path("merged/model.safetensors")
     assert found["output"] == "merged"
     assert found["sha256"] == {"model.safetensors": sha256(weights)}
     assert found["bytes_written"] == weights.stat().st_size
     assert found["commit_url"] is None
-    assert found["scores"] is None  # those of --evaluate
     assert found["warnings"] == []
     assert 0 < found["seconds"] < 60
     plan = lwmm("plan", tiny.anchor, tiny.donor, "--check-weights", "--json").data

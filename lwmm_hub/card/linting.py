@@ -85,7 +85,7 @@ _ROOTS = (
 )
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 LOCAL_PATH = re.compile(
-    rf"(?i:file:/)|(?<![\w.~/-])~(?:[a-z_][\w-]*)?/|(?<![\w./-])/(?:{_ROOTS})/(?=[^\s/])"
+    rf"(?i:file:/)|(?<![\w.~/\\-])~(?:[a-z_][\w-]*)?/|(?<![\w./-])/(?:{_ROOTS})/(?=[^\s/])"
     r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\|/(?:Users|Windows|Documents)\b)"
     r"|(?<![\\\w])\\\\[A-Za-z0-9.-]+\\[A-Za-z0-9]"
 )
