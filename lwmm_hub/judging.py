@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lwmm_hub.card.naming import last_part
 from lwmm_hub.errors import EvaluationError, LwmmError, OutputError
 from lwmm_hub.evaluation.comparing import evaluate_models
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions
 from lwmm_hub.evaluation.reporting import Report
 from lwmm_hub.evaluation.running import Progress, RunOptions
-from lwmm_hub.evaluation.subjects import LabelOptions
+from lwmm_hub.evaluation.subjects import LabelOptions, distinct_names
 from lwmm_hub.manifest import read_manifest, write_card
 from lwmm_hub.merge_result import MergeResult
 from lwmm_hub.pipeline import run_merge
@@ -122,17 +123,11 @@ def _together(scored: Sequence[tuple[str, Report]], notes: Sequence[str]) -> Jud
     told = [note for report in reports for note in report.notes]
     report = Report(
         reports[0].dataset,
-        _distinct(names),
+        distinct_names(names),
         tuple(report.scores[0] for report in reports),
         (*told, *notes),
     )
     return Judged(report, tuple(role for role, _ in scored))
-
-
-def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    from lwmm_hub.evaluation.subjects import distinct_names
-
-    return distinct_names(names)
 
 
 def record_scores(
@@ -164,7 +159,7 @@ def record_scores(
         entry = {**model, "role": role}
         if model.get("commit") is None:
             name = {"merged": "merged", "isotropic": "isotropic"}.get(role)
-            entry["reference"] = name or _last(str(model.get("reference")))
+            entry["reference"] = name or last_part(str(model.get("reference")))
         entries.append(entry)
     if "merged" not in [entry["role"] for entry in entries]:
         raise OutputError(
@@ -174,7 +169,7 @@ def record_scores(
     if "/" not in str(dataset.get("reference", "")):
         dataset["revision"] = None  # a fingerprint of local files, which names nothing to others
     elif not dataset.get("revision"):
-        dataset["reference"] = _last(str(dataset["reference"]))
+        dataset["reference"] = last_part(str(dataset["reference"]))
     manifest["scores"] = {**document, "dataset": dataset, "models": entries}
     write_card(folder, manifest)
     write_json(folder / MANIFEST, manifest)
@@ -186,10 +181,6 @@ def _role(model: Mapping[str, Any], folder: Path, parents: Sequence[str]) -> str
     if model.get("commit") is None and Path(reference).name == folder.name:
         return "merged"
     plain = reference.removeprefix("hf://").partition("@")[0]
-    if plain == parents[0] or _last(plain) == parents[0]:
+    if plain == parents[0] or last_part(plain) == parents[0]:
         return "anchor"
-    return "donor" if plain in parents or _last(plain) in parents else "other"
-
-
-def _last(reference: str) -> str:
-    return reference.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+    return "donor" if plain in parents or last_part(plain) in parents else "other"

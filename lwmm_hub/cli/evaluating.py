@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import click
 
 from lwmm_hub.cli.options import with_options, with_output
-from lwmm_hub.cli.output import Output
+from lwmm_hub.cli.output import Output, counting_bar
 from lwmm_hub.errors import OutputError, UsageError
 
 _DATA_OPTIONS = (
@@ -275,12 +274,10 @@ def read_window(text: str | None) -> tuple[int, int] | None:
 @contextmanager
 def progress_bar(output: Output) -> Iterator[Callable[[str, int, int | None], None] | None]:
     """A bar on stderr for people at a terminal."""
-    if output.format != "human" or not sys.stderr.isatty():
-        yield None
-        return
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # not re-exported
-
-    with tqdm(unit="image") as bar:  # type: ignore[no-untyped-call]
+    with counting_bar(output) as bar:
+        if bar is None:
+            yield None
+            return
 
         def show(name: str, done: int, total: int | None) -> None:
             if bar.desc != f"{name}: ":

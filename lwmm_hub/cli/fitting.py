@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import click
 
 from lwmm_hub.cli.evaluating import read_window
 from lwmm_hub.cli.options import given
-from lwmm_hub.cli.output import Output
+from lwmm_hub.cli.output import Output, counting_bar
 from lwmm_hub.errors import UsageError
 
 if TYPE_CHECKING:
@@ -179,12 +178,10 @@ def _place(text: str) -> str:
 @contextmanager
 def _bar(output: Output) -> Iterator[Callable[..., None] | None]:
     """A bar on stderr for people at a terminal, with loss and agreement."""
-    if output.format != "human" or not sys.stderr.isatty():
-        yield None
-        return
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # not re-exported
-
-    with tqdm(unit="image") as bar:  # type: ignore[no-untyped-call]
+    with counting_bar(output) as bar:
+        if bar is None:
+            yield None
+            return
         told: dict[str, float] = {}
 
         def show(

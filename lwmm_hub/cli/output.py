@@ -97,6 +97,18 @@ class Output:
             yield lambda done: bar.update(done) and None
 
 
+@contextmanager
+def counting_bar(output: Output) -> Iterator[Any]:
+    """A bar of `tqdm` that counts images, on stderr; None but for people at a terminal."""
+    if output.format != "human" or not sys.stderr.isatty():
+        yield None
+        return
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # not re-exported
+
+    with tqdm(unit="image") as bar:  # type: ignore[no-untyped-call]
+        yield bar
+
+
 def _quiet_client(bars: bool) -> None:
     """Keep the Hub's client from logging retries and, but for people, from drawing bars.
 
