@@ -1,7 +1,8 @@
-"""Fitted layer weights against everything they have to beat; writes RESULTS.md from what it ran.
+r"""Fitted layer weights against everything they have to beat; writes RESULTS.md from what it ran.
 
     study.py run --log LOG                                              # the street
-    study.py run --log LOG --camvid DATA --weights DIR --code EDGENETS  # real nets, real scenes
+    study.py run --log LOG --camvid DATA --weights DIR --code EDGENETS \
+        [--nets ANCHOR+DONOR ...] [--variants] [--adapted]              # real nets, real scenes
     study.py report --log LOG [--log LOG...]               # writes results.jsonl and RESULTS.md
 
 `run` appends a line to LOG for each result and skips what is there, so it can be stopped at any
@@ -37,19 +38,19 @@ HERE = Path(__file__).parent
 DEFAULT = "fit (default)"
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
+    "fit, pixels count alike": {"balance": 0.0},
+    "fit, classes count by the root": {"balance": 0.5},
+    "fit, all labels count": {"threshold": 0.0},
+    "fit, threshold 0.6": {"threshold": 0.6},
+    "fit, threshold 0.9": {"threshold": 0.9},
     "fit, anchor teaches": {"teacher": "anchor"},
-    "fit, threshold 0.5": {"threshold": 0.5},
-    "fit, threshold 0.8": {"threshold": 0.8},
+    "fit, mirrored images": {"mirror": True},
+    "fit, one offset a stage": {"per": "stage"},
+    "fit, started uniform": {"start": "uniform"},
     "fit, lr 0.02": {"lr": 0.02},
     "fit, lr 0.1": {"lr": 0.1},
     "fit, 20 steps": {"steps": 20},
     "fit, 120 steps": {"steps": 120},
-    "fit, started uniform": {"start": "uniform"},
-    "fit, one offset a stage": {"per": "stage"},
-    "fit, pixels count alike": {"balance": 0.0},
-    "fit, classes count alike": {"balance": 1.0},
-    "fit, threshold 0.8, pixels count alike (the probe)": {"threshold": 0.8, "balance": 0.0},
-    "fit, mirrored images": {"mirror": True},
 }
 CONTROLS = ("fit's mean in every layer", "fit shuffled over layers")
 RATES = {"all": (1e-5, 1e-4, 1e-3), "norms": (1e-4, 1e-3, 1e-2)}
@@ -71,6 +72,13 @@ class Log:
         return next(
             r for r in self.lines if (r["world"], r["seed"], r["name"]) == (world, seed, name)
         )
+
+    def known(self, data: str, seed: int, of: Sequence[str]) -> float | None:
+        """The score of the mean of these networks, where it was measured before."""
+        for row in self.lines:
+            if (row.get("data"), row["seed"], row.get("of")) == (data, seed, list(of)):
+                return float(row["miou"])
+        return None
 
     def add(self, world: str, seed: int, name: str, miou: float, **more: Any) -> None:
         row = {"world": world, "seed": seed, "name": name, "miou": miou, **more}
@@ -95,11 +103,15 @@ def ramp_of(plan: lw.MergePlan) -> Rows:
 def baselines(world: World, seed: int, log: Log) -> None:
     count = len(world.parents)
     names = ["anchor", *(f"donor {i}" if count > 2 else "donor" for i in range(1, count))]
-    for i, (name, network) in enumerate(zip(names, world.parents, strict=True)):
-        if not log.has(world.name, seed, name):
-            log.add(world.name, seed, name, world.score([network], [i]))
-    if not log.has(world.name, seed, "ensemble"):
-        log.add(world.name, seed, "ensemble", world.score(world.parents, list(range(count))))
+    alone = [(name, [i]) for i, name in enumerate(names)]
+    for name, which in [*alone, ("ensemble", list(range(count)))]:
+        if log.has(world.name, seed, name):
+            continue
+        of = sorted(world.members[i] for i in which)
+        score = log.known(world.data, seed, of)  # from a pair in the other order
+        if score is None:
+            score = world.score([world.parents[i] for i in which], which)
+        log.add(world.name, seed, name, score, data=world.data, of=of)
     ramp = ramp_of(world.plan)
     even = dict.fromkeys(ramp, (1 / count,) * count)
     for name, rows in (("isotropic", even), ("ramp", ramp)):
@@ -187,7 +199,7 @@ def _adapt(
     for step in range(options.steps):
         adam.zero_grad()
         batch = course.batch(step)
-        total = sum(lesson.sure for lesson, _ in batch)
+        total = sum(course.weight_of(lesson) for lesson, _ in batch)
         for lesson, flip in batch:
             (course._loss(lesson, flip) / total).backward()
         adam.step()
@@ -207,6 +219,7 @@ def run(arguments: argparse.Namespace) -> None:
         job(log)
 
 
+SIZES = (("1024x512", "512x256"), ("512x256", "1024x512"))
 SMALL = {"limit": 60, "checks": 6}  # of the budget: whole runs have to end on two shared cores
 
 
@@ -232,31 +245,20 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[Callable[[Log], None]]:
         for seed, world in enumerate(worlds):
             yield job(world, seed, [DEFAULT])
         for seed, world in enumerate(worlds):
-            yield job(world, seed, [], True)
-        for seed, world in enumerate(worlds):
             yield job(world, seed, list(VARIANTS))
+        for seed, world in enumerate(worlds):
+            yield job(world, seed, [], True)
         return
 
-    def nets(anchor: str, *donors: str) -> Callable[[], World]:
+    def nets(*names: str) -> Callable[[], World]:
         where = (arguments.camvid, arguments.weights, arguments.code)
-        return lambda: camvid(anchor, donors, *where, (384, 512))
+        return lambda: camvid(names[0], names[1:], *where, (384, 512))
 
-    small = ("0.5_city_1024x512", "0.5_city_512x256")
-    large = ("1.0_city_1024x512", "1.0_city_512x256")
-    pairs = [small, small[::-1], large, large[::-1]]
-    for pair in pairs:
-        yield job(nets(*pair), 0, [DEFAULT])
-    for pair in pairs[:2]:
-        yield job(nets(*pair), 0, [], True)
-    pascal = "1.0_pascal_384x384"
-    yield job(nets(large[0], pascal), 0, [DEFAULT])
-    for pair in pairs[:2]:
-        yield job(nets(*pair), 0, list(VARIANTS))
-    yield job(nets(*large, pascal), 0, [DEFAULT])
-    for pair in pairs[:2]:
-        yield job(nets(*pair), 1, [DEFAULT])
-    for pair in pairs[2:]:
-        yield job(nets(*pair), 0, [], True)
+    for names in arguments.nets:
+        every = names.split("+")
+        if arguments.variants:
+            yield job(nets(*every), arguments.seed, list(VARIANTS))
+        yield job(nets(*every), arguments.seed, [DEFAULT], arguments.adapted)
 
 
 def main() -> None:
@@ -268,6 +270,16 @@ def main() -> None:
     parser.add_argument("--camvid", type=Path, help="folder of CamVid; without it the street runs")
     parser.add_argument("--weights", type=Path, help="folder of the EdgeNets files")
     parser.add_argument("--code", type=Path, help="a copy of the EdgeNets repository")
+    parser.add_argument(
+        "--nets",
+        nargs="+",
+        default=[f"{s}_city_{a}+{s}_city_{b}" for s in ("0.5", "1.0") for a, b in SIZES],
+        metavar="ANCHOR+DONOR",
+        help="their networks, by the names of the files",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the fits on CamVid")
+    parser.add_argument("--variants", action="store_true", help="every variant, on CamVid, too")
+    parser.add_argument("--adapted", action="store_true", help="the adapted anchor, on CamVid, too")
     arguments = parser.parse_args()
     if arguments.what == "run":
         run(arguments)

@@ -33,6 +33,8 @@ class World:
 
     Attributes:
         name: in the tables.
+        data: what it is scored on.
+        members: names of the parents.
         plan: of the ramp.
         images: without labels, for fitting.
         truth: images and label maps, for scoring only.
@@ -45,6 +47,8 @@ class World:
     """
 
     name: str
+    data: str
+    members: Sequence[str]
     plan: lw.MergePlan
     images: Sequence[Image]
     truth: Callable[[], Iterator[tuple[Image, NDArray[np.uint8]]]]
@@ -109,6 +113,8 @@ def street(seed: int, scenes_to_fit: int = 100, scenes_to_score: int = 150) -> W
         told.append(CITY.lookup(names))
     return World(
         "street at dusk",
+        "street",
+        ("anchor", "donor"),
         lw.plan(*map(str, folders), check_weights=True),
         list(drawn),
         lambda: zip(tested, labels, strict=True),
@@ -196,6 +202,8 @@ def camvid(
     told = [np.array([IN_CAMVID.get(n, 255) for n in each], np.uint8) for each in labels]
     return World(
         f"CamVid {size[1]}x{size[0]}: {' + '.join(names)}",
+        f"CamVid {size[1]}x{size[0]}",
+        names,
         lw.plan(*map(str, files), check_weights=True),
         [np.array(Pictures.open(path).convert("RGB")) for path in chosen],
         truth,

@@ -63,13 +63,13 @@ def _fit(origin: Origin) -> str:
         where = f"the {counted(held, 'image')} held back" if held else "the same images"
         if origin.get("result") == "fitted":
             sentences.append(
-                f"On {where} the mean IoU with the teacher's labels is {after:.1%}, {before:.1%} "
+                f"On {where} the probability of the teacher's labels is {after:.1%}, {before:.1%} "
                 f"at the start; the weights after step {_number(origin, 'best_step')} agreed best."
             )
         else:
             sentences.append(
                 f"Nothing agreed better with the teacher on {where} than the start "
-                f"(mean IoU {before:.1%}): these are the weights that the fit began with."
+                f"(probability {before:.1%}): these are the weights that the fit began with."
             )
     return " ".join(sentences)
 

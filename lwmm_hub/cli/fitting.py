@@ -36,7 +36,7 @@ FIT_OPTIONS = (
     click.option("--fit-lr", type=float, default=0.05, show_default=True, metavar="X",
                  help="Step size, on the logits of the layer weights."),
     click.option("--fit-threshold", type=float, metavar="P",
-                 help="The teacher's labels count from this probability on (default 0: all)."),
+                 help="Teacher's labels count from this probability on (default 0.8; 0: all)."),
     click.option("--teacher", default="ensemble", show_default=True, metavar="WHO",
                  help="Who teaches: ensemble (all parents) or anchor."),
     click.option("--fit-limit", type=int, default=100, show_default=True, metavar="N",

@@ -41,7 +41,7 @@ class FitOptions:
     steps: int = 60
     batch_size: int = 4
     lr: float = 0.05
-    threshold: float = 0.0
+    threshold: float = 0.8
     teacher: str = "ensemble"
     window: tuple[int, int] | None = None
     device: str | None = None
@@ -50,7 +50,7 @@ class FitOptions:
     held_back: float = 0.2
     start: str = "ramp"
     per: str = "layer"
-    balance: float = 0.5
+    balance: float = 1.0
     mirror: bool = False
     checks: int = 12
     patience: int = 4

@@ -288,6 +288,7 @@ def _origin(
         "labels_used": False,
         "teacher": options.teacher,
         "threshold": options.threshold,
+        "balance": options.balance,
         "start": options.start,
         "steps": options.steps,
         "steps_taken": fit.steps,

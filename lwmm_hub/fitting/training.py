@@ -84,7 +84,7 @@ class Course:
         held = round(len(useful) * options.held_back)
         held = min(max(held, int(options.held_back > 0)), len(useful) - 1)
         self.held, self.taught = useful[: max(held, 0)], useful[max(held, 0) :]
-        self._class_weights = _class_weights(self.taught, len(live.labels), options.balance)
+        self._class_weights = _class_weights(useful, len(live.labels), options.balance)
 
     def weights(self, offsets: Tensor) -> Tensor:
         """Layer weights, (layers, models), of what is fitted, (knots, models)."""
@@ -118,7 +118,7 @@ class Course:
 
         Cross-entropy to the teacher's labels, over all confident pixels of the batch.
         """
-        total = sum(lesson.sure for lesson, _ in batch)
+        total = sum(self.weight_of(lesson) for lesson, _ in batch)
         loss = 0.0
         for lesson, flip in batch:
             part = self._loss(lesson, flip) / total
@@ -126,13 +126,13 @@ class Course:
             loss += float(part.detach())
         return loss, self.blend.gradients()
 
-    def _loss(self, lesson: Lesson, flip: bool) -> Tensor:
+    def _loss(self, lesson: Lesson, flip: bool, gradients: bool = True) -> Tensor:
         import torch
 
         image, labels = self._read(lesson.image), lesson.confident()
         if flip:
             image, labels = np.ascontiguousarray(image[:, ::-1]), labels[:, ::-1]
-        found = log_probabilities(self.live.scores(image, gradients=True), lesson.grid)
+        found = log_probabilities(self.live.scores(image, gradients=gradients), lesson.grid)
         target = torch.from_numpy(labels.copy()).to(found.device)
         return torch.nn.functional.nll_loss(
             found[None],
@@ -143,24 +143,28 @@ class Course:
         )
 
     def agreement(self) -> float:
-        """How alike the network as it is and the teacher are on the images held back.
+        """The probability that the network as it is gives to the teacher's labels, held back.
 
-        The mean over the teacher's classes of the IoU of both label maps, over all pixels: a merge
-        is judged by its mIoU, and on the confident pixels every reasonable blend agrees.
+        The geometric mean over the confident pixels, weighed as in the loss: it is exp(-loss) on
+        images that are not learned from. Pixels that the teacher is unsure of have no say: a
+        network that comes nearer to the truth than the teacher is leaves it there first.
         """
         import torch
 
-        count = len(self.live.labels)
-        pairs = np.zeros((count, count), np.int64)
-        for lesson in self.held or self.taught:
+        lessons = self.held or self.taught
+        total, loss = 0.0, 0.0
+        for lesson in lessons:
+            total += self.weight_of(lesson)
             with torch.no_grad():
-                found = log_probabilities(self.live.scores(self._read(lesson.image)), lesson.grid)
-            both = lesson.labels() * count + found.argmax(0).cpu().numpy()
-            pairs += np.bincount(both.ravel(), minlength=count * count).reshape(count, count)
-        alike = pairs.diagonal()
-        named = pairs.sum(1) > 0
-        union = pairs.sum(0) + pairs.sum(1) - alike
-        return float((alike[named] / union[named]).mean())
+                loss += float(self._loss(lesson, flip=False, gradients=False))
+        return math.exp(-loss / total)
+
+    def weight_of(self, lesson: Lesson) -> float:
+        """How much the confident pixels of a lesson count together."""
+        if self._class_weights is None:
+            return float(lesson.sure)
+        labels = lesson.confident()
+        return float(self._class_weights[labels[labels != UNSURE]].sum())
 
 
 def _class_weights(lessons: Sequence[Lesson], classes: int, power: float) -> Tensor | None:
@@ -222,7 +226,7 @@ class Fit:
         if self.steps and not self.better:
             found.append(
                 "the fit found no layer weights that agree better with the teacher than those it "
-                f"started from (mean IoU {self.before:.4f} on the images held back): these are "
+                f"started from ({self.before:.1%} on the images held back): these are "
                 "used unchanged."
             )
         return found
@@ -339,8 +343,8 @@ def _hopeless(fit: Fit, agreement: float, options: FitOptions) -> bool:
     assert fit.before is not None
     if agreement < fit.before - LOST:
         fit.ended = (
-            f"the fit diverged: after {fit.steps} steps its mean IoU with the teacher is "
-            f"{agreement:.3f} on the images held back, {fit.before:.3f} at the start. A smaller lr "
+            f"the fit diverged: after {fit.steps} steps its agreement with the teacher is "
+            f"{agreement:.1%} on the images held back, {fit.before:.1%} at the start. A smaller lr "
             "may help."
         )
         return True
