@@ -26,6 +26,8 @@ images to the labels of the parents' ensemble; everything else of the result is 
 - *anchor adapted*: the anchor itself trained on the same images with the same teacher, steps and
   stopping rule; of three learning rates the one that agrees best with the teacher on the images
   held back.
+- *agreement*: the probability of the teacher's sure labels on the images held back (geometric
+  mean, every class counts alike), at the start and of the weights that were kept.
 - Every run: 60 images, a fifth of them held back, at most 60 steps of 4 images, six checks.
 """
 
@@ -33,10 +35,10 @@ LIMITS = """## Limits
 
 - Few runs, small networks, two kinds of scenes. Deviations are over seeds where there are several,
   and seeds do not change the parents.
-- The defaults (all of the teacher's labels count, rare classes more by the square root of their
-  frequency, and the stopping rule by mean IoU) were chosen by looking at the street of seed 0 and
-  at every fourth scored image of CamVid for the pair `0.5_city_1024x512 + 0.5_city_512x256`, with
-  their truth. Those rows flatter the defaults; the others do not.
+- The defaults (labels from a probability of 0.8 on, all classes count alike, the likelihood of the
+  teacher's labels as stopping rule) were chosen with the truth of every second scored image of
+  CamVid, at 384x288, for both orders of the networks of width 0.5, and of the street of seeds 1
+  and 2. Those rows flatter the defaults (marked *); the others do not.
 - A fit can only move between its parents, towards what they already agree on: where the ensemble is
   wrong, so is its teacher. With the anchor as the teacher the fit learns to be the anchor.
 - Seconds are wall time on two cores shared with other work, and tell little.
@@ -68,23 +70,39 @@ def _summary(lines: Sequence[Line], worlds: Sequence[str]) -> str:
             one = {r["name"]: r["miou"] for r in rows if r["seed"] == seed}
             parents = [v for k, v in one.items() if k in ORDER[:4]]
             parent = max(parents)
+            mark = "*" if _looked_at(world, seed) else ""
             body.append(
-                [world, seed, parent, one["ensemble"], one["ramp"], fitted, fitted - parent,
+                [world + mark, seed, parent, one["ensemble"], one["ramp"], fitted, fitted - parent,
                  fitted - one["ensemble"]]
             )  # fmt: skip
     if not body:
         return "Nothing has finished yet.\n"
-    won = [sum(row[place] > 0 for row in body) for place in (6, 7)]
-    over = [mean(row[place] for row in body) for place in (6, 7)]
     cells = [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in row] for row in body]
     for row, numbers in zip(cells, body, strict=True):
         row[6], row[7] = f"{numbers[6]:+.2f}", f"{numbers[7]:+.2f}"
-    words = (
-        f"The fitted merge, one network at inference, beats the best parent in {won[0]} of "
-        f"{len(body)} runs (by {over[0]:+.2f} on average) and the ensemble in {won[1]} of "
-        f"{len(body)} ({over[1]:+.2f})."
-    )
+    words = f"The fitted merge, one network at inference, beats {_counted(body)}."
+    unseen = [row for row in body if not row[0].endswith("*")]
+    if unseen and len(unseen) < len(body):
+        words += (
+            " Without the runs whose truth was looked at to choose the defaults (marked *) it "
+            f"beats {_counted(unseen)}."
+        )
     return f"## In short\n\n{words}\n\n{_markdown([head, *cells])}\n"
+
+
+def _looked_at(world: str, seed: int) -> bool:
+    """Whether the defaults were chosen with the truth of this run."""
+    return "0.5_" in world if world.startswith("CamVid") else seed in (1, 2)
+
+
+def _counted(body: Sequence[Sequence[Any]]) -> str:
+    """How often a fit beats the best parent and the ensemble, in words."""
+    parts = []
+    for name, place in (("the best parent", 6), ("the ensemble", 7)):
+        over = [row[place] for row in body]
+        won = sum(gain > 0 for gain in over)
+        parts.append(f"{name} in {won} of {len(over)} runs ({mean(over):+.2f} on average)")
+    return " and ".join(parts)
 
 
 def _table(rows: Sequence[Line]) -> str:
