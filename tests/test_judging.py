@@ -107,10 +107,10 @@ def test_a_merge_is_scored_like_its_folder_and_its_isotropic_sibling(
     data = open_data(str(pictures), label_space=str(pictures.parent / "classes.json"))
     judged = judge_merge(result, data)
     assert judged.roles == ("anchor", "donor", "isotropic", "merged")
-    assert judged.report.names == ("anchor", "donor", "isotropic", "merged")
+    assert judged.names == ("anchor", "donor", "isotropic", "merged")
     folders = [ANCHOR, result.folder, isotropic.folder]
     alone = evaluate_models([str(folder) for folder in folders], data).report.scores
-    by_role = dict(zip(judged.roles, judged.report.scores, strict=True))
+    by_role = dict(zip(judged.roles, judged.scores, strict=True))
     for role, scores in zip(("anchor", "merged", "isotropic"), alone, strict=True):
         assert by_role[role].iou == pytest.approx(scores.iou, nan_ok=True)
     assert by_role["merged"].iou != by_role["isotropic"].iou
@@ -129,7 +129,7 @@ def test_a_donor_that_cannot_be_evaluated_is_named_and_left_out(
     data = open_data(str(pictures), label_space=str(pictures.parent / "classes.json"))
     judged = judge_merge(result, data)
     assert judged.roles == ("anchor", "isotropic", "merged")
-    [note] = [note for note in judged.report.notes if "was not evaluated" in note]
+    [note] = [note for note in judged.notes if "was not evaluated" in note]
     assert note.startswith("donor was not evaluated: ")
     assert "image processor" in note
 

@@ -119,7 +119,7 @@ def evaluation(manifest: Mapping[str, Any]) -> dict[str, Markdown]:
     words += "; all models on the same images."
     missing = _not_compared(manifest, names)
     return {
-        "evaluation": Markdown(f"{words}{missing}\n\n{table(headings, rows)}"),
+        "evaluation": Markdown(f"{words}{missing}\n\n{table(headings, rows)}{_notes(scores)}"),
         "class_scores": _class_scores(entries, names),
     }
 
@@ -262,6 +262,12 @@ def _not_compared(manifest: Mapping[str, Any], names: Sequence[str]) -> str:
     if not any("isotropic" in name.lower() for name in names):
         absent.append("isotropic merging")
     return f" Not measured: {listed(absent)}." if absent else ""
+
+
+def _notes(scores: Mapping[str, Any]) -> str:
+    """What a reader of the scores has to know, such as what the columns are."""
+    notes = [f"- {text(note)}" for note in scores.get("notes") or []]
+    return "\n\n" + "\n".join(notes) if notes else ""
 
 
 def _class_scores(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markdown:
