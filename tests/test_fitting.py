@@ -235,7 +235,10 @@ def test_zero_steps_and_equal_parents_give_the_ramp(
     plan = lw.plan(anchor, tmp_path / "same")
     same = fit_layer_weights(plan, pictures(4), steps=4, **QUICK)
     assert (weights(same) == weights(plan)).all()
-    assert any("no layer weights that agree better" in w for w in same.warnings)
+    [warning] = [w for w in same.warnings if "no layer weights that agree better" in w]
+    result = lw.merge(same, output=tmp_path / "m")  # what the fit had to say is not lost on the way
+    assert result.warnings.count(warning) == 1
+    assert "no layer weights that agree better" in (tmp_path / "m" / "README.md").read_text("utf-8")
 
 
 def test_a_donor_of_noise_is_driven_out(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
