@@ -88,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = lw.plan(*map(str, PARENTS), check_weights=True)
     print(plan, end="\n\n")
     lw.merge(plan, output=output / "merged", overwrite=True)
+    told = f"fitting layer weights on {FIT_SCENES} other streets at dusk, without labels"
+    print(told, end="\n\n", flush=True)
     lw.merge(fitted(plan), output=output / "fitted", overwrite=True)
     data = draw(DOMAINS["dusk"], asked.scenes, FIRST_SEED, "streets at dusk")
     with tempfile.TemporaryDirectory() as scratch:
@@ -100,10 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "fitted": output / "fitted",
         }
         print(f"{asked.scenes} streets at dusk, which neither model was trained on,")
-        print(
-            "in the anchor's label set; the ensemble costs two inferences, and the weights of the"
-        )
-        print(f"fitted merge were learned from {FIT_SCENES} others, without labels:\n")
+        print("in the anchor's label set; the ensemble costs two inferences:\n")
         found = report(models, data)
         print(found)
         columns = ("anchor", "donor", "layer-wise", "fitted")
