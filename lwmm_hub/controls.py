@@ -3,6 +3,9 @@
 Fitted weights may be good because of their mean, of their order over depth, or of neither. So the
 same parents are merged anew, by the ordinary merge, with weights that have the one and not the
 other; beside them stand the ramp, the isotropic merge and the parents' ensemble.
+
+    data = open_data("org/streets", split="validation")
+    evaluate_models(["fitted"], data, columns=controls_of(["fitted"])).report
 """
 
 from __future__ import annotations
@@ -122,17 +125,12 @@ def controls(plan: MergePlan, label: str, seed: int = SEED) -> tuple[Column, ...
     rows = [layer.weights for layer in plan.layers]
     mean = tuple(math.fsum(weights) / len(rows) for weights in zip(*rows, strict=True))
     order = np.random.default_rng(seed).permutation(len(rows))
-    shown = ", ".join(f"{weight:.3f}" for weight in mean)
+    shown = ", ".join(f"{m.label} {w:.3f}" for m, w in zip(plan.models, mean, strict=True))
     ramp, which = _ramp(plan.weights_from)
     return (
         isotropic(plan),
         _column(plan, RAMP, which, ramp),
-        Column(
-            ENSEMBLE,
-            f"the mean of the parents' probabilities, at the cost of {len(plan.models)} inferences",
-            lambda: nullcontext(models_of(plan)),
-            optional=True,
-        ),
+        Column(ENSEMBLE, "", lambda: nullcontext(models_of(plan)), optional=True),
         _column(
             plan,
             CONSTANT,

@@ -165,7 +165,7 @@ def test_controls_are_further_columns_and_reach_the_card(
         "ramp is the linear schedule, where the fit began.",
         "ensemble averages the probabilities of anchor, donor.",
         "constant is the mean of the layer weights of fitted in every layer "
-        f"({mean[0]:.3f}, {mean[1]:.3f}).",
+        f"(anchor {mean[0]:.3f}, donor {mean[1]:.3f}).",
         "shuffled is the layer weights of fitted in another order of the layers (seed 0).",
     ):
         assert note in notes

@@ -142,12 +142,17 @@ def test_scores_of_a_file_reach_the_card_without_paths(
     done = lwmm("evaluate", ANCHOR, DONOR, "merged", "--dataset", pictures, "--labels", labels,
                 "--map-labels", "--save-to", "scores.json", "-q")  # fmt: skip
     assert done.code == 0, done.err
+    told = json.loads(Path("scores.json").read_text("utf-8"))
+    told["notes"].append(f"donor was not evaluated: {ANCHOR.parent}/x is broken")
+    Path("scores.json").write_text(json.dumps(told), "utf-8")
     done = lwmm("card", "merged", "--scores", "scores.json")
     assert (done.code, done.err) == (0, "")
     card = Path("merged/README.md").read_text("utf-8")
     assert "**this model**" in card
     assert str(ANCHOR.parent) not in card
     assert str(pictures.parent) not in card
+    assert "- donor was not evaluated: " in card
+    assert str(ANCHOR.parent) not in Path("merged/lwmm_manifest.json").read_text("utf-8")
     scores = json.loads(Path("merged/lwmm_manifest.json").read_text("utf-8"))["scores"]
     assert [model["role"] for model in scores["models"]] == ["anchor", "donor", "merged"]
     assert lint_card(card, files=[p.name for p in Path("merged").iterdir()]) == []

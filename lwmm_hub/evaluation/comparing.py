@@ -42,7 +42,7 @@ class Column:
 
     Attributes:
         name: what it is called, wherever its files are.
-        about: what it is, for a note.
+        about: what it is, for a note; "" where its own notes say it.
         open: makes it, and gives its references; several are an ensemble, compared by name.
         optional: whether it is left out, with a note, where it cannot be evaluated.
     """
@@ -244,8 +244,8 @@ class _Seen:
             maps.append(prediction.semantic)
         if column is None:
             return cls(subject.name, scores, maps, subject.notes)
-        about = f"{column.name} is {column.about}."
-        return cls(subject.name, scores, maps, (about, *subject.notes), column.name)
+        about = (f"{column.name} is {column.about}.",) if column.about else ()
+        return cls(subject.name, scores, maps, (*about, *subject.notes), column.name)
 
 
 def _evaluation(
