@@ -1,19 +1,21 @@
-"""A merged folder and a data set -> scores of the merge, its parents and its baseline on its card.
+"""A merged folder and a data set -> scores of the merge, its parents and its controls on its card.
 
-The isotropic merge of the same parents is made for the comparison and thrown away.
+The isotropic merge of the same parents is made for the comparison and thrown away; where that is
+asked for, so are the other controls.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lwmm_hub.card.linting import redact
 from lwmm_hub.card.naming import last_part
+from lwmm_hub.controls import CONTROLS, ISOTROPIC, controls, isotropic
 from lwmm_hub.errors import EvaluationError, LwmmError, OutputError
-from lwmm_hub.evaluation.comparing import evaluate_models
+from lwmm_hub.evaluation.comparing import Column, evaluate_models
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions
 from lwmm_hub.evaluation.reporting import Report
@@ -21,23 +23,8 @@ from lwmm_hub.evaluation.running import Progress, RunOptions
 from lwmm_hub.evaluation.subjects import LabelOptions, distinct_names
 from lwmm_hub.manifest import read_manifest, write_card
 from lwmm_hub.merge_result import MergeResult
-from lwmm_hub.pipeline import run_merge
-from lwmm_hub.planning import MergeOptions
 from lwmm_hub.preparing import models_of
 from lwmm_hub.writing import MANIFEST, write_json
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Scores of a merge, its parents and the isotropic merge on the same images.
-
-    Attributes:
-        report: the scores; the anchor is what the others are compared with.
-        roles: one for each column: `anchor`, `donor`, `isotropic` or `merged`.
-    """
-
-    report: Report
-    roles: tuple[str, ...]
 
 
 def judge_merge(
@@ -47,87 +34,79 @@ def judge_merge(
     inference: InferenceOptions | None = None,
     run: RunOptions | None = None,
     labels: LabelOptions | None = None,
+    controlled: bool = False,
     progress: Progress | None = None,
-) -> Judged:
+) -> Report:
     """Score a merge beside its parents and the isotropic merge, and write that into its card.
 
     The anchor's labels have to be the data set's (or `labels` says what to do); donors are compared
-    by the names that they share, and one that cannot be evaluated is left out and named.
+    by the names that they share. A donor or control that cannot be evaluated is left out and named.
+    Of the report's roles there is one for each column: `anchor`, `donor`, `merged` or the name of a
+    control; the anchor is what the others are compared with.
+
+    Args:
+        result: the merge.
+        data: images with truth.
+        inference: how images go through the networks.
+        run: which images.
+        labels: what to do where the anchor's labels differ from the data set's.
+        controlled: whether all controls of layer weights in numbers are scored, too.
+        progress: called with (name, images done, images in all or None).
 
     Raises:
+        UsageError: all controls are asked for, and a schedule gives the layer weights.
         LwmmError: the merge or the anchor cannot be evaluated.
     """
     labels = labels or LabelOptions()
     by_name = replace(labels, partial=True)
-    anchor, *donors = models_of(result.plan)
+    plan = result.plan
+    anchor, *donors = models_of(plan)
+    beside: tuple[Column, ...] = ()
+    if controlled:
+        beside = controls(plan, result.folder.name)
+    elif plan.options.schedule != ISOTROPIC:
+        beside = (isotropic(plan),)
     scored: list[tuple[str, Report]] = []
     notes: list[str] = []
 
-    def score(role: str, reference: Any, options: LabelOptions) -> None:
+    def score(
+        role: str, models: Sequence[Any], options: LabelOptions, columns: Sequence[Column] = ()
+    ) -> None:
         found = evaluate_models(
-            [reference], data, labels=options, inference=inference, run=run, progress=progress
-        )
+            models, data, labels=options, inference=inference, run=run, columns=columns,
+            progress=progress,
+        )  # fmt: skip
         scored.append((role, found.report))
 
-    score("anchor", anchor, labels)
+    score("anchor", [anchor], labels)
     for donor in donors:
         try:
-            score("donor", donor, by_name)
+            score("donor", [donor], by_name)
         except (EvaluationError, OutputError) as error:
             notes.append(f"{donor.label} was not evaluated: {error}")
-    with tempfile.TemporaryDirectory() as scratch:
-        isotropic = Path(scratch) / "isotropic"
-        if result.plan.options.schedule != "isotropic" and _make_isotropic(result, isotropic):
-            score("isotropic", str(isotropic), labels)
-    score("merged", str(result.folder), labels)
-    judged = _together(scored, notes)
-    record_scores(result.folder, judged.report.to_dict(), judged.roles)
-    return judged
+    for column in beside:
+        try:
+            score(column.name, [], labels, [replace(column, optional=False)])
+        except LwmmError as error:
+            notes.append(f"{column.name} was not evaluated: {error}")
+    score("merged", [str(result.folder)], labels)
+    report = _together(scored, notes)
+    record_scores(result.folder, report.to_dict(), report.roles)
+    return report
 
 
-def _make_isotropic(result: MergeResult, folder: Path) -> bool:
-    """The same parents, merged uniformly; whether that could be done."""
-    plan = result.plan
-    options = replace(
-        MergeOptions(schedule="isotropic"),
-        **{
-            name: getattr(plan.options, name)
-            for name in ("batch_norm", "scope", "allow_unrelated", "allow_nonfinite", "dtype",
-                         "match")
-        },
-    )  # fmt: skip
-    try:
-        run_merge(
-            models_of(plan),
-            options,
-            kept_parts=tuple(model.kept_parts for model in plan.models),
-            output=folder,
-            overwrite=False,
-            threads=None,
-            progress=None,
-            tags=(),
-            started=0.0,
-            pairs_sha256=plan.pairs_sha256,
-        )
-    except LwmmError:
-        return False
-    return True
-
-
-def _together(scored: Sequence[tuple[str, Report]], notes: Sequence[str]) -> Judged:
+def _together(scored: Sequence[tuple[str, Report]], notes: Sequence[str]) -> Report:
     """One report of several."""
     reports = [report for _, report in scored]
-    names = [
-        role if role in ("isotropic", "merged") else report.names[0] for role, report in scored
-    ]
+    names = ["merged" if role == "merged" else report.names[0] for role, report in scored]
     told = [note for report in reports for note in report.notes]
-    report = Report(
+    return Report(
         reports[0].dataset,
         distinct_names(names),
         tuple(report.scores[0] for report in reports),
         (*told, *notes),
+        roles=tuple(role for role, _ in scored),
     )
-    return Judged(report, tuple(role for role, _ in scored))
 
 
 def record_scores(
@@ -140,7 +119,8 @@ def record_scores(
     Args:
         folder: of the merge.
         document: the report.
-        roles: one for each model; None finds the merge by its name.
+        roles: one for each model; None finds the merge and its parents by their names, and the
+            controls by what the report calls them.
 
     Raises:
         OutputError: the folder is not a merge, or the document is no report.
@@ -158,8 +138,8 @@ def record_scores(
         role = roles[i] if roles is not None else _role(model, folder, parents)
         entry = {**model, "role": role}
         if model.get("commit") is None:
-            name = {"merged": "merged", "isotropic": "isotropic"}.get(role)
-            entry["reference"] = name or last_part(str(model.get("reference")))
+            named = role == "merged" or role in CONTROLS
+            entry["reference"] = role if named else last_part(str(model.get("reference")))
         entries.append(entry)
     if "merged" not in [entry["role"] for entry in entries]:
         raise OutputError(
@@ -170,13 +150,16 @@ def record_scores(
         dataset["revision"] = None  # a fingerprint of local files, which names nothing to others
     elif not dataset.get("revision"):
         dataset["reference"] = last_part(str(dataset["reference"]))
-    manifest["scores"] = {**document, "dataset": dataset, "models": entries}
+    notes = [redact(str(note)) for note in document.get("notes") or []]
+    manifest["scores"] = {**document, "dataset": dataset, "models": entries, "notes": notes}
     write_card(folder, manifest)
     write_json(folder / MANIFEST, manifest)
 
 
 def _role(model: Mapping[str, Any], folder: Path, parents: Sequence[str]) -> str:
-    """What a model of a report is to a merge, by its reference."""
+    """What a model of a report is to a merge: what the report says of controls, or by name."""
+    if model.get("role") in CONTROLS:
+        return str(model["role"])
     reference = str(model.get("reference"))
     if model.get("commit") is None and Path(reference).name == folder.name:
         return "merged"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lwmm_hub.checkpoint import Checkpoint, LocalFile
 from lwmm_hub.errors import RecipeError, UsageError
@@ -46,9 +46,6 @@ from lwmm_hub.writing import (
     write_text,
     write_weights,
 )
-
-if TYPE_CHECKING:
-    pass
 
 Approval = Callable[[MergePlan], None]
 
@@ -223,6 +220,7 @@ def run_merge(
         approve(plan)
     if made is not None:
         _require_same(made, plan, opened)
+        plan = _with_warnings(plan, made)
     anchor = opened.checkpoints[0]
     with temporary_folder(output) as folder:
         written = write_weights(folder, plan, opened.checkpoints, threads, progress)
@@ -262,6 +260,16 @@ def _require_same(made: MergePlan, decided: MergePlan, opened: Opened) -> None:
             "the plan is not what its models and options give: it was changed, or a local model "
             "was. Make it again with lw.plan(...)."
         )
+
+
+def _with_warnings(plan: MergePlan, made: MergePlan) -> MergePlan:
+    """The plan as it runs with what only the given one has to say, such as how a fit ended.
+
+    A plan whose weights were not read yet has nothing of that kind, and warnings that no longer
+    hold.
+    """
+    said = made.warnings if made.scope_decided else ()
+    return replace(plan, warnings=tuple(dict.fromkeys((*said, *plan.warnings))))
 
 
 def _made_by() -> str:

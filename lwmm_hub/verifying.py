@@ -1,4 +1,4 @@
-"""Is a merged model what its recipe says? Merge again and compare checksums."""
+"""What a merged model says of itself, and whether it is that: merge again, compare checksums."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lwmm_hub.errors import OutputError, ResolveError, VerificationError
 from lwmm_hub.manifest import read_manifest
 from lwmm_hub.merging import Progress
-from lwmm_hub.recipe import read_recipe
+from lwmm_hub.recipe import Recipe, read_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.rerunning import merge_recipe
 from lwmm_hub.writing import MANIFEST, RECIPE, sha256_of
@@ -48,20 +48,23 @@ def verify(
         OutputError: the target was not written by lwmm-hub.
     """
     reference = ModelReference.parse(str(target))
+    actual: dict[str, str] = {}
     if reference.on_hub:
-        folder, actual = _fetch(reference)
+        fetched = _fetch(reference)
+        if fetched is None:
+            raise OutputError(
+                f"{reference} has no {MANIFEST} and {RECIPE}: it was not pushed by lwmm-hub."
+            )
+        folder, actual = fetched
+        if not actual:
+            raise ResolveError(f"{reference} holds no safetensors files to compare.")
     else:
         folder = Path(reference.location)
-        actual = {}
     said = _said(read_manifest(folder), str(target))
     if not reference.on_hub:
         actual = {name: sha256_of(folder / name) for name in said if (folder / name).is_file()}
     _compare(str(target), "the files in place", actual, said)
-    recipe = read_recipe(folder / RECIPE)
-    if reference.on_hub and any((m.reference or "").startswith((".", "/")) for m in recipe.models):
-        raise OutputError(
-            f"the recipe of {target} names paths of somebody's disk: it was not pushed by lwmm-hub."
-        )
+    recipe = _recipe_in(folder, reference)
     with tempfile.TemporaryDirectory(prefix="lwmm-verify-") as scratch:
         result = merge_recipe(
             recipe, output=Path(scratch) / "again", threads=threads, progress=progress,
@@ -69,6 +72,41 @@ def verify(
         )  # fmt: skip
         _compare(str(target), "a new merge from the recipe", result.files, said)
     return Verified(str(target), said)
+
+
+def find_merge(reference: ModelReference) -> tuple[dict[str, Any], Recipe] | None:
+    """The manifest and the recipe of a folder or repository; None where lwmm-hub wrote neither.
+
+    Raises:
+        OutputError: the manifest is damaged.
+        RecipeError: the recipe is.
+        ResolveError: there is no such repository.
+    """
+    if reference.on_hub:
+        fetched = _fetch(reference)
+        if fetched is None:
+            return None
+        folder, _ = fetched
+    else:
+        folder = Path(reference.location)
+        if not (folder / MANIFEST).is_file():
+            return None
+    return read_manifest(folder), _recipe_in(folder, reference)
+
+
+def _recipe_in(folder: Path, reference: ModelReference) -> Recipe:
+    """The recipe that lies in a folder, or was fetched there.
+
+    Raises:
+        OutputError: it is from the Hub and names paths.
+    """
+    recipe = read_recipe(folder / RECIPE)
+    if reference.on_hub and any((m.reference or "").startswith((".", "/")) for m in recipe.models):
+        raise OutputError(
+            f"the recipe of {reference} names paths of somebody's disk: it was not pushed by "
+            "lwmm-hub."
+        )
+    return recipe
 
 
 def _said(manifest: Mapping[str, Any], target: str) -> dict[str, str]:
@@ -98,8 +136,8 @@ def _compare(target: str, what: str, found: Mapping[str, str], said: Mapping[str
         raise VerificationError(f"{target}: {extra[0]} is in {what}, but not in the manifest.")
 
 
-def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]]:
-    """Manifest and recipe of a repository, and the checksums that the Hub has of its files."""
+def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]] | None:
+    """Manifest and recipe of a repository, and the checksums that the Hub has of its weights."""
     import huggingface_hub
 
     from lwmm_hub.resolving.hub_errors import hub_errors
@@ -111,9 +149,7 @@ def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]]:
         )
         names = {s.rfilename for s in info.siblings or ()}
         if not {MANIFEST, RECIPE} <= names:
-            raise OutputError(
-                f"{reference} has no {MANIFEST} and {RECIPE}: it was not pushed by lwmm-hub."
-            )
+            return None
         paths = [
             huggingface_hub.hf_hub_download(info.id, name, revision=info.sha)
             for name in (MANIFEST, RECIPE)
@@ -123,6 +159,4 @@ def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]]:
         for s in info.siblings or ()
         if s.lfs and s.rfilename.endswith((".safetensors", ".pth", ".pt", ".bin"))
     }
-    if not checksums:
-        raise ResolveError(f"{reference} holds no safetensors files to compare.")
     return Path(paths[0]).parent, checksums

@@ -30,6 +30,8 @@ from lwmm_hub.card import (
     render_card,
     valid_repo_id,
 )
+from lwmm_hub.card.describing import rule_sentence
+from lwmm_hub.card.finding import start_of
 from lwmm_hub.display import one_line
 from lwmm_hub.errors import CardError
 from lwmm_hub.licenses import ParentLicense, decide, known_license
@@ -688,6 +690,47 @@ def lines_of(svg: str) -> list[str]:
 def test_a_straight_ramp_is_drawn_with_two_points() -> None:
     svg = ramp_svg(ramp([[0.5 + i / 198, 0.5 - i / 198] for i in range(100)]), ["a/x", "b/y"])
     assert [len(line.split()) for line in lines_of(svg)] == [2, 2]
+
+
+def test_where_a_fit_began_is_drawn_dashed_and_named() -> None:
+    rows = [(0.5, 0.5), (0.75, 0.25), (1.0, 0.0)]
+    fitted = ramp([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    svg = ramp_svg(fitted, ["a/x", "b/y"], before=("the linear ramp, where the fit began", rows))
+    assert svg.count('stroke-dasharray="5 4"') == 3  # one for each model, and in the legend
+    assert ">the linear ramp, where the fit began</text>" in svg
+    ElementTree.fromstring(svg)
+    assert "the linear ramp" not in ramp_svg(fitted, ["a/x", "b/y"])
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        ({"threshold": 0.8}, "where it gave its class a probability of 0.8 or more"),
+        ({"threshold": 0.0}, "at every pixel"),
+        ({"images": "org/dusk", "revision": "c" * 40}, "of org/dusk (revision cccccccccccc)"),
+        ({"images": "dusk", "revision": "c" * 40}, "of dusk (fingerprint cccccccccccc)"),
+        ({"images": "/home/me/dusk"}, "images of"),
+        ({"window": "512x512"}, "seen through windows of 512x512"),
+        ({"start": "uniform"}, "from equal weights"),
+    ],
+)
+def test_a_card_says_how_layer_weights_were_fitted(origin: dict[str, Any], words: str) -> None:
+    plan = {
+        "options": {"schedule": "table"},
+        "models": [{}, {}],
+        "layers": [{"name": "a", "weights": [0.25, 0.75]}, {"name": "b", "weights": [1.0, 0.0]}],
+        "weights_from": {"method": "fit", "images": "dusk", "ramp": "linear", "start": "ramp"}
+        | origin,
+    }
+    said = rule_sentence(plan)
+    assert words in said
+    assert "/home" not in said
+    assert "The anchor's weight lies between 0.25 and 1.00, on average 0.625." in said
+    began, rows = start_of(plan) or ("", [])
+    equal = origin.get("start") == "uniform"
+    assert began == ("equal weights" if equal else "the linear ramp") + ", where the fit began"
+    assert rows == [(0.5, 0.5), (0.5, 0.5) if equal else (1.0, 0.0)]
+    assert start_of({"weights_from": {"method": "table"}}) is None
 
 
 def test_the_corners_of_a_step_are_drawn() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 import zoo
 from clients import assert_one_line, client, files_of
 from hub import TestHub
@@ -235,7 +236,10 @@ def test_zero_steps_and_equal_parents_give_the_ramp(
     plan = lw.plan(anchor, tmp_path / "same")
     same = fit_layer_weights(plan, pictures(4), steps=4, **QUICK)
     assert (weights(same) == weights(plan)).all()
-    assert any("no layer weights that agree better" in w for w in same.warnings)
+    [warning] = [w for w in same.warnings if "no layer weights that agree better" in w]
+    result = lw.merge(same, output=tmp_path / "m")  # what the fit had to say is not lost on the way
+    assert result.warnings.count(warning) == 1
+    assert "no layer weights that agree better" in (tmp_path / "m" / "README.md").read_text("utf-8")
 
 
 def test_a_donor_of_noise_is_driven_out(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -610,7 +614,7 @@ def test_bad_input_gets_one_line(
     table: tuple[tuple[Any, dict[str, Any], str], ...] = (
         (tmp_path / "empty", {}, "holds no image"),
         (tmp_path / "none", {}, "there is no folder"),
-        (tmp_path / "broken", {}, "cannot be decoded"),
+        (tmp_path / "broken", {}, r"^broken, image 0: a\.png cannot be decoded"),
         ([], {}, "holds no image"),
         ([np.zeros((64, 64), np.uint8)], {}, r"give uint8 RGB arrays"),
         (pictures(2, 8, 8), {}, "8 x 8 pixels: at least 32 x 32"),
@@ -636,6 +640,64 @@ def test_bad_input_gets_one_line(
     monkeypatch.setattr(Course, "slope", no_memory)
     with pytest.raises(EvaluationError, match="--window"):
         fit_layer_weights(plan, pictures(3), steps=1, **QUICK)
+
+
+def test_bad_input_is_one_line_on_the_command_line_and_nothing_is_merged_instead(
+    trio: tuple[Path, Path, Path], tmp_path: Path, lwmm: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anchor, donor, _ = trio
+    for name, sizes in (("good", [(64, 96)] * 3), ("broken", [(64, 96)] * 3), ("small", [(8, 8)])):
+        Path(name).mkdir()
+        for i, size in enumerate(sizes):
+            Pictures.fromarray(pictures(1, *size)[0]).save(f"{name}/{i}.png")
+    Path("broken/1.png").write_bytes(Path("broken/1.png").read_bytes()[:200])
+    Path("empty").mkdir()
+    relabelled(Path(shutil.copytree(donor, "foreign")), [f"cat {i}" for i in range(8)])
+    shutil.copytree(donor, "huge")  # its scores overflow
+    tensors = load_file("huge/model.safetensors")
+    tensors["decode_head.classifier.weight"] *= 1e38
+    save_file(tensors, "huge/model.safetensors", metadata={"format": "pt"})
+    sorting = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=3
+    )
+    for name in ("sorter", "other"):
+        transformers.ResNetForImageClassification(sorting).save_pretrained(name)
+        zoo.segformer()[1].save_pretrained(name)
+    shutil.copy("sorter/model.safetensors", "other/model.safetensors")
+
+    def refused(*arguments: str | Path, says: Sequence[str], code: int = 1) -> None:
+        done = lwmm("merge", *arguments, "-o", "out")
+        lines = [line for line in done.err.splitlines() if line.startswith("lwmm-hub: ")]
+        assert (done.code, done.out, len(lines)) == (code, "", 1), done
+        for words in says:
+            assert words in lines[0], lines[0]
+        assert not Path("out").exists()
+
+    fit = ("--weights", "fit", "--fit-steps", "2", "--images")
+    refused(anchor, donor, *fit, "empty", says=["empty holds no image", "Name another"])
+    refused(anchor, donor, *fit, "./none", says=["no folder ./none", "Check its path"])
+    refused(anchor, donor, *fit, "broken", says=["broken, image 1: 1.png", "Get a sound copy"])
+    refused(anchor, donor, *fit, "small", says=["image 0 of small has 8 x 8", "Leave it out"])
+    refused(anchor, "foreign", *fit, "good", says=["foreign has 8 labels", "no name is shared"])
+    refused("sorter", "other", *fit, "good", says=["sorter gives no scores of pixels"])
+    refused(anchor, "huge", *fit, "good", says=["not finite", "leave out the donor"])
+    refused(anchor, donor, *fit, "good", "--window", "8", says=["at least 32 x 32"], code=2)
+
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Course, "slope", no_memory)
+    refused(anchor, donor, *fit, "good", says=["memory ran out", "--window 512"])
+
+
+def test_images_of_wildly_different_sizes_are_fitted_on_together(
+    trio: tuple[Path, Path, Path],
+) -> None:
+    images = [*pictures(3), pictures(1, 40, 1500)[0], pictures(1, 900, 33)[0]]
+    options: dict[str, Any] = {**QUICK, "steps": 3, "lr": 0.2, "checks": 3, "batch_size": 5}
+    fitted = fit_layer_weights(lw.plan(*trio[:2]), images, **options)
+    assert fitted.weights_from["result"] == "fitted"
+    assert (fitted.weights_from["fitted_on"], fitted.weights_from["held_back"]) == (4, 1)
 
 
 def test_a_loss_that_is_not_finite_ends_the_fit(

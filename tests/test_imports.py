@@ -8,10 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from clients import python
 from enumerators import B0, TINY, ancestor, finetuned, spell_smp, write_pth
+from hub import TestHub
 from stories import PROGRAM, Models, quiet_environment
 
+import lwmm_hub as lw
+
+STREET = Path(__file__).parents[1] / "examples" / "street"
 HEAVY = {
     "torch",
     "transformers",
@@ -115,6 +121,34 @@ def test_tabled_families_are_planned_and_merged_without_torch(
 def test_another_dialect_needs_no_torch_either(tiny: Models, tmp_path: Path) -> None:
     smp = write_pth(tmp_path / "smp.pth", spell_smp(finetuned(ancestor(TINY, 1), 9), TINY))
     assert watched(tmp_path, "merge", smp, tiny.pth).isdisjoint(HEAVY)
+
+
+def test_a_fitted_merge_needs_neither_its_images_nor_torch(tmp_path: Path, hub: TestHub) -> None:
+    """Run again, verified, described and pushed; only fitting it needed them."""
+    parents = [STREET / name for name in ("anchor", "donor")]
+    images = [np.full((64, 64, 3), 40 * i, np.uint8) for i in range(4)]
+    for i, image in enumerate(images):
+        image[i * 10 :, 20:] = 200
+    plan = lw.fit_layer_weights(lw.plan(*parents), images, steps=2, lr=0.3, states="")
+    lw.merge(plan, output=tmp_path / "fitted")
+    recipe = tmp_path / "fitted" / "lwmm_recipe.yaml"
+    assert "method: fit" in recipe.read_text("utf-8")
+    assert watched(tmp_path, "merge", "--recipe", recipe, "-o", "again").isdisjoint(HEAVY)
+    assert watched(tmp_path, "verify", "fitted").isdisjoint(HEAVY - {"huggingface_hub"})
+    assert watched(tmp_path, "card", "fitted").isdisjoint(HEAVY)
+    again, card = tmp_path / "again", (tmp_path / "fitted" / "README.md").read_text("utf-8")
+    assert (again / "README.md").read_text("utf-8").count("Layer weights: fitted") == 1
+    assert "Layer weights: fitted" in card
+    code = """
+        import json, sys
+        for name in ("torch", "transformers", "datasets", "PIL"):
+            sys.modules[name] = None  # an import of it fails
+        import lwmm_hub as lw
+        print(json.dumps(lw.publish(sys.argv[1], "alice/fitted", license="mit")))
+    """
+    pushed = python(code, again, hub=hub, home=tmp_path / "home", cwd=tmp_path, token="alice")
+    assert "alice/fitted" in pushed
+    assert b"method: fit" in hub.files("alice/fitted")["lwmm_recipe.yaml"]
 
 
 @pytest.mark.parametrize("to", ["own", "transformers"])

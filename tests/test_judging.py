@@ -107,10 +107,10 @@ def test_a_merge_is_scored_like_its_folder_and_its_isotropic_sibling(
     data = open_data(str(pictures), label_space=str(pictures.parent / "classes.json"))
     judged = judge_merge(result, data)
     assert judged.roles == ("anchor", "donor", "isotropic", "merged")
-    assert judged.report.names == ("anchor", "donor", "isotropic", "merged")
+    assert judged.names == ("anchor", "donor", "isotropic", "merged")
     folders = [ANCHOR, result.folder, isotropic.folder]
     alone = evaluate_models([str(folder) for folder in folders], data).report.scores
-    by_role = dict(zip(judged.roles, judged.report.scores, strict=True))
+    by_role = dict(zip(judged.roles, judged.scores, strict=True))
     for role, scores in zip(("anchor", "merged", "isotropic"), alone, strict=True):
         assert by_role[role].iou == pytest.approx(scores.iou, nan_ok=True)
     assert by_role["merged"].iou != by_role["isotropic"].iou
@@ -129,7 +129,7 @@ def test_a_donor_that_cannot_be_evaluated_is_named_and_left_out(
     data = open_data(str(pictures), label_space=str(pictures.parent / "classes.json"))
     judged = judge_merge(result, data)
     assert judged.roles == ("anchor", "isotropic", "merged")
-    [note] = [note for note in judged.report.notes if "was not evaluated" in note]
+    [note] = [note for note in judged.notes if "was not evaluated" in note]
     assert note.startswith("donor was not evaluated: ")
     assert "image processor" in note
 
@@ -142,12 +142,17 @@ def test_scores_of_a_file_reach_the_card_without_paths(
     done = lwmm("evaluate", ANCHOR, DONOR, "merged", "--dataset", pictures, "--labels", labels,
                 "--map-labels", "--save-to", "scores.json", "-q")  # fmt: skip
     assert done.code == 0, done.err
+    told = json.loads(Path("scores.json").read_text("utf-8"))
+    told["notes"].append(f"donor was not evaluated: {ANCHOR.parent}/x is broken")
+    Path("scores.json").write_text(json.dumps(told), "utf-8")
     done = lwmm("card", "merged", "--scores", "scores.json")
     assert (done.code, done.err) == (0, "")
     card = Path("merged/README.md").read_text("utf-8")
     assert "**this model**" in card
     assert str(ANCHOR.parent) not in card
     assert str(pictures.parent) not in card
+    assert "- donor was not evaluated: " in card
+    assert str(ANCHOR.parent) not in Path("merged/lwmm_manifest.json").read_text("utf-8")
     scores = json.loads(Path("merged/lwmm_manifest.json").read_text("utf-8"))["scores"]
     assert [model["role"] for model in scores["models"]] == ["anchor", "donor", "merged"]
     assert lint_card(card, files=[p.name for p in Path("merged").iterdir()]) == []

@@ -33,7 +33,7 @@ def street() -> Iterator[dict[str, ModuleType]]:
     sys.path.insert(0, str(STREET))
     try:
         modules = {name: importlib.import_module(f"world.{name}") for name in WORLD}
-        yield modules | {"workbench": importlib.import_module("workbench")}
+        yield modules | {name: importlib.import_module(name) for name in ("workbench", "demo")}
     finally:
         sys.path.remove(str(STREET))
 
@@ -139,6 +139,39 @@ def test_the_library_reads_the_table_and_the_truth_scores_everything(
     for sample in samples:
         counts.update_panoptic(sample.panoptic, sample.panoptic)
     assert counts.scores().fields()["pq"] == 1
+
+
+# ------------------------------------------------------------------------------------------ demo
+
+
+def figures(readme: str) -> tuple[list[list[str]], str]:
+    """The cells of the demo's table in the README, and what is behind it."""
+    table, rest = readme.split("and prints\n\n")[1].split("\n\n", 1)
+    return [line.strip("| ").split(" | ") for line in table.splitlines() if "---" not in line], rest
+
+
+def test_the_table_of_the_readme_is_what_the_demo_prints(
+    street: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Elsewhere sums may differ in their last bits, and fitted weights a little with them."""
+    readme = (STREET.parents[1] / "README.md").read_text("utf-8")
+    copy = tmp_path / "README.md"
+    copy.write_text(readme, "utf-8")
+    street["demo"].main(["--output", str(tmp_path / "demo"), "--readme", str(copy)])
+    shown = capsys.readouterr().out
+    assert "fitting layer weights on 40 other streets at dusk, without labels" in shown
+    (told, rest), (found, same) = figures(readme), figures(copy.read_text("utf-8"))
+    assert same == rest
+    assert (told[0], told[0][-1]) == (found[0], "fitted")
+    for was, now in zip(told[1:], found[1:], strict=True):
+        assert was[0] == now[0]
+        old, new = ([float(cell.removesuffix(" %")) for cell in row[1:]] for row in (was, now))
+        assert new == pytest.approx(old, abs=0.15), "run examples/street/demo.py --readme README.md"
+        printed = next(line for line in shown.splitlines() if line.startswith(now[0]))
+        assert f" {new[-1]:.1f} (" in printed
+    recipe = (tmp_path / "demo" / "fitted" / "lwmm_recipe.yaml").read_text("utf-8")
+    assert "images: unlabelled streets at dusk" in recipe
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == {"merged", "fitted", "street.png"}
 
 
 # ------------------------------------------------------------------------------------ strategies

@@ -1,15 +1,19 @@
 """`make demo`: merge the two models of this example and look at streets neither of them knows.
 
-    .venv/bin/python examples/street/demo.py [--output demo] [--scenes 100]
+    .venv/bin/python examples/street/demo.py [--output demo] [--scenes 100] [--readme README.md]
 
 The anchor was trained by day, the donor by rainy night and with other labels. The scenes here are
-drawn at dusk, from a seed that no training used. Writes `merged/` with its card, and `street.png`.
+drawn at dusk, from a seed that no training used. Writes `merged/` and `fitted/` with their cards,
+and `street.png`. The layer weights of `fitted/` are learned from other scenes at dusk, without
+their labels. `--readme` puts the figures into the table of that file.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +29,9 @@ from lwmm_hub.evaluation.overlays import draw_overlay
 from lwmm_hub.evaluation.reporting import Report, describe_data
 
 SHOWN = 4  # the first scenes of the test set, not chosen ones
+FIT_SEED = 3001  # of the scenes that layer weights are fitted on: no training, no table has it
+FIT_SCENES = 40
+COLUMNS = ("anchor", "donor", "isotropic", "ensemble (2 inferences)", "layer-wise", "fitted")
 
 
 def report(models: dict[str, Model], data: DataSet) -> Report:
@@ -44,18 +51,47 @@ def picture(models: dict[str, Model], data: DataSet) -> Image.Image:
     return draw_overlay(shown, maps, data.space)
 
 
-def main() -> None:
+def fitted(plan: lw.MergePlan) -> lw.MergePlan:
+    """The plan with layer weights that were learned from unlabelled streets at dusk."""
+    scenes = draw(DOMAINS["dusk"], FIT_SCENES, FIT_SEED, "unlabelled streets at dusk")
+    return lw.fit_layer_weights(plan, scenes, states="")
+
+
+def readme_table(found: Report) -> str:
+    """The table of the README."""
+    rows = [[f"{found.dataset['images']} {found.dataset['reference']}", *COLUMNS]]
+    for title, name in (("pixel accuracy", "pixel_accuracy"), ("mIoU", "miou")):
+        rows.append([title, *(f"{100 * getattr(scores, name):.1f} %" for scores in found.scores)])
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
+
+
+def put_table(found: Report, readme: Path) -> None:
+    """Replace the table of a README by one of these figures."""
+    text = readme.read_text("utf-8")
+    table = re.compile(rf"\| \d+ {found.dataset['reference']} \|.*\n(?:\|.*\n)+")
+    changed, number = table.subn(f"{readme_table(found)}\n", text)
+    if number != 1:
+        raise SystemExit(f"{readme} has {number} tables of {found.dataset['reference']}, not one.")
+    readme.write_text(changed, "utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to")
     parser.add_argument("--scenes", type=int, default=100, help="streets to measure on")
-    arguments = parser.parse_args()
+    parser.add_argument("--readme", type=Path, help="put the figures into this file's table")
+    asked = parser.parse_args(arguments)
     logging.disable_progress_bar()
-    output: Path = arguments.output
+    output: Path = asked.output
     output.mkdir(parents=True, exist_ok=True)
     plan = lw.plan(*map(str, PARENTS), check_weights=True)
     print(plan, end="\n\n")
     lw.merge(plan, output=output / "merged", overwrite=True)
-    data = draw(DOMAINS["dusk"], arguments.scenes, FIRST_SEED, "streets at dusk")
+    told = f"fitting layer weights on {FIT_SCENES} other streets at dusk, without labels"
+    print(told, end="\n\n", flush=True)
+    lw.merge(fitted(plan), output=output / "fitted", overwrite=True)
+    data = draw(DOMAINS["dusk"], asked.scenes, FIRST_SEED, "streets at dusk")
     with tempfile.TemporaryDirectory() as scratch:
         models: dict[str, Model] = {
             "anchor": PARENTS[0],
@@ -63,14 +99,18 @@ def main() -> None:
             "isotropic": merged(Path(scratch) / "isotropic", "isotropic"),
             "ensemble": PARENTS,
             "layer-wise": output / "merged",
+            "fitted": output / "fitted",
         }
-        print(f"{arguments.scenes} streets at dusk, which neither model was trained on,")
+        print(f"{asked.scenes} streets at dusk, which neither model was trained on,")
         print("in the anchor's label set; the ensemble costs two inferences:\n")
-        print(report(models, data))
-        columns = ("anchor", "donor", "layer-wise")
+        found = report(models, data)
+        print(found)
+        columns = ("anchor", "donor", "layer-wise", "fitted")
         picture({name: models[name] for name in columns}, data).save(output / "street.png")
-    print(f"\nmodel    {output / 'merged'}")
-    print(f"card     {output / 'merged' / 'README.md'}")
+    if asked.readme is not None:
+        put_table(found, asked.readme)
+    print(f"\nmodels   {output / 'merged'}, {output / 'fitted'}")
+    print(f"cards    {output / 'merged' / 'README.md'}, {output / 'fitted' / 'README.md'}")
     print(f"picture  {output / 'street.png'}")
 
 

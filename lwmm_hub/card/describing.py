@@ -10,9 +10,10 @@ from lwmm_hub.card.finding import finding_sentences, training_sentence
 from lwmm_hub.card.linting import redact
 from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import hub_id, last_part, linked_name, name_in_code, text
-from lwmm_hub.card.wording import counted, listed, weight
+from lwmm_hub.card.wording import counted, listed, weight, weights_in_words
 from lwmm_hub.display.text import size
 from lwmm_hub.licenses import PERMISSIVE, ParentLicense
+from lwmm_hub.schedule import TABLE
 
 MANY_LABELS = 40
 
@@ -128,7 +129,9 @@ def rule_sentence(plan: Mapping[str, Any]) -> Markdown:
     found = finding_sentences(plan.get("weights_from") or {})
     sentence = found or f"Layer weights: {SCHEDULES.get(schedule) or text(schedule)}"
     sentence = sentence.removesuffix(".")
-    if layers:
+    if layers and schedule == TABLE:
+        sentence += f". The anchor's weight {weights_in_words(layers)}"
+    elif layers:
         first, last = layers[0]["weights"], layers[-1]["weights"]
         equal = len(set(first)) == 1
         start = f"{weight(first[0])} for {'each model' if equal else 'the anchor'}"

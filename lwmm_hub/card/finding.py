@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lwmm_hub.card.linting import valid_repo_id
 from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import text
 from lwmm_hub.card.wording import counted
+from lwmm_hub.schedule import SCHEDULES, Schedule, layer_weights
 
 Origin = Mapping[str, Any]
 
@@ -27,7 +29,7 @@ def training_sentence(origin: Origin) -> str:
     'no training took place'
     """
     if origin.get("method") == "fit":
-        return "of its weights none was trained, only the layer weights were fitted, without labels"
+        return "none of its weights was trained, only the layer weights were fitted, without labels"
     return "no training took place"
 
 
@@ -37,25 +39,47 @@ def finding_sentences(origin: Origin) -> str | None:
     return tell(origin) if tell is not None else None
 
 
+def start_of(plan: Mapping[str, Any]) -> tuple[str, list[tuple[float, ...]]] | None:
+    """The weights that fitted or measured ones began with, in words and for each layer.
+
+    None where they have no name, or begin with nothing.
+    """
+    origin = plan.get("weights_from") or {}
+    fitted = origin.get("method") == "fit"
+    kind = "isotropic" if fitted and origin.get("start") == "uniform" else origin.get("ramp")
+    if kind not in SCHEDULES:
+        return None
+    words = "equal weights" if kind == "isotropic" else f"the {kind} ramp"
+    layers = [str(layer.get("name")) for layer in plan.get("layers") or []]
+    rows = layer_weights(Schedule(kind), layers, len(plan.get("models") or []))
+    return f"{words}{', where the fit began' if fitted else ''}", rows
+
+
 def _images(origin: Origin, count: object) -> str:
-    """Which images: their number, the data set, its revision and split."""
-    named: list[str] = [text(origin.get("images") or "unnamed images")]
-    for what in ("revision", "split"):
-        if origin.get(what):
-            value = str(origin[what])
-            named.append(f"{what} {text(value[:12] if what == 'revision' else value)}")
+    """Which images: their number, the data set, its revision and split.
+
+    >>> _images({"images": "streets", "revision": "a" * 40, "split": "val"}, 2)
+    '2 images of streets (split val, fingerprint aaaaaaaaaaaa); no labels were used'
+    """
+    name = str(origin.get("images") or "unnamed images")
+    named = [f"split {text(origin['split'])}"] if origin.get("split") else []
+    if origin.get("revision"):
+        what = "revision" if valid_repo_id(name) and "/" in name else "fingerprint"
+        named.append(f"{what} {text(str(origin['revision'])[:12])}")
     number = counted(count, "image") if isinstance(count, int) else "images"
-    return f"{number} of {', '.join(named)}; no labels were used"
+    window = f", seen through windows of {text(origin['window'])}" if origin.get("window") else ""
+    where = f" ({', '.join(named)})" if named else ""
+    return f"{number} of {text(name)}{where}{window}; no labels were used"
 
 
 def _fit(origin: Origin) -> str:
     teacher = TEACHERS.get(str(origin.get("teacher"))) or text(origin.get("teacher") or "?")
     sentences = [
         f"Layer weights: fitted, one for each layer and model, on {_images(origin, _all(origin))}.",
-        f"The teacher was {teacher}, where it gave a class {_number(origin, 'threshold')} or more; "
-        f"{_number(origin, 'steps_taken')} of {_number(origin, 'steps')} steps of Adam (lr "
-        f"{_number(origin, 'lr')}, {_number(origin, 'batch_size')} a step, seed "
-        f"{_number(origin, 'seed')}) from {_STARTS.get(str(origin.get('start')), '?')}.",
+        f"The teacher was {teacher}, {_where_sure(origin)}.",
+        f"{_number(origin, 'steps_taken')} of at most {_number(origin, 'steps')} steps of Adam "
+        f"were taken (lr {_number(origin, 'lr')}, {_number(origin, 'batch_size')} images a step, "
+        f"seed {_number(origin, 'seed')}) from {_STARTS.get(str(origin.get('start')), '?')}.",
     ]
     before, after = origin.get("agreement_before"), origin.get("agreement_after")
     held = origin.get("held_back")
@@ -72,6 +96,14 @@ def _fit(origin: Origin) -> str:
                 f"(probability {before:.1%}): these are the weights that the fit began with."
             )
     return " ".join(sentences)
+
+
+def _where_sure(origin: Origin) -> str:
+    """Which of the teacher's labels counted."""
+    threshold = origin.get("threshold")
+    if not threshold:
+        return "at every pixel"
+    return f"where it gave its class a probability of {_number(origin, 'threshold')} or more"
 
 
 def _all(origin: Origin) -> int | None:

@@ -17,13 +17,13 @@ from lwmm_hub.card.describing import (
     versions,
 )
 from lwmm_hub.card.escaping import Markdown, fence
+from lwmm_hub.card.finding import start_of
 from lwmm_hub.card.linting import assert_publishable, redact
 from lwmm_hub.card.metadata import dump, front_matter
 from lwmm_hub.card.naming import public_names, text
 from lwmm_hub.card.tabulating import evaluation, layer_section, provenance
 from lwmm_hub.card.usage import reproduce_code, use_code, use_note
 from lwmm_hub.display.ramp import ramp_svg
-from lwmm_hub.schedule import SCHEDULES, Schedule, layer_weights
 
 FIGURE = "layer_weights.svg"
 
@@ -60,18 +60,9 @@ def card_files(manifest: Mapping[str, Any]) -> dict[str, str]:
     if plan.get("layers"):
         heads = [part["name"] for part in plan.get("parts") or [] if not part.get("backbone")]
         names = public_names(plan.get("models") or [])
-        files[FIGURE] = ramp_svg(plan["layers"], names, heads=heads, before=_before(plan))
+        files[FIGURE] = ramp_svg(plan["layers"], names, heads=heads, before=start_of(plan))
         assert_publishable(files[FIGURE])
     return files
-
-
-def _before(plan: Mapping[str, Any]) -> list[tuple[float, ...]] | None:
-    """The ramp that fitted or measured layer weights began with, where it has a name."""
-    kind = (plan.get("weights_from") or {}).get("ramp")
-    if kind not in SCHEDULES:
-        return None
-    layers = [str(layer.get("name")) for layer in plan["layers"]]
-    return layer_weights(Schedule(kind), layers, len(plan.get("models") or []))
 
 
 _SECTION = re.compile(r"^\{% if (\w+) %\}\n(.*?)^\{% endif %\}\n", re.DOTALL | re.MULTILINE)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lwmm_hub.card.escaping import NOTHING, Markdown, table
+from lwmm_hub.card.finding import start_of
 from lwmm_hub.card.metadata import SCORES, dataset_name, finite, merged_scores, score_names
 from lwmm_hub.card.naming import (
     cell,
@@ -17,9 +18,10 @@ from lwmm_hub.card.naming import (
     public_names,
     text,
 )
-from lwmm_hub.card.wording import counted, listed, weight, weight_range
+from lwmm_hub.card.wording import counted, listed, weight, weight_range, weights_in_words
 from lwmm_hub.display.grouping import LayerGroup, layer_groups
 from lwmm_hub.display.text import size
+from lwmm_hub.schedule import TABLE
 
 MANY_ROWS = 250
 _NOT_RECORDED = Markdown("not recorded")
@@ -65,17 +67,19 @@ def layer_section(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str
     alt, caption = "", "No layer was merged."
     if layers:
         first, last = layers[0]["weights"][0], layers[-1]["weights"][0]
+        numbers = (plan.get("options") or {}).get("schedule") == TABLE
         alt = f"Layer weight of each model over {counted(len(layers), 'layer')}"
         course = (
             f"goes from {weight(first)} at the first layer to {weight(last)} at the last"
             if first != last
             else f"is {weight(first)} at the first and at the last layer"
         )
+        course = weights_in_words(layers) if numbers else course
         caption = (
             f"The anchor's weight {course} ({counted(len(layers), 'shared layer')}, from "
             f"{name_in_code(layers[0].get('name') or '?')} to "
-            f"{name_in_code(layers[-1].get('name') or '?')}). A layer is one module with "
-            "parameters; depth is the order of the forward pass"
+            f"{name_in_code(layers[-1].get('name') or '?')}). {_began(plan)}A layer is one module "
+            "with parameters; depth is the order of the forward pass"
         )
         order = plan.get("order_source")
         caption += f" ({text(order)})." if order else "."
@@ -87,6 +91,12 @@ def layer_section(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str
         "unused_table": _unused(plan.get("unused") or [], names),
         "warnings_list": Markdown("\n".join(f"- {text(warning)}" for warning in warnings)),
     }
+
+
+def _began(plan: Mapping[str, Any]) -> str:
+    """What the dashed lines of the figure are, where there are any."""
+    found = start_of(plan)
+    return f"Dashed: {found[0]}. " if found is not None else ""
 
 
 def evaluation(manifest: Mapping[str, Any]) -> dict[str, Markdown]:
@@ -119,7 +129,7 @@ def evaluation(manifest: Mapping[str, Any]) -> dict[str, Markdown]:
     words += "; all models on the same images."
     missing = _not_compared(manifest, names)
     return {
-        "evaluation": Markdown(f"{words}{missing}\n\n{table(headings, rows)}"),
+        "evaluation": Markdown(f"{words}{missing}\n\n{table(headings, rows)}{_notes(scores)}"),
         "class_scores": _class_scores(entries, names),
     }
 
@@ -262,6 +272,12 @@ def _not_compared(manifest: Mapping[str, Any], names: Sequence[str]) -> str:
     if not any("isotropic" in name.lower() for name in names):
         absent.append("isotropic merging")
     return f" Not measured: {listed(absent)}." if absent else ""
+
+
+def _notes(scores: Mapping[str, Any]) -> str:
+    """What a reader of the scores has to know, such as what the columns are."""
+    notes = [f"- {text(note)}" for note in scores.get("notes") or []]
+    return "\n\n" + "\n".join(notes) if notes else ""
 
 
 def _class_scores(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markdown:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from lwmm_hub.card.escaping import Markdown
 
@@ -53,3 +55,19 @@ def weight_range(values: Iterable[float]) -> str:
     if low == high:
         return low
     return f"{low} to {high}" if len(low) == len(high) else f"{found[0]:.3f} to {found[-1]:.3f}"
+
+
+def weights_in_words(layers: Sequence[Mapping[str, Any]]) -> str:
+    """How the anchor's weight runs over layers whose weights no schedule gives.
+
+    >>> weights_in_words([{"weights": [0.5, 0.5]}, {"weights": [0.75, 0.25]}])
+    'lies between 0.50 and 0.75, on average 0.625'
+    >>> weights_in_words([{"weights": [0.5, 0.5]}])
+    'is 0.50 in every layer'
+    """
+    anchor = [float(layer["weights"][0]) for layer in layers]
+    low, high = weight(min(anchor)), weight(max(anchor))
+    if low == high:
+        return f"is {low} in every layer"
+    mean = weight(math.fsum(anchor) / len(anchor))
+    return f"lies between {low} and {high}, on average {mean}"

@@ -23,11 +23,18 @@ from lwmm_hub.cli.options import (
     PUSH_OPTIONS,
     choose_weights,
     given,
+    parents_of,
     with_options,
     with_output,
 )
 from lwmm_hub.cli.output import Output
-from lwmm_hub.cli.scoring import JUDGE_OPTIONS, data_to_judge_on, judge, put_scores
+from lwmm_hub.cli.scoring import (
+    JUDGE_OPTIONS,
+    check_controlled,
+    data_to_judge_on,
+    judge,
+    put_scores,
+)
 from lwmm_hub.errors import LwmmError, UsageError
 
 if TYPE_CHECKING:
@@ -81,6 +88,7 @@ def merge(
     judge_split: str | None,
     judge_labels: str | None,
     judge_limit: int | None,
+    controls: bool,
     output: Output,
     **options: Any,
 ) -> None:
@@ -105,8 +113,10 @@ def merge(
         raise UsageError("--parent goes with --recipe: name the model itself.")
     finding = take_finding(options)
     choose_weights(options)
-    judge_data = data_to_judge_on(judge_on, judge_split, judge_labels, judge_limit)
+    judge_data = data_to_judge_on(judge_on, judge_split, judge_labels, judge_limit, controls)
     check_not_tested(finding, judge_on, judge_data)
+    if controls and finding is None and "weights" not in options:
+        check_controlled(recipe)
     if dry_run:
         if finding is not None:
             _print_plan(finding.plan(_two(models), options, output), output)
@@ -134,19 +144,17 @@ def merge(
                 "approve": approve,
             }  # fmt: skip
             if recipe is not None:
-                result = merge_recipe(recipe, parents=_parents(parents), tags=tags, **common)
+                result = merge_recipe(recipe, parents=parents_of(parents), tags=tags, **common)
             elif found is not None:
                 result = run_merge(found, tags=tags, **common)
             else:
                 anchor, *donors = _two(models)
                 result = run_merge(anchor, *donors, tags=tags, **common, **options)
-        # what a fit has to say is in its plan alone; merging decides about all else anew
-        warnings = list(dict.fromkeys((*(found.warnings if found else ()), *result.warnings)))
-        output.warnings(warnings)
-        data = result.to_dict() | {"warnings": warnings}
-        judged = judge(result, output, judge_data, judge_limit) if judge_data else None
+        output.warnings(result.warnings)
+        data = result.to_dict()
+        judged = judge(result, output, judge_data, judge_limit, controls) if judge_data else None
         if judged is not None:
-            data["scores"] = judged.report.to_dict()
+            data["scores"] = judged.to_dict()
         url = None
         if push is not None:
             try:
@@ -163,7 +171,7 @@ def merge(
     data["commit_url"] = url
 
     def human() -> str:
-        table = f"\n\n{judged.report.text(output.color)}\n" if judged is not None else ""
+        table = f"\n\n{judged.text(output.color)}\n" if judged is not None else ""
         if url is not None:
             at = "" if folder is None else f" in {where}"
             return f"{_counts(data)}{at}{table}\n{url}"
@@ -222,16 +230,6 @@ def _two(models: tuple[str, ...]) -> tuple[str, ...]:
     return models
 
 
-def _parents(pairs: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for pair in pairs:
-        label, equals, path = pair.partition("=")
-        if not equals or not label or not path:
-            raise UsageError(f"--parent {pair!r}: write LABEL=PATH.")
-        found[label] = path
-    return found
-
-
 def _bytes_of(models: Sequence[str]) -> int:
     """What a bar counts up to: the size of local anchors; larger than any bar's floor otherwise."""
     path = Path(models[0]) if models else Path()
@@ -266,7 +264,7 @@ def _show_plan(
 
     with output.progress(0, "planning"):
         if recipe is not None:
-            made = plan_recipe(recipe, parents=_parents(parents))
+            made = plan_recipe(recipe, parents=parents_of(parents))
         else:
             made = make_plan(*models, check_weights=check_weights, **options)
     _print_plan(made, output)
@@ -369,7 +367,7 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
     from lwmm_hub.verifying import verify as run_verify
 
     with output.progress(0, "verifying"):
-        found = run_verify(target, parents=_parents(parents), threads=threads)
+        found = run_verify(target, parents=parents_of(parents), threads=threads)
     files = "1 file" if len(found.files) == 1 else f"{len(found.files)} files"
     output.result(
         {"verified": found.target, "sha256": dict(found.files)},

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lwmm_hub.cli.options import with_options, with_output
+from lwmm_hub.cli.options import parents_of, with_options, with_output
 from lwmm_hub.cli.output import Output, counting_bar
 from lwmm_hub.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from lwmm_hub.evaluation.comparing import Column
 
 _DATA_OPTIONS = (
     click.option("--dataset", metavar="DATA",
@@ -96,6 +99,12 @@ class _Ensemble(click.Command):
 @with_options(_DATA_OPTIONS)
 @click.option("--ensemble", multiple=True, metavar="MODEL...",
               help="Also score the mean of these models' probabilities.")  # fmt: skip
+@click.option("--controls", is_flag=True,
+              help="Of a merge with fitted, measured or given layer weights: also score the "
+                   "isotropic merge, the ramp, the parents' ensemble, the mean of the weights in "
+                   "every layer, and the weights in another order of the layers.")  # fmt: skip
+@click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
+              help="With --controls: where a local parent of the merge is.")  # fmt: skip
 @with_options(_LABEL_OPTIONS)
 @with_options(_RUN_OPTIONS)
 @click.option("--overlay", type=int, default=0, metavar="N",
@@ -109,6 +118,8 @@ def evaluate(
     models: tuple[str, ...],
     dataset: str | None,
     ensemble: tuple[str, ...],
+    controls: bool,
+    parents: tuple[str, ...],
     map_labels: bool,
     label_map: str | None,
     model_labels: str | None,
@@ -127,6 +138,8 @@ def evaluate(
     """
     if dataset is None:
         raise UsageError("there is nothing to compare with: name the data with --dataset.")
+    if parents and not controls:
+        raise UsageError("--parent goes with --controls: leave it out, or add that.")
     if save_to is not None:
         _check_target(Path(save_to), _holds_scores, "scores")
     if overlay:
@@ -156,6 +169,11 @@ def evaluate(
         options["states"],
         options["fresh"],
     )
+    columns: Sequence[Column] = ()
+    if controls:
+        from lwmm_hub.controls import controls_of
+
+        columns = controls_of(models, parents=parents_of(parents))
     with progress_bar(output) as progress:
         found = evaluate_models(
             models,
@@ -166,6 +184,7 @@ def evaluate(
             run=run,
             overlay=overlay,
             speed=_TIMED if speed else 0,
+            columns=columns,
             progress=progress,
         )
     report = found.report

@@ -101,6 +101,21 @@ def given(name: str) -> bool:
     return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
+def parents_of(pairs: Sequence[str]) -> dict[str, str]:
+    """Where local parents are, label -> path, of `--parent LABEL=PATH`.
+
+    Raises:
+        UsageError: one is written otherwise.
+    """
+    found = {}
+    for pair in pairs:
+        label, equals, path = pair.partition("=")
+        if not equals or not label or not path:
+            raise UsageError(f"--parent {pair!r}: write LABEL=PATH.")
+        found[label] = path
+    return found
+
+
 def choose_weights(options: dict[str, Any]) -> None:
     """Leave out the schedule's options where numbers are given instead.
 

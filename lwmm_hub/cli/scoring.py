@@ -14,7 +14,7 @@ from lwmm_hub.errors import UsageError
 
 if TYPE_CHECKING:
     from lwmm_hub.evaluation.data_sets import DataSet
-    from lwmm_hub.judging import Judged
+    from lwmm_hub.evaluation.reporting import Report
     from lwmm_hub.merge_result import MergeResult
 
 JUDGE_OPTIONS = (
@@ -25,11 +25,14 @@ JUDGE_OPTIONS = (
                  help="What its labels are, where it does not say."),
     click.option("--evaluate-limit", "judge_limit", type=int, metavar="N",
                  help="Only its first N images."),
+    click.option("--controls", is_flag=True,
+                 help="With --evaluate and layer weights in numbers: score what they are worth, as "
+                      "in 'lwmm-hub evaluate --controls'."),
 )  # fmt: skip
 
 
 def data_to_judge_on(
-    data: str | None, split: str | None, labels: str | None, limit: int | None
+    data: str | None, split: str | None, labels: str | None, limit: int | None, controls: bool
 ) -> DataSet | None:
     """The data set that a merge is to be scored on, opened before the work begins.
 
@@ -38,10 +41,10 @@ def data_to_judge_on(
         EvaluationError: there is no such data set.
     """
     if data is None:
-        if any(value is not None for value in (split, labels, limit)):
+        if controls or any(value is not None for value in (split, labels, limit)):
             raise UsageError(
-                "--evaluate-split, --evaluate-labels and --evaluate-limit go with --evaluate: name "
-                "a data set with it."
+                "--evaluate-split, --evaluate-labels, --evaluate-limit and --controls go with "
+                "--evaluate: name a data set with it."
             )
         return None
     from lwmm_hub.evaluation.opening import open_data
@@ -49,13 +52,33 @@ def data_to_judge_on(
     return open_data(data, split=split, label_space=labels)
 
 
-def judge(result: MergeResult, output: Output, data: DataSet, limit: int | None) -> Judged:
+def check_controlled(recipe: str | None) -> None:
+    """Refuse controls, before the work begins, where a schedule gives the layer weights.
+
+    Raises:
+        UsageError: it does, in this recipe or where there is none.
+        RecipeError: the recipe is wrong.
+    """
+    from lwmm_hub.recipe import read_recipe
+
+    if recipe is None or read_recipe(Path(recipe)).table is None:
+        raise UsageError(
+            "--controls show what layer weights in numbers are worth, and a schedule gives them "
+            "here: leave it out, or choose --weights."
+        )
+
+
+def judge(
+    result: MergeResult, output: Output, data: DataSet, limit: int | None, controls: bool
+) -> Report:
     """Score a merge beside its parents and the isotropic merge; the card then says so."""
     from lwmm_hub.evaluation.running import RunOptions
     from lwmm_hub.judging import judge_merge
 
     with progress_bar(output) as progress:
-        return judge_merge(result, data, run=RunOptions(limit=limit), progress=progress)
+        return judge_merge(
+            result, data, run=RunOptions(limit=limit), controlled=controls, progress=progress
+        )
 
 
 def put_scores(folder: str, file: str) -> None:

@@ -43,16 +43,19 @@ def ramp_svg(
     width: int = 760,
     height: int = 330,
     heads: Sequence[str] = (),
-    before: Sequence[Sequence[float]] | None = None,
+    before: tuple[str, Sequence[Sequence[float]]] | None = None,
 ) -> str:
     """The layer weights of `plan --json` (`layers`) as an SVG picture.
 
     `labels` are the models' public names, the anchor's first; models whose weights are the same
     everywhere share a line. `heads` are the names of parts that are not the backbone. `before` are
-    the weights that fitted ones began with, per layer, drawn thin.
+    the weights that fitted ones began with, in words and for each layer: they are drawn dashed, and
+    the others thinner, since they jump from layer to layer.
     """
     legend = _series(layers, labels)
-    top, bottom, left, right = 46 + 18 * len(legend), 62, 56, 44
+    began, courses = before if before and len(before[1]) == len(layers) else ("", [])
+    entries = len(legend) + bool(courses)
+    top, bottom, left, right = 46 + 18 * entries, 62, 56, 44
     plot_width, plot_height = width - left - right, max(80, height - top - bottom)
     height = top + plot_height + bottom
 
@@ -113,16 +116,18 @@ def ramp_svg(
         f'<path class="lwmm-axis" fill="none" d="M{left} {top}V{top + plot_height}'
         f'H{left + plot_width}"/>'
     )
-    for place in range(len(labels) if before and len(before) == len(layers) else 0):
-        course = [(x(index), y(row[place])) for index, row in enumerate(before or ())]
-        drawn = " ".join(f"{px:g},{py:g}" for px, py in _without_collinear(course))
-        parts.append(
-            f'<polyline class="lwmm-axis" style="fill:none" stroke-width="1" '
-            f'stroke-dasharray="4 3" points="{drawn}"/>'
-        )
+    weight_of_line = 1.6 if courses else 2.4
     for place, (label, weights) in enumerate(legend):
-        parts += _line(place, [(x(index), y(weight)) for index, weight in enumerate(weights)])
+        points = [(x(index), y(weight)) for index, weight in enumerate(weights)]
+        parts += _line(place, points, weight_of_line)
         parts += _legend_entry(place, label, left, 45 + 18 * place, width)
+    for place, course in enumerate(zip(*courses, strict=True)):
+        points = [(x(index), y(weight)) for index, weight in enumerate(course)]
+        parts.append(_dashed(place if len(legend) == len(labels) else None, points))
+    if courses:
+        base = 45 + 18 * len(legend)
+        parts.append(_dashed(None, [(left, base - 4), (left + 22, base - 4)]))
+        parts.append(_words(left + 30, base, began, "lwmm-soft"))
     colours = "".join(
         f".lwmm-line{place}{{stroke:{light};fill:{light}}}"
         for place, (light, _) in enumerate(COLOURS)
@@ -205,14 +210,24 @@ def _ticks(count: int) -> list[int]:
     return [*ticks, count - 1]
 
 
-def _line(place: int, points: list[tuple[float, float]]) -> list[str]:
+def _dashed(place: int | None, points: list[tuple[float, float]]) -> str:
+    """A line of what was before, in a model's colour or in none."""
+    style = "lwmm-axis" if place is None else f"lwmm-line{place % len(COLOURS)}"
+    drawn = " ".join(f"{px:g},{py:g}" for px, py in _without_collinear(points))
+    return (
+        f'<polyline class="{style}" style="fill:none" stroke-width="1.4" stroke-dasharray="5 4" '
+        f'points="{drawn}"/>'
+    )
+
+
+def _line(place: int, points: list[tuple[float, float]], width: float) -> list[str]:
     if not points:
         return []
     style = f'class="lwmm-line{place % len(COLOURS)}"'
     dash = ("", ' stroke-dasharray="7 4"', ' stroke-dasharray="2 3"')[place // len(COLOURS) % 3]
     kept = _without_collinear(points)
     drawn = " ".join(f"{px:g},{py:g}" for px, py in kept)
-    line = f'<polyline {style} style="fill:none" stroke-width="2.4"{dash} points="{drawn}"/>'
+    line = f'<polyline {style} style="fill:none" stroke-width="{width:g}"{dash} points="{drawn}"/>'
     ends = dict.fromkeys((points[0], points[-1]))
     dots = [f'<circle {style} cx="{px:g}" cy="{py:g}" r="3.4"/>' for px, py in ends]
     return [line, *dots]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from lwmm_hub.errors import UsageError
+from lwmm_hub.errors import LwmmError, UsageError
 from lwmm_hub.evaluation.costs import Cost, measure_costs
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions
@@ -36,6 +37,23 @@ Reference = str | os.PathLike[str] | ModelReference
 
 
 @dataclass(frozen=True)
+class Column:
+    """What is scored beside the models that the user names: made in its turn, and gone after it.
+
+    Attributes:
+        name: what it is called, wherever its files are.
+        about: what it is, for a note; "" where its own notes say it.
+        open: makes it, and gives its references; several are an ensemble, compared by name.
+        optional: whether it is left out, with a note, where it cannot be evaluated.
+    """
+
+    name: str
+    about: str
+    open: Callable[[], AbstractContextManager[Sequence[Reference]]]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A report, and the picture where one was asked for."""
 
@@ -53,6 +71,7 @@ def evaluate_models(
     run: RunOptions | None = None,
     overlay: int = 0,
     speed: int = 0,
+    columns: Sequence[Column] = (),
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score models on the same images, one after the other.
@@ -67,12 +86,13 @@ def evaluate_models(
         overlay: so many images of the first ones are drawn.
         speed: so many images are timed for the relative cost of inference, with all models in
             memory.
+        columns: what else is scored, behind the models and the ensemble.
         progress: called with (name, images done, images in all or None).
 
     Raises:
         LwmmError: a model cannot be loaded, or truth or prediction cannot be scored.
     """
-    if not models and not ensemble:
+    if not models and not ensemble and not columns:
         raise UsageError("there is nothing to evaluate: name at least one model.")
     inference = inference or InferenceOptions()
     labels = labels or LabelOptions()
@@ -84,26 +104,54 @@ def evaluate_models(
     if overlay:
         _check_overlay(run.task or data.task)
 
-    def load(reference: Reference) -> HubModel:
+    def load(reference: Reference, options: LabelOptions) -> HubModel:
         text = reference if isinstance(reference, ModelReference) else os.fspath(reference)
-        return HubModel(text, data.space, labels, inference)
+        return HubModel(text, data.space, options, inference)
 
-    makers: list[Callable[[], Subject]] = [partial(load, reference) for reference in models]
+    def join(references: Sequence[Reference], options: LabelOptions) -> Ensemble:
+        return Ensemble([load(reference, options) for reference in references])
+
+    def of_column(column: Column, references: Sequence[Reference]) -> Subject:
+        subject: Subject
+        if len(references) == 1:
+            subject = load(references[0], labels)
+        else:
+            subject = join(references, replace(labels, partial=True))
+        subject.name = subject.reference = column.name
+        return subject
+
+    makers: list[Callable[[], Subject]] = [partial(load, model, labels) for model in models]
     if ensemble:
-        makers.append(lambda: Ensemble([load(reference) for reference in ensemble]))
+        makers.append(partial(join, ensemble, labels))
     shown = list(islice(data.samples(0, 1), overlay))
     seen: list[_Seen] = []
-    for make in makers:  # one at a time: memory holds one model, or one ensemble
-        subject = make()
+
+    def score(subject: Subject, column: Column | None = None) -> None:
         (scores,) = evaluate_subjects([subject], data, run, progress)
-        seen.append(_Seen.of(subject, scores, shown))
-        del subject
+        seen.append(_Seen.of(subject, scores, shown, column))
+
+    for make in makers:  # one at a time: memory holds one model, or one ensemble
+        score(make())
+    made: list[Column] = []
+    left_out: list[str] = []
+    for column in columns:
+        try:
+            with column.open() as references:
+                score(of_column(column, references), column)
+            made.append(column)
+        except LwmmError as error:
+            if not column.optional:
+                raise
+            left_out.append(f"{column.name} was not evaluated: {error}")
     costs: list[Cost] = []
     if speed:
         task = run.task or data.task
         timed = [sample.image for sample in islice(data.samples(0, 1), speed)]
-        costs = measure_costs([make() for make in makers], timed, task)
-    return _evaluation(seen, costs, data, shown)
+        with ExitStack() as opened:
+            subjects = [make() for make in makers]
+            subjects += [of_column(c, opened.enter_context(c.open())) for c in made]
+            costs = measure_costs(subjects, timed, task)
+    return _evaluation(seen, costs, data, shown, left_out)
 
 
 def evaluate(
@@ -183,27 +231,38 @@ class _Seen:
     scores: Scores
     maps: list[Labels]
     notes: tuple[str, ...]
+    role: str = ""
 
     @classmethod
-    def of(cls, subject: Subject, scores: Scores, shown: Sequence[Sample]) -> _Seen:
+    def of(
+        cls, subject: Subject, scores: Scores, shown: Sequence[Sample], column: Column | None
+    ) -> _Seen:
         maps = []
         for sample in shown:
             (prediction,) = subject.predict([sample.image], "semantic")
             assert prediction.semantic is not None
             maps.append(prediction.semantic)
-        return cls(subject.name, scores, maps, subject.notes)
+        if column is None:
+            return cls(subject.name, scores, maps, subject.notes)
+        about = (f"{column.name} is {column.about}.",) if column.about else ()
+        return cls(subject.name, scores, maps, (*about, *subject.notes), column.name)
 
 
 def _evaluation(
-    seen: Sequence[_Seen], costs: Sequence[Cost], data: DataSet, shown: Sequence[Sample]
+    seen: Sequence[_Seen],
+    costs: Sequence[Cost],
+    data: DataSet,
+    shown: Sequence[Sample],
+    left_out: Sequence[str],
 ) -> Evaluation:
     names = distinct_names([s.name for s in seen])
     report = Report(
         describe_data(data, seen[0].scores.images),
         names,
         tuple(s.scores for s in seen),
-        tuple(note for s in seen for note in s.notes),
+        (*(note for s in seen for note in s.notes), *left_out),
         tuple(costs),
+        tuple(s.role for s in seen) if any(s.role for s in seen) else (),
     )
     picture = None
     if shown:

@@ -52,6 +52,8 @@ class Report:
         scores: one for each.
         notes: what a reader has to know, one line each.
         costs: one for each, where they were measured.
+        roles: one for each, where some were added to those that the user named: what it is, such
+            as "ramp", and "" for the user's own.
     """
 
     dataset: Mapping[str, Any]
@@ -59,6 +61,7 @@ class Report:
     scores: tuple[Scores, ...]
     notes: tuple[str, ...] = ()
     costs: tuple[Cost, ...] = ()
+    roles: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """What `lwmm-hub evaluate --json` prints."""
@@ -66,6 +69,9 @@ class Report:
         for model, cost in zip(models, self.costs, strict=False):
             model["seconds_per_image"] = cost.seconds
             model["relative_cost"] = cost.relative
+        for model, role in zip(models, self.roles, strict=False):
+            if role:
+                model["role"] = role
         return {
             "version": 1,
             "dataset": dict(self.dataset),

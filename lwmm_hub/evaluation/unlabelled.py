@@ -235,7 +235,7 @@ def _of_files(folder: Path, files: Sequence[Path], split: str | None) -> Unlabel
         seen.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
 
     def read(number: int) -> Image:
-        name = files[number].relative_to(folder).as_posix()
+        name = f"{folder.name}, image {number}"
         return image_of(open_picture(files[number], name), name)
 
     return UnlabelledImages(folder.name, seen.hexdigest()[:40], split, len(files), read)

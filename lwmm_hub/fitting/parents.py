@@ -44,16 +44,7 @@ class Parents:
 
     def with_weights(self, table: WeightTable, warnings: Sequence[str] = ()) -> MergePlan:
         """The plan with layer weights in numbers."""
-        ours = Schedule(TABLE)
-        options = replace(
-            self.opened.options,
-            schedule=TABLE,
-            start=ours.start,
-            end=ours.end,
-            gamma=ours.gamma,
-            endpoint=ours.endpoint,
-            anchor_weight=ours.anchor_weight,
-        )
+        options = self.opened.options.with_curve(Schedule(TABLE))
         made = decide(replace(self.opened, table=table, options=options))
         return replace(made, warnings=(*made.warnings, *warnings))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lwmm_hub.checkpoint import DTYPE_CODES, MERGEABLE
 from lwmm_hub.errors import UsageError
@@ -46,6 +46,18 @@ class MergeOptions:
         """The rule of the layer weights."""
         return Schedule(
             self.schedule, self.start, self.end, self.gamma, self.endpoint, self.anchor_weight
+        )
+
+    def with_curve(self, curve: Schedule) -> MergeOptions:
+        """The same options with another rule of the layer weights."""
+        return replace(
+            self,
+            schedule=curve.kind,
+            start=curve.start,
+            end=curve.end,
+            gamma=curve.gamma,
+            endpoint=curve.endpoint,
+            anchor_weight=curve.anchor_weight,
         )
 
     def check(self, models: int) -> None:
