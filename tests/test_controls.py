@@ -75,7 +75,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "classes.json").write_text(json.dumps(CLASSES))
     plan = lw.fit_layer_weights(
         lw.plan(root / "anchor", root / "donor"),
-        root / "dusk", steps=4, lr=0.3, checks=4, states="",
+        root / "dusk", steps=6, lr=0.1, checks=6, threshold=0.4, states="",
     )  # fmt: skip
     assert plan.weights_from["result"] == "fitted"
     lw.merge(plan, output=root / "fitted")

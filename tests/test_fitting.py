@@ -680,7 +680,9 @@ def test_bad_input_is_one_line_on_the_command_line_and_nothing_is_merged_instead
     refused(anchor, donor, *fit, "small", says=["image 0 of small has 8 x 8", "Leave it out"])
     refused(anchor, "foreign", *fit, "good", says=["foreign has 8 labels", "no name is shared"])
     refused("sorter", "other", *fit, "good", says=["sorter gives no scores of pixels"])
-    refused(anchor, "huge", *fit, "good", says=["not finite", "leave out the donor"])
+    refused(
+        anchor, "huge", *fit, "good", says=["huge gives scores that are not finite", "Leave it out"]
+    )
     refused(anchor, donor, *fit, "good", "--window", "8", says=["at least 32 x 32"], code=2)
 
     def no_memory(*_: Any, **__: Any) -> None:
@@ -715,7 +717,7 @@ def test_a_loss_that_is_not_finite_ends_the_fit(
     plan = lw.plan(*files, scope="all", allow_unrelated=True)
     options: dict[str, Any] = {**QUICK, "modules": own(7), "labels": zoo.LABELS, "lr": 0.3}
     limit = 0
-    with pytest.raises(EvaluationError, match="loss of the fit is nan after 0 steps"):
+    with pytest.raises(EvaluationError, match="loss of the fit is not finite after 0 steps"):
         fit_layer_weights(plan, pictures(5), breaks, steps=8, **options)
     calls, limit = 0, 24  # six steps of four images
     fitted = fit_layer_weights(plan, pictures(5), breaks, steps=8, checks=8, patience=9, **options)

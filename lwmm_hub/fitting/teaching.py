@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.label_spaces import canonical, describe
-from lwmm_hub.fitting.forwarding import Image, Net, grid_of, log_probabilities
+from lwmm_hub.fitting.forwarding import Image, Net, Scores, grid_of, log_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,6 +113,21 @@ def ensemble(anchor: Tensor, donors: Sequence[tuple[Tensor, Vote]]) -> Tensor:
     return mean
 
 
+def _probabilities(net: Net, scores: Scores, grid: tuple[int, int]) -> Tensor:
+    """What a parent says of an image.
+
+    Raises:
+        EvaluationError: that is not a number everywhere.
+    """
+    found = log_probabilities(scores, grid).exp()
+    if not bool(found.isfinite().all()):
+        raise EvaluationError(
+            f"{net.name} gives scores that are not finite: it cannot teach. Leave it out; a merge "
+            "without --weights fit names the tensor, where its weights hold NaN or infinity."
+        )
+    return found
+
+
 def teach(
     nets: Sequence[Net],
     images: Callable[[int], Image],
@@ -128,7 +143,7 @@ def teach(
         threshold: the teacher's labels count from this probability on.
 
     Raises:
-        EvaluationError: a model tells no scores of pixels, or an image cannot be read.
+        EvaluationError: a model tells no finite scores of pixels, or an image cannot be read.
     """
     import torch
 
@@ -139,9 +154,9 @@ def teach(
         with torch.no_grad():
             first = anchor.scores(image)
             grid = grid_of(first)
-            found = log_probabilities(first, grid).exp()
+            found = _probabilities(anchor, first, grid)
             heard = [
-                (log_probabilities(donor.scores(image), grid).exp().to(found), vote)
+                (_probabilities(donor, donor.scores(image), grid).to(found), vote)
                 for donor, vote in zip(donors, votes, strict=True)
             ]
             confidence, label = ensemble(found, heard).max(0)

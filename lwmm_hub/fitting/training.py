@@ -305,7 +305,7 @@ def _steps(course: Course, fit: Fit, progress: Progress | None) -> Any:
         blend.write(rows)
         loss, slope = course.slope(course.batch(fit.steps))
         if not (math.isfinite(loss) and bool(slope.isfinite().all())):
-            _not_finite(fit, loss)
+            _not_finite(fit, "loss" if not math.isfinite(loss) else "gradient of the loss")
             return
         adam.zero_grad()
         rows.backward(slope)  # type: ignore[no-untyped-call]
@@ -351,17 +351,17 @@ def _hopeless(fit: Fit, agreement: float, options: FitOptions) -> bool:
     return fit.bad >= options.patience
 
 
-def _not_finite(fit: Fit, loss: float) -> None:
+def _not_finite(fit: Fit, what: str) -> None:
     """Stop at a loss that is no number, with what was found before.
 
     Raises:
         EvaluationError: nothing was.
     """
-    text = f"the loss of the fit is {loss:g} after {fit.steps} steps"
+    text = f"the {what} of the fit is not finite after {fit.steps} steps"
     if not fit.better:
         raise EvaluationError(
-            f"{text}: some model gives scores that are not finite. Try a smaller lr, or leave out "
-            "the donor that 'lwmm-hub evaluate' shows to be broken."
+            f"{text}. Try a smaller lr, or leave out the donor that 'lwmm-hub evaluate' shows to be "
+            "broken."
         )
     fit.ended = f"{text}: it ended there, with the best layer weights before."
 
