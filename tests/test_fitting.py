@@ -680,9 +680,7 @@ def test_bad_input_is_one_line_on_the_command_line_and_nothing_is_merged_instead
     refused(anchor, donor, *fit, "small", says=["image 0 of small has 8 x 8", "Leave it out"])
     refused(anchor, "foreign", *fit, "good", says=["foreign has 8 labels", "no name is shared"])
     refused("sorter", "other", *fit, "good", says=["sorter gives no scores of pixels"])
-    refused(
-        anchor, "huge", *fit, "good", says=["huge gives scores that are not finite", "Leave it out"]
-    )
+    refused(anchor, "huge", *fit, "good", says=["huge gives scores that are not finite", "Leave"])
     refused(anchor, donor, *fit, "good", "--window", "8", says=["at least 32 x 32"], code=2)
 
     def no_memory(*_: Any, **__: Any) -> None:

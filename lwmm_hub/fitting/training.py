@@ -360,8 +360,8 @@ def _not_finite(fit: Fit, what: str) -> None:
     text = f"the {what} of the fit is not finite after {fit.steps} steps"
     if not fit.better:
         raise EvaluationError(
-            f"{text}. Try a smaller lr, or leave out the donor that 'lwmm-hub evaluate' shows to be "
-            "broken."
+            f"{text}. Try a smaller lr, or leave out the donor that 'lwmm-hub evaluate' shows to "
+            "be broken."
         )
     fit.ended = f"{text}: it ended there, with the best layer weights before."
 
