@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.evaluation.label_spaces import LabelSpace
-from lwmm_hub.evaluation.values import IGNORED, Labels, Sample
+from lwmm_hub.evaluation.values import Labels, Sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +39,7 @@ def draw_overlay(
             for maps in ([s.semantic for s in samples if s.semantic is not None], *found.values())
             for labels in maps
             for label in np.unique(labels)
-            if label != IGNORED
+            if label != space.ignored
         }
     )
     width = _MARGIN * 2 + len(columns) * (WIDTH + _GAP) - _GAP
@@ -75,9 +75,9 @@ def _colored(
     """Labels in their colours, half covering the image."""
     if labels is None:
         return np.full_like(image, 255)
-    palette = np.full((256, 3), _VOID, np.uint8)
+    palette = np.full((space.ignored + 1, 3), _VOID, np.uint8)
     palette[: len(space)] = space.colors
-    flat = palette[np.minimum(labels, IGNORED).astype(np.uint8)]
+    flat = palette[labels]
     mixed = (2 * flat.astype(np.uint16) + image) // 3
     return mixed.astype(np.uint8)
 

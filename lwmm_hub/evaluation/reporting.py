@@ -39,6 +39,7 @@ PER_CLASS = {
     "ap_per_class": "AP",
     "class_accuracy": "accuracy",
 }
+MOST_SHOWN = 255  # classes of a table for people; every one is in the data
 _COST = {"images_per_second": "images per second", "peak_memory_mb": "peak memory, MB"}
 
 
@@ -73,8 +74,12 @@ class Report:
             "notes": list(self.notes),
         }
 
-    def rows(self) -> list[tuple[str, list[float | None], bool]]:
-        """(what, one value per model, whether it is a percentage), classes last."""
+    def rows(self, most: int | None = None) -> list[tuple[str, list[float | None], bool]]:
+        """(what, one value per model, whether it is a percentage), classes last.
+
+        Args:
+            most: classes are left out where there are more.
+        """
         found: list[tuple[str, list[float | None], bool]] = []
         for name, title in OVERALL.items():
             values = [getattr(scores, name) for scores in self.scores]
@@ -91,7 +96,10 @@ class Report:
             if name == "class_accuracy" and any(scores.iou is not None for scores in self.scores):
                 continue  # IoU says more
             tables = [getattr(scores, name) or {} for scores in self.scores]
-            for label in dict.fromkeys(label for table in tables for label in table):
+            labels = dict.fromkeys(label for table in tables for label in table)
+            if most is not None and len(labels) > most:
+                continue
+            for label in labels:
                 values = [table.get(label) for table in tables]
                 found.append((f"{title} {label}", values, True))
         return found
@@ -101,7 +109,7 @@ class Report:
         header = ["", *map(one_line, self.names)]
         lines = [header]
         bold: list[set[int]] = [set()]
-        for what, values, percent in self.rows():
+        for what, values, percent in self.rows(MOST_SHOWN):
             lines.append([one_line(what), *_cells(values, percent)])
             bold.append(_best(values) if percent else set())
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -118,8 +126,15 @@ class Report:
         where = one_line(str(self.dataset.get("reference")))
         split = f" ({one_line(str(self.dataset['split']))})" if self.dataset.get("split") else ""
         title = f"{where}{split}, {images} images, labels {self.dataset.get('label_space')}"
-        notes = [f"note: {one_line(note)}" for note in self.notes]
+        notes = [f"note: {one_line(note)}" for note in (*self.notes, *self._hidden())]
         return "\n".join([title, "", *shown, *(["", *notes] if notes else [])])
+
+    def _hidden(self) -> list[str]:
+        """That classes are left out of a table for people, where they are."""
+        hidden = len(self.rows()) - len(self.rows(MOST_SHOWN))
+        if not hidden:
+            return []
+        return [f"the scores of {hidden} classes are in --json, --format agent and --save-to."]
 
     def __str__(self) -> str:
         return self.text()
@@ -128,7 +143,7 @@ class Report:
         """The table for a notebook."""
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
         body = []
-        for what, values, percent in self.rows():
+        for what, values, percent in self.rows(MOST_SHOWN):
             best = _best(values) if percent else set()
             cells = "".join(
                 f"<td style='text-align:right'>{'<b>' if i in best else ''}{html.escape(cell)}"

@@ -217,7 +217,7 @@ def _sample(item: Item, name: str, truth: _Truth) -> Sample:
         picture = open_picture(item.panoptic, name)
         panoptic = panoptic_of(picture, item.segments, truth.categories, name)
     if item.labels is None:
-        semantic = flat(panoptic) if panoptic is not None else None
+        semantic = flat(panoptic, truth.files.ignored) if panoptic is not None else None
     elif truth.layout.read_labels is not None:
         semantic = truth.files.indices(truth.layout.read_labels(item.labels, name), name)
     else:
