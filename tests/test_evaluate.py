@@ -625,7 +625,7 @@ def test_a_broken_image_is_named_and_what_was_counted_is_kept(
     (root / "labels" / "4.png").write_bytes(b"\0" * size)
     data = open_data(root)
     watched = Watched(subject(models["one"], data))
-    with pytest.raises(EvaluationError, match=r"images/4.png: 4.png cannot be decoded"):
+    with pytest.raises(EvaluationError, match=r"images/4.png: labels/4.png cannot be decoded"):
         run(watched, data)
     assert watched.seen == 4
     (root / "labels" / "4.png").write_bytes(sound)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,11 @@ def test_saved_tables_and_parquet_files_are_read(tmp_path: Path) -> None:
     assert (data.split, data.count, data.space.labels) == ("test", 2, zoo.LABELS)
     with pytest.raises(LwmmError, match=r"clone has no split 'val'. It has: test"):
         open_data(tmp_path / "clone", split="val")
+    datasets.DatasetDict({"train": semantic(2), "none": semantic(0)}).save_to_disk(tmp_path / "two")
+    shutil.copy(tmp_path / "saved" / "id2label.json", tmp_path / "two")
+    assert open_data(tmp_path / "two", split="train").count == 2
+    with pytest.raises(EvaluationError, match=r"two none holds no image. Name another split"):
+        open_data(tmp_path / "two", split="none")
     semantic(1).save_to_disk(tmp_path / "one")
     with pytest.raises(EvaluationError, match=r"one has no splits"):
         open_data(tmp_path / "one", split="val")

@@ -85,7 +85,7 @@ def _table_in_cache(data: HubData, split: str | None) -> tuple[Any, str, str]:
     `datasets` itself would take the table that was stored last, of whatever commit.
     """
     import datasets
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
     from lwmm_hub.resolving.hub_cache import remembered
 

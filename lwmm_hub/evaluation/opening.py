@@ -176,18 +176,33 @@ def _open_folder(
     saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
     tables = any(any(True for _ in folder.glob(sign)) for sign in ("*.parquet", "*/*.parquet"))
     if layout is None and (saved or tables):
-        import datasets
-
         with reading(HubData(name, None)):
-            if saved:
-                loaded = datasets.load_from_disk(str(folder))
-            else:
-                loaded = datasets.load_dataset(str(folder))
-        chosen = split
-        if isinstance(loaded, dict):
-            chosen = choose_split(list(loaded), split, name)
-            loaded = loaded[chosen]
-        elif split is not None:
-            raise EvaluationError(f"{name} has no splits: leave --split out.")
+            loaded, chosen = _stored(folder, split, name)
         return from_table(loaded, name, None, chosen, space, columns)
     return open_layout(folder, layout, split, space, columns.task, unknown=open_partial)
+
+
+def _stored(folder: Path, split: str | None, name: str) -> tuple[Any, str | None]:
+    """(the table, its split): saved by `datasets`, or parquet files."""
+    import datasets
+
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"]
+        chosen = choose_split(splits, split, name)
+        return _saved(folder / chosen, f"{name} {chosen}"), chosen
+    if (folder / "state.json").is_file():
+        if split is not None:
+            raise EvaluationError(f"{name} has no splits: leave --split out.")
+        return _saved(folder, name), None
+    loaded = datasets.load_dataset(str(folder))
+    chosen = choose_split(list(loaded), split, name)
+    return loaded[chosen], chosen
+
+
+def _saved(folder: Path, name: str) -> Any:
+    import datasets
+
+    if not json.loads((folder / "state.json").read_text("utf-8")).get("_data_files"):
+        # `datasets` writes a table without rows, and cannot read it
+        raise EvaluationError(f"{name} holds no image. Name another split or folder.")
+    return datasets.load_from_disk(str(folder))

@@ -27,12 +27,14 @@ def open_picture(path: Path, name: str) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
+    shown = f"{path.parent.name}/{path.name}"
+    shown = shown if shown in name else f"{name}: {shown}"
     try:
         with path.open("rb") as file:
             picture = Image.open(file)
             if picture.width * picture.height > MAX_PIXELS:
                 raise EvaluationError(
-                    f"{name}: {path.name} has {picture.width} x {picture.height} pixels. Evaluate "
+                    f"{shown} has {picture.width} x {picture.height} pixels. Evaluate "
                     "smaller images."
                 )
             picture.load()
@@ -40,7 +42,7 @@ def open_picture(path: Path, name: str) -> Image:
         raise
     except FileNotFoundError as error:
         raise EvaluationError(
-            f"{name}: {path.name} is missing. Complete the data set, or name another split."
+            f"{shown} is missing. Complete the data set, or name another split."
         ) from error
     except (
         OSError,
@@ -50,7 +52,7 @@ def open_picture(path: Path, name: str) -> Image:
         Image.DecompressionBombError,
     ) as error:
         raise EvaluationError(
-            f"{name}: {path.name} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
+            f"{shown} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
             "leave it out."
         ) from error
     return picture
@@ -78,7 +80,7 @@ def labels_in(picture: Any, space: LabelSpace, name: str) -> Labels:
     Raises:
         EvaluationError: it is no picture of one channel, or holds ids that the space has not.
     """
-    return space.indices(ids_of(picture, name), name)
+    return space.indices(ids_of(picture, name), f"the label map of {name}")
 
 
 def ids_of(picture: Any, name: str) -> Labels:

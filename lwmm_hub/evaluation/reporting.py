@@ -67,6 +67,7 @@ class Report:
         for model, cost in zip(models, self.costs, strict=False):
             model["seconds_per_image"] = cost.seconds
             model["relative_cost"] = cost.relative
+            model["relative_cost_range"] = list(cost.spread)
         return {
             "version": 1,
             "dataset": dict(self.dataset),
@@ -90,8 +91,12 @@ class Report:
             if any(value is not None for value in values):
                 found.append((title, values, False))
         if self.costs:
-            found.append(("seconds per image", [cost.seconds for cost in self.costs], False))
+            what = "CPU seconds per image" if self.costs[0].cpu else "seconds per image"
+            found.append((what, [cost.seconds for cost in self.costs], False))
             found.append(("relative cost", [cost.relative for cost in self.costs], False))
+            for name, end in (("least", 0), ("most", 1)):
+                what = f"relative cost, {name} in a round"
+                found.append((what, [cost.spread[end] for cost in self.costs], False))
         for name, title in PER_CLASS.items():
             if name == "class_accuracy" and any(scores.iou is not None for scores in self.scores):
                 continue  # IoU says more
