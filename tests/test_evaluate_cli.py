@@ -234,7 +234,7 @@ def test_labels_are_mapped_when_that_is_asked_for(evaluate: Command, tmp_path: P
     assert list(done.data["models"][0]["iou"].values()) == list(plain["iou"].values())
     partly = evaluate(*options, "--map-labels", "--json")
     assert partly.data["notes"] == [
-        "anchor has no class for lane: it scores 0 there.",
+        "anchor has no class for lane: 0 where there are any.",
         "anchor predicts road, which count as wrong.",
     ]
     assert partly.data["models"][0]["iou"]["lane"] == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +75,12 @@ class Report:
             "notes": list(self.notes),
         }
 
-    def rows(self, most: int | None = None) -> list[tuple[str, list[float | None], bool]]:
-        """(what, one value per model, whether it is a percentage), classes last.
+    def rows(self) -> list[tuple[str, list[float | None], bool]]:
+        """(what, one value per model, whether it is a percentage), classes last."""
+        return self._overall() + [row for table in self._per_class() for row in table]
 
-        Args:
-            most: classes are left out where there are more.
-        """
+    def _overall(self) -> list[tuple[str, list[float | None], bool]]:
+        """The rows that are of no class."""
         found: list[tuple[str, list[float | None], bool]] = []
         for name, title in OVERALL.items():
             values = [getattr(scores, name) for scores in self.scores]
@@ -97,24 +97,47 @@ class Report:
             for name, end in (("least", 0), ("most", 1)):
                 what = f"relative cost, {name} in a round"
                 found.append((what, [cost.spread[end] for cost in self.costs], False))
+        return found
+
+    def _per_class(self) -> Iterator[list[tuple[str, list[float | None], bool]]]:
+        """The rows of classes, metric by metric."""
         for name, title in PER_CLASS.items():
             if name == "class_accuracy" and any(scores.iou is not None for scores in self.scores):
                 continue  # IoU says more
             tables = [getattr(scores, name) or {} for scores in self.scores]
             labels = dict.fromkeys(label for table in tables for label in table)
-            if most is not None and len(labels) > most:
+            yield [
+                (f"{title} {label}", [table.get(label) for table in tables], True)
+                for label in labels
+            ]
+
+    def _shown(self) -> tuple[list[tuple[str, list[float | None], bool]], list[str]]:
+        """(the rows of a table for people, notes on those that are left out of it)."""
+        rows, notes = self._overall(), list(self.notes)
+        for table in self._per_class():
+            if len(table) > MOST_SHOWN:
+                notes.append(
+                    f"the scores of {len(table)} classes are in --json, --format agent and "
+                    "--save-to."
+                )
                 continue
-            for label in labels:
-                values = [table.get(label) for table in tables]
-                found.append((f"{title} {label}", values, True))
-        return found
+            there = [row for row in table if any(v is not None and v == v for v in row[1])]
+            if len(there) < len(table):
+                what = table[0][0].partition(" ")[0]
+                notes.append(
+                    f"{len(table) - len(there)} of {len(table)} classes occur nowhere and have no "
+                    f"{what}."
+                )
+            rows += there
+        return rows, notes
 
     def text(self, color: bool = False) -> str:
         """The table for a terminal: percent, differences to the first model, the best in bold."""
         header = ["", *map(one_line, self.names)]
         lines = [header]
         bold: list[set[int]] = [set()]
-        for what, values, percent in self.rows(MOST_SHOWN):
+        rows, notes = self._shown()
+        for what, values, percent in rows:
             lines.append([one_line(what), *_cells(values, percent)])
             bold.append(_best(values) if percent else set())
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -131,15 +154,8 @@ class Report:
         where = one_line(str(self.dataset.get("reference")))
         split = f" ({one_line(str(self.dataset['split']))})" if self.dataset.get("split") else ""
         title = f"{where}{split}, {images} images, labels {self.dataset.get('label_space')}"
-        notes = [f"note: {one_line(note)}" for note in (*self.notes, *self._hidden())]
+        notes = [f"note: {one_line(note)}" for note in notes]
         return "\n".join([title, "", *shown, *(["", *notes] if notes else [])])
-
-    def _hidden(self) -> list[str]:
-        """That classes are left out of a table for people, where they are."""
-        hidden = len(self.rows()) - len(self.rows(MOST_SHOWN))
-        if not hidden:
-            return []
-        return [f"the scores of {hidden} classes are in --json, --format agent and --save-to."]
 
     def __str__(self) -> str:
         return self.text()
@@ -148,7 +164,7 @@ class Report:
         """The table for a notebook."""
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
         body = []
-        for what, values, percent in self.rows(MOST_SHOWN):
+        for what, values, percent in self._shown()[0]:
             best = _best(values) if percent else set()
             cells = "".join(
                 f"<td style='text-align:right'>{'<b>' if i in best else ''}{html.escape(cell)}"

@@ -318,7 +318,7 @@ class Ensemble:
         notes = [f"{self.name} averages the probabilities of {names}."]
         if self.left_out:
             notes.append(
-                f"{self.name} has no class for {_listed(self.left_out)}: it scores 0 there."
+                f"{self.name} has no class for {_listed(self.left_out)}: 0 where there are any."
             )
         return tuple(notes)
 
@@ -346,7 +346,7 @@ class Ensemble:
 def _notes(name: str, label_map: LabelMap) -> tuple[str, ...]:
     notes = []
     if label_map.never:
-        notes.append(f"{name} has no class for {_listed(label_map.never)}: it scores 0 there.")
+        notes.append(f"{name} has no class for {_listed(label_map.never)}: 0 where there are any.")
     if label_map.left_out:
         notes.append(f"{name} predicts {_listed(label_map.left_out)}, which count as wrong.")
     return tuple(notes)
