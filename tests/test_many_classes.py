@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,13 @@ class _Truth:
     def __call__(self, _module: Any, _image: Any) -> Any:
         found = next(self._maps).astype(np.int64)
         return np.where(found == 65535, 0, found)
+
+
+@pytest.mark.parametrize("number", [-1, 2**31])
+def test_ids_that_no_label_file_holds_are_refused(number: int) -> None:
+    space = replace(custom_space(["road", "sky"]), ids=(0, number))
+    with pytest.raises(EvaluationError, match=f"custom-2 has the id {number}: label files hold"):
+        space.indices(np.array([0]))
 
 
 def test_narrow_models_are_told_in_wide_labels_and_the_other_way_round(names: list[str]) -> None:

@@ -30,6 +30,7 @@ from lwmm_hub.evaluation.label_tables import SYNONYMS, TABLES
 from lwmm_hub.evaluation.values import IGNORED, WIDE_IGNORED, Labels
 
 _NOTHING = -1  # in a table of ids: no id of this space
+_MOST_ID = 2**24 - 1  # three channels of a byte each
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,13 @@ class LabelSpace:
     @functools.cached_property
     def _table(self) -> NDArray[np.int32]:
         """Id -> label index, `ignored` for void, `_NOTHING` for no id of this space."""
-        table = np.full(max(*self.ids, *self.void, self.ignored) + 1, _NOTHING, np.int32)
+        low, high = min(*self.ids, *self.void, 0), max(*self.ids, *self.void, self.ignored)
+        if low < 0 or high > _MOST_ID:
+            raise EvaluationError(
+                f"{self.name} has the id {low if low < 0 else high}: label files hold 0 to "
+                f"{_MOST_ID}. Number its classes otherwise."
+            )
+        table = np.full(high + 1, _NOTHING, np.int32)
         table[[self.ignored, *self.void]] = self.ignored
         table[list(self.ids)] = np.arange(len(self.ids), dtype=np.int32)
         return table
