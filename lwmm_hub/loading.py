@@ -24,7 +24,8 @@ def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
         **options: passed to `from_pretrained`.
 
     Raises:
-        OutputError: there is no config, no such class, or keys are missing, left over or misshapen.
+        OutputError: there is no config, no such class, or keys are missing, left over or of another
+            shape.
     """
     folder = Path(folder)
     try:
@@ -45,6 +46,7 @@ def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
         raise OutputError(
             f"this transformers ({transformers.__version__}) has no class {name!r}. Update it."
         )
+    options["ignore_mismatched_sizes"] = True  # they are told below, in words of ours
     with no_hub():  # configs that name a backbone make transformers ask whether it is a repository
         model, found = model_class.from_pretrained(folder, output_loading_info=True, **options)
         if _complaint(found):
@@ -53,6 +55,13 @@ def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
                     model, found = model_class.from_pretrained(
                         folder, output_loading_info=True, **options
                     )
+    if found["mismatched_keys"]:
+        key, there, wanted = min(found["mismatched_keys"])
+        raise OutputError(
+            f"{folder.name} does not load: {key} is {tuple(there)}, and its config.json asks for "
+            f"{tuple(wanted)}. Put the config.json of these weights there; its id2label names "
+            "every class."
+        )
     if complaint := _complaint(found):
         raise OutputError(f"{folder} {complaint}: it is incomplete. Merge again.")
     loaded: PreTrainedModel = model
@@ -69,9 +78,8 @@ _CONSTANT = re.compile(r".*num_batches_tracked|.*relative_position_index")
 def _complaint(found: Mapping[str, Any]) -> str:
     """What did not find its place; empty where all that matters did."""
     needless = {"missing_keys": _NEEDLESS, "unexpected_keys": _CONSTANT}
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        pattern = needless.get(what)
-        keys = [k for k in found[what] if pattern is None or not pattern.fullmatch(str(k))]
+    for what, pattern in needless.items():
+        keys = [k for k in found[what] if not pattern.fullmatch(str(k))]
         if keys:
             return f"loads with {len(keys)} {what.replace('_', ' ')}, e.g. {keys[0]!r}"
     return ""

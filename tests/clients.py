@@ -69,10 +69,11 @@ def python(
     cwd: Path,
     token: str | None = None,
     xet: bool = True,
+    **more: str,
 ) -> Any:
     """A Python program that ends with a line of JSON, which is returned."""
     command = [*_PYTHON, textwrap.dedent(code), *map(str, arguments)]
-    done = _run(command, environment(hub, home, token, xet=xet), cwd)
+    done = _run(command, environment(hub, home, token, xet=xet, **more), cwd)
     assert done.code == 0, done.err
     return json.loads(done.out.splitlines()[-1])
 

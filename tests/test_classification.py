@@ -128,7 +128,7 @@ def test_what_cannot_be_counted_is_refused() -> None:
     for predictions, labels, message in (
         ([3], [0], "prediction holds 3"),
         ([0], [3], "truth holds 3"),
-        ([0, 1], [0], "prediction is 2, the truth 1"),
+        ([0, 1], [0], "2 predictions for 1 labels"),
         ([0.5], [0], "float64"),
     ):
         with pytest.raises(EvaluationError, match=message):
@@ -137,6 +137,10 @@ def test_what_cannot_be_counted_is_refused() -> None:
         ClassificationCounts(3, labels=["a", "b"])
     with pytest.raises(EvaluationError, match="different classes"):
         counts + ClassificationCounts(3, with_unknown=True)
-    for state in ({}, {**counts.to_dict(), "matrix": {}}, {**counts.to_dict(), "num_classes": 4}):
+    for state in (
+        {},
+        {**counts.to_dict(), "right": [1, 0, 0]},
+        {**counts.to_dict(), "num_classes": 4},
+    ):
         with pytest.raises(EvaluationError):
             ClassificationCounts.from_dict(state)

@@ -594,10 +594,10 @@ def test_every_layout_is_tested_here() -> None:
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (lambda root: (root / "labels" / "scene-1.png").unlink(), "scene-1.png is missing"),
+        (lambda root: (root / "labels" / "scene-1.png").unlink(), "labels/scene-1.png is missing"),
         (
             lambda root: (root / "images" / "scene-1.png").write_bytes(b"no picture"),
-            r"images/scene-1.png: scene-1.png cannot be decoded",
+            r"^images/scene-1.png cannot be decoded",
         ),
         (
             lambda root: (root / "images" / "scene-1.png").write_bytes(
@@ -607,7 +607,7 @@ def test_every_layout_is_tested_here() -> None:
         ),
         (
             lambda root: save(root / "labels" / "scene-1.png", ids([12])),
-            r"images/scene-1.png holds the ids 12, which camvid-11 does not have",
+            r"the label map of images/scene-1.png holds the ids 12, which camvid-11 does not have",
         ),
         (
             lambda root: save(root / "labels" / "scene-1.png", picture(1)),
@@ -629,6 +629,10 @@ def test_folders_that_are_nothing_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(EvaluationError, match=r"nothing in empty lies as in a data set"):
         open_data(tmp_path / "empty")
+    picture_file = tmp_path / "bare" / "images" / "a.png"
+    save(picture_file, picture(0))
+    with pytest.raises(EvaluationError, match=r"bare has images and no labels beside them"):
+        open_data(tmp_path / "bare")
     with pytest.raises(EvaluationError, match=r"there is no folder /.*Check its path"):
         open_data(tmp_path / "nowhere")
     with pytest.raises(EvaluationError, match=r"there is no folder nowhere"):

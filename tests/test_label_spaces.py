@@ -12,14 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.label_maps import map_labels, match_labels
 from lwmm_hub.evaluation.label_spaces import (
     canonical,
     custom_space,
     label_space,
     label_space_names,
     labels_of,
-    map_labels,
-    match_labels,
     reduce_labels,
     space_of_labels,
 )

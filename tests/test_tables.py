@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,11 @@ def test_saved_tables_and_parquet_files_are_read(tmp_path: Path) -> None:
     assert (data.split, data.count, data.space.labels) == ("test", 2, zoo.LABELS)
     with pytest.raises(LwmmError, match=r"clone has no split 'val'. It has: test"):
         open_data(tmp_path / "clone", split="val")
+    datasets.DatasetDict({"train": semantic(2), "none": semantic(0)}).save_to_disk(tmp_path / "two")
+    shutil.copy(tmp_path / "saved" / "id2label.json", tmp_path / "two")
+    assert open_data(tmp_path / "two", split="train").count == 2
+    with pytest.raises(EvaluationError, match=r"two none holds no image. Name another split"):
+        open_data(tmp_path / "two", split="none")
     semantic(1).save_to_disk(tmp_path / "one")
     with pytest.raises(EvaluationError, match=r"one has no splits"):
         open_data(tmp_path / "one", split="val")
@@ -218,7 +224,7 @@ def streets(tmp_path: Path) -> dict[str, bytes | Path]:
     files: dict[str, bytes | Path] = {"id2label.json": json.dumps(NAMES).encode()}
     for split, count in (("train", 2), ("validation", 3)):
         path = tmp_path / f"{split}.parquet"
-        semantic(count).to_parquet(path)
+        semantic(count).to_parquet(path, batch_size=2)
         files[f"data/{split}-00000-of-00001.parquet"] = path
     return files
 
@@ -260,6 +266,76 @@ def test_a_data_set_of_the_hub_is_pinned_and_may_be_streamed(hub: TestHub, tmp_p
         [second, "train", None, list(zoo.LABELS), sums[:2], odd[:1]],
     ]
     assert all(first in line or second in line for line in lines(hub, "GET /datasets/"))
+
+
+_OFFLINE = """
+    import json, os, sys
+    import datasets
+    datasets.config.MAX_SHARD_SIZE = 6000  # several files of a split
+    from lwmm_hub.errors import LwmmError
+    from lwmm_hub.evaluation.opening import open_data
+    found = []
+    for name, options in json.loads(sys.argv[1]):
+        try:
+            data = open_data(name, **options)
+        except LwmmError as error:
+            found.append(str(error))
+            continue
+        maps = [int(s.semantic.astype(int).sum()) for s in data.samples(0, 1)]
+        found.append([data.revision, data.split, data.count, list(data.space.labels), maps])
+    print(json.dumps(found))
+"""
+
+
+def test_a_data_set_in_the_cache_is_read_offline_at_the_same_commit(
+    hub: TestHub, tmp_path: Path, names: str
+) -> None:
+    """The client is the ordinary one; whatever was stored last, the commit decides."""
+
+    def opened(*asked: tuple[str, dict[str, Any]], **more: str) -> Any:
+        return python(
+            _OFFLINE, json.dumps(asked), hub=hub, home=tmp_path / "h", cwd=tmp_path / "w", **more
+        )
+
+    first = hub.create_repo("org/streets", streets(tmp_path), repo_type="dataset")
+    hub.create_repo("org/bare", streets(tmp_path), repo_type="dataset")
+    online = opened(("org/streets", {}), ("org/bare", {"label_space": names}))
+    path = tmp_path / "more.parquet"
+    semantic(4).to_parquet(path)
+    second = hub.add_commit(
+        "org/streets", {"data/validation-00000-of-00001.parquet": path}, repo_type="dataset"
+    )
+    offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert opened(("org/streets", {}), **offline) == online[:1]  # as it was, not as it is
+    assert online[0][:3] == [first, "validation", 3]
+    stored = tmp_path / "h" / "datasets" / "org___streets" / "default" / "0.0.0" / first
+    assert len(list(stored.glob("streets-validation-0000*.arrow"))) > 1
+    next(stored.glob("streets-train*.arrow")).unlink()
+    newer = opened(("org/streets", {}))
+    assert newer[0][:3] == [second, "validation", 4]
+    before = len(hub.requests)
+    kept = opened(
+        ("org/streets", {}),
+        ("org/streets", {"streaming": True}),
+        (f"org/streets@{first}", {}),
+        (f"org/streets@{first}", {"split": "train"}),
+        ("org/streets@old", {}),
+        ("org/streets", {"split": "test"}),
+        ("org/*", {}),
+        ("org/street", {}),
+        ("org/bare", {}),
+        ("org/bare", {"label_space": names}),
+        HF_HUB_OFFLINE="1",
+    )
+    assert len(hub.requests) == before
+    assert kept[:3] == [newer[0], newer[0], online[0]]
+    assert "holds a part of org/streets@" in kept[3]
+    assert "org/streets@old is not in the cache, and HF_HUB_OFFLINE is set" in kept[4]
+    assert "no split 'test'. It has: train, validation" in kept[5]
+    assert "not a valid name" in kept[6]
+    assert "org/street is not in the cache" in kept[7]
+    assert "does not say what the labels of org/bare are" in kept[8]
+    assert kept[9] == online[1]
 
 
 @pytest.fixture

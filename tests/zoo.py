@@ -10,10 +10,10 @@ from typing import Any
 LABELS = ("road", "car", "sky")
 
 
-def _labels() -> dict[str, Any]:
+def _labels(labels: Sequence[str] = LABELS) -> dict[str, Any]:
     return {
-        "id2label": dict(enumerate(LABELS)),
-        "label2id": {name: i for i, name in enumerate(LABELS)},
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: i for i, name in enumerate(labels)},
     }
 
 
@@ -63,7 +63,7 @@ _SQUARE = {"size": {"height": 64, "width": 64}}
 _EDGES = {"size": {"shortest_edge": 48, "longest_edge": 96}}
 
 
-def segformer() -> tuple[Any, Any]:
+def segformer(labels: Sequence[str] = LABELS) -> tuple[Any, Any]:
     import transformers as t
 
     config = t.SegformerConfig(
@@ -71,7 +71,7 @@ def segformer() -> tuple[Any, Any]:
         hidden_sizes=[8, 8, 16, 16],
         num_attention_heads=[1, 1, 2, 2],
         decoder_hidden_size=16,
-        **_labels(),
+        **_labels(labels),
     )
     return t.SegformerForSemanticSegmentation(config), t.SegformerImageProcessorPil(**_SQUARE)
 
@@ -271,8 +271,7 @@ def vit(labels: Sequence[str] = LABELS) -> tuple[Any, Any]:
 
     config = t.ViTConfig(
         **{**_VIT, "image_size": 32, "num_hidden_layers": 1},
-        id2label=dict(enumerate(labels)),
-        label2id={name: i for i, name in enumerate(labels)},
+        **_labels(labels),
     )
     import torch
 

@@ -68,7 +68,7 @@ _READING = (
     "streaming",
     "open_partial",
 )
-_TIMED = 8  # images
+_TIMED = 4  # images
 _MAX_SCORES = 64 << 20  # bytes
 _SOFTWARE = "lwmm-hub evaluate"  # what an overlay says of itself
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lwmm_hub.evaluation.confusion import ConfusionMatrix
-    from lwmm_hub.evaluation.label_spaces import LabelMap, LabelSpace, label_space, map_labels
+    from lwmm_hub.evaluation.label_maps import LabelMap, map_labels
+    from lwmm_hub.evaluation.label_spaces import LabelSpace, label_space
     from lwmm_hub.evaluation.panoptic import PanopticCounts
     from lwmm_hub.evaluation.values import (
         Boxes,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Boxes": "values",
     "ConfusionMatrix": "confusion",
-    "LabelMap": "label_spaces",
+    "LabelMap": "label_maps",
     "LabelSpace": "label_spaces",
     "Panoptic": "values",
     "PanopticCounts": "panoptic",
@@ -33,7 +34,7 @@ _HOME = {
     "Scores": "values",
     "Segment": "values",
     "label_space": "label_spaces",
-    "map_labels": "label_spaces",
+    "map_labels": "label_maps",
 }
 
 __all__ = [

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.confusion import ConfusionMatrix
+from lwmm_hub.evaluation.label_spaces import shorten
 
 UNKNOWN_ABOVE = 0.55
 """Entropy, as a part of the largest possible one, above which GLC calls an image unknown (w_0)."""
@@ -62,7 +62,9 @@ class ClassificationScores:
 
 
 class ClassificationCounts:
-    """Counts of (true class, predicted class) of images, added up over a data set.
+    """Counts of the images of each class, and of those that are right, added up over a data set.
+
+    Two numbers a class, however many classes there are.
 
     >>> counts = ClassificationCounts(2, with_unknown=True)
     >>> counts.update([0, 1, 2, 0], [0, 0, 2, 2])  # 2 is unknown
@@ -74,11 +76,17 @@ class ClassificationCounts:
         num_classes: classes that the model knows; 0 to `num_classes` - 1.
         with_unknown: whether `num_classes` itself stands for "unknown", in truth and prediction.
         labels: names of the known classes.
+
+    Attributes:
+        true: int64, (classes,): images of each class; unknown last, where that is scored.
+        right: int64, (classes,): those of them whose prediction is right.
     """
 
     def __init__(
         self, num_classes: int, *, with_unknown: bool = False, labels: Sequence[str] | None = None
     ) -> None:
+        if num_classes < 1:
+            raise EvaluationError(f"{num_classes} classes: give a number from 1 on.")
         if labels is not None and len(labels) != num_classes:
             raise EvaluationError(
                 f"{len(labels)} labels for {num_classes} classes. Give one name for each."
@@ -86,22 +94,37 @@ class ClassificationCounts:
         self.num_classes = num_classes
         self.with_unknown = with_unknown
         self.labels = tuple(labels) if labels is not None else None
-        self._matrix = ConfusionMatrix(
-            num_classes + with_unknown, ignore_index=None, no_class=NO_CLASS
-        )
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """int64, (classes, classes): true class, predicted class; unknown last, where scored."""
-        return self._matrix.counts
+        self.true = np.zeros(num_classes + with_unknown, np.int64)
+        self.right = np.zeros_like(self.true)
 
     def update(self, predictions: ArrayLike, labels: ArrayLike) -> None:
         """Count images: two class indices (`NO_CLASS` is a prediction, too), or two arrays.
 
         Raises:
             EvaluationError: an index that is no class, or not as many of the one as of the other.
+                Nothing is counted.
         """
-        self._matrix.update(np.atleast_1d(predictions), np.atleast_1d(labels))
+        found, true = np.atleast_1d(predictions), np.atleast_1d(labels)
+        if found.shape != true.shape:
+            raise EvaluationError(
+                f"{found.size} predictions for {true.size} labels. Give one class index for each."
+            )
+        for name, array, least in (("prediction", found, NO_CLASS), ("truth", true, 0)):
+            if array.size and array.dtype.kind not in "iub":
+                raise EvaluationError(
+                    f"the {name} holds {array.dtype} values, not class indices. Take the argmax of "
+                    "scores over classes."
+                )
+            outside = (array < least) | (array >= len(self.true))
+            if outside.any():
+                raise EvaluationError(
+                    f"the {name} holds {shorten(np.unique(array[outside]))}, but the classes are 0 "
+                    f"to {len(self.true) - 1}. Map the model's labels to those of the data set."
+                )
+        if true.size:
+            true = true.astype(np.int64)
+            self.true += np.bincount(true, minlength=len(self.true))
+            self.right += np.bincount(true[found == true], minlength=len(self.true))
 
     def __add__(self, other: ClassificationCounts) -> ClassificationCounts:
         """Counts of both; neither changes.
@@ -111,15 +134,18 @@ class ClassificationCounts:
         """
         if not isinstance(other, ClassificationCounts):
             return NotImplemented
-        if self.labels != other.labels or self.with_unknown != other.with_unknown:
+        if self._settings() != other._settings():
             raise EvaluationError(
                 "counts of different classes cannot be added. Evaluate both with the same ones."
             )
         total = ClassificationCounts(
             self.num_classes, with_unknown=self.with_unknown, labels=self.labels
         )
-        total._matrix = self._matrix + other._matrix
+        total.true, total.right = self.true + other.true, self.right + other.right
         return total
+
+    def _settings(self) -> tuple[Any, ...]:
+        return self.num_classes, self.with_unknown, self.labels
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ClassificationCounts):
@@ -130,15 +156,18 @@ class ClassificationCounts:
 
     def scores(self) -> ClassificationScores:
         """What the counts amount to."""
-        all_scores = self._matrix.scores()
-        known = all_scores.class_accuracy[: self.num_classes]
-        mean = float(np.nanmean(known)) if not np.isnan(known).all() else np.nan
+        rates = np.full(len(self.true), np.nan)
+        np.divide(self.right, self.true, out=rates, where=self.true > 0)
+        total = int(self.true.sum())
+        accuracy = int(self.right.sum()) / total if total else np.nan
+        known = rates[: self.num_classes]
+        mean = _mean(known)
         if not self.with_unknown:
-            return ClassificationScores(all_scores.pixel_accuracy, mean, known, labels=self.labels)
-        unknown = float(all_scores.class_accuracy[-1])
+            return ClassificationScores(accuracy, mean, known, labels=self.labels)
+        unknown = float(rates[-1])
         return ClassificationScores(
-            all_scores.pixel_accuracy,
-            all_scores.mean_accuracy,
+            accuracy,
+            _mean(rates),
             known,
             known_accuracy=mean,
             unknown_accuracy=unknown,
@@ -152,7 +181,8 @@ class ClassificationCounts:
             "num_classes": self.num_classes,
             "with_unknown": self.with_unknown,
             "labels": list(self.labels) if self.labels is not None else None,
-            "matrix": self._matrix.to_dict(),
+            "true": self.true.tolist(),
+            "right": self.right.tolist(),
         }
 
     @classmethod
@@ -166,12 +196,23 @@ class ClassificationCounts:
             counts = cls(
                 state["num_classes"], with_unknown=state["with_unknown"], labels=state["labels"]
             )
-            counts._matrix += ConfusionMatrix.from_dict(state["matrix"])
-        except (KeyError, TypeError) as error:
+            parts = [np.array(state[name]) for name in ("true", "right")]
+            if not all(p.dtype.kind == "i" and p.shape == counts.true.shape for p in parts):
+                raise ValueError("counts of another shape")
+            counts.true, counts.right = (part.astype(np.int64) for part in parts)
+            if (counts.right < 0).any() or (counts.right > counts.true).any():
+                raise ValueError("more are right than there are")
+        except (KeyError, TypeError, ValueError) as error:
             raise EvaluationError(
                 f"a damaged state of classification counts ({error}). Delete it and evaluate again."
             ) from error
         return counts
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of what is not NaN; NaN where all is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else np.nan
 
 
 def call_unknown(probabilities: ArrayLike, above: float = UNKNOWN_ABOVE) -> NDArray[np.int64]:

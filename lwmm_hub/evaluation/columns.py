@@ -244,7 +244,7 @@ def _panoptic(
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
         panoptic = panoptic_of(row[column], _rows_of(row[segments]), categories_in(space), name)
         if semantic is None:
-            return {"panoptic": panoptic, "semantic": flat(panoptic)}
+            return {"panoptic": panoptic, "semantic": flat(panoptic, space.ignored)}
         return {"panoptic": panoptic, "semantic": labels_in(row[semantic], space, name)}
 
     return read, None
@@ -299,13 +299,14 @@ def _detection(
         corners = np.array([o["bbox"] for o in objects], np.float32).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         known = categories_in(space)
-        try:
-            categories = np.array([known[o[category]] for o in objects], np.int64)
-        except KeyError as error:
+        found = [known.get(o[category]) for o in objects]
+        if None in found:
             raise EvaluationError(
-                f"{name} has an object of the class {error}, which is none of the {len(space)} of "
-                f"{space.name}. Name the label space of the data set."
-            ) from error
+                f"{name} has an object of the class {objects[found.index(None)][category]}, which "
+                f"is none of the {len(space)} of {space.name}. Name the label space of the data "
+                "set."
+            )
+        categories = np.array(found, np.int64)
         crowd = np.array([bool(o.get("iscrowd", 0)) for o in objects], bool)
         areas = None
         if objects and all(o.get("area") is not None for o in objects):

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.label_spaces import canonical, label_space
+from lwmm_hub.evaluation.label_maps import compared
+from lwmm_hub.evaluation.label_spaces import label_space
 from lwmm_hub.evaluation.values import IGNORED, Labels
 
 Counts = NDArray[np.int64]
@@ -181,17 +182,15 @@ class ConfusionMatrix:
         width = self.num_classes + 1
         if not target.size:
             return np.zeros((self.num_classes, width), np.int64)
-        if self.no_class is not None:
-            prediction = np.where(prediction == self.no_class, self.num_classes, prediction)
-            outside = (prediction > self.num_classes) | (prediction < 0)
-        else:
-            outside = (prediction >= self.num_classes) | (prediction < 0)
-        if outside.any():
-            self._refuse_prediction(np.unique(prediction[outside]).tolist())
+        outside = (prediction >= self.num_classes) | (prediction < 0)
+        none = prediction == self.no_class if self.no_class is not None else np.zeros_like(outside)
+        if (outside & ~none).any():
+            self._refuse_prediction(np.unique(prediction[outside & ~none]).tolist())
         outside = (target >= self.num_classes) | (target < 0)
         if outside.any():
             self._refuse_target(np.unique(target[outside]).tolist())
-        pairs = target.astype(np.int64) * width + prediction.astype(np.int64)
+        column = np.where(none, self.num_classes, prediction.astype(np.int64))
+        pairs = target.astype(np.int64) * width + column
         counts: Counts = np.bincount(pairs.ravel(), minlength=self.num_classes * width)
         return counts.reshape(self.num_classes, width)
 
@@ -279,11 +278,10 @@ class ConfusionMatrix:
         )
 
     def _mean_over(self, space: str, iou: NDArray[np.float64]) -> float | None:
-        place = {canonical(label): i for i, label in enumerate(self.labels or ())}
-        wanted = [canonical(label) for label in label_space(space).labels]
-        if not set(wanted) <= set(place):
+        mine, wanted = compared(self.labels or (), label_space(space).labels)
+        if not set(wanted) <= set(mine):
             return None
-        return _mean(iou[[place[label] for label in wanted]])
+        return _mean(iou[[mine.index(label) for label in wanted]])
 
     def to_dict(self) -> dict[str, Any]:
         """The state, as JSON takes it."""

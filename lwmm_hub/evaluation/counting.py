@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.classification import NO_CLASS, ClassificationCounts, call_unknown
+from lwmm_hub.evaluation.classification import ClassificationCounts, call_unknown
 from lwmm_hub.evaluation.confusion import ConfusionMatrix
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.detection import DetectionResults
 from lwmm_hub.evaluation.panoptic import PanopticCounts
-from lwmm_hub.evaluation.values import IGNORED, Prediction, Sample
+from lwmm_hub.evaluation.values import Prediction, Sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,9 @@ class Counts:
         space = data.space
         parts: dict[str, Any] = {}
         if task in ("semantic", "panoptic"):
-            parts["semantic"] = ConfusionMatrix(len(space), labels=space.labels, no_class=IGNORED)
+            parts["semantic"] = ConfusionMatrix(
+                len(space), space.ignored, labels=space.labels, no_class=space.ignored
+            )
         if task == "panoptic":
             parts["panoptic"] = PanopticCounts.of(space)
         if task == "classification":
@@ -106,7 +108,7 @@ def _classification(parts: dict[str, Any], prediction: Prediction, sample: Sampl
     if counts.with_unknown:
         row = _given(prediction.probabilities, "probabilities")
         label = counts.num_classes if call_unknown(row[None])[0] == len(row) else label
-    counts.update(NO_CLASS if label == IGNORED else label, truth)
+    counts.update(label, truth)
 
 
 def _detection(parts: dict[str, Any], prediction: Prediction, sample: Sample) -> None:

@@ -311,6 +311,11 @@ def _load_processor(folder: Path, name: str) -> Any:
     """
     import transformers
 
+    if not any((folder / f"{n}_config.json").is_file() for n in ("preprocessor", "processor")):
+        raise EvaluationError(
+            f"{name} has no image processor, so nobody knows how it wants its images. Put the "
+            "preprocessor_config.json of the model it was made from beside its config.json."
+        )
     loader: Any = transformers.AutoImageProcessor
     try:
         return loader.from_pretrained(folder, backend="pil", local_files_only=True)

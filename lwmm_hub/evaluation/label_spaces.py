@@ -1,20 +1,23 @@
-"""Label spaces: what the classes of a model or a data set are, and how one is told in another's.
+"""Label spaces: what the classes of a model or a data set are.
 
 Three conventions meet here, and each is said aloud:
 
 - A label file holds what its data set calls *ids*. `LabelSpace.indices` turns them into label
-  indices 0 to C-1, with 255 wherever nothing is labelled or scored. Nothing else is dropped: an id
-  that the space does not know is an error.
+  indices 0 to C-1, with `LabelSpace.ignored` wherever nothing is labelled or scored: 255, or 65535
+  where there are over 255 classes. Nothing else is dropped: an id that the space does not know is
+  an error.
 - Some label files call 0 "background" or "other" and begin counting at 1 (ADE20K). Either the
   space knows that, or `reduce_labels` does it for a data set without a table.
-- A `LabelMap` takes indices of one space to indices of another; 255 is what has no counterpart. In
-  a truth that is ignored; in a prediction it counts as missed (`ConfusionMatrix(no_class=255)`).
+- A `LabelMap` takes indices of one space to indices of another, and what has no counterpart to
+  what is ignored. In a truth nothing is counted there; in a prediction it counts as missed
+  (`ConfusionMatrix(no_class=...)`).
 """
 
 from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,10 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.label_tables import MAPS, SYNONYMS, TABLES
-from lwmm_hub.evaluation.values import IGNORED, Labels
+from lwmm_hub.evaluation.label_tables import SYNONYMS, TABLES
+from lwmm_hub.evaluation.values import IGNORED, WIDE_IGNORED, Labels
 
-_NOTHING = np.uint16(65535)  # in a table of ids: no id of this space
+_NOTHING = -1  # in a table of ids: no id of this space
+_MOST_ID = 2**24 - 1  # three channels of a byte each
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,7 @@ class LabelSpace:
         labels: the classes' names, in label order.
         colors: uint8 RGB, (classes, 3), for overlays.
         ids: what label files hold for each class, in label order.
-        void: what label files hold where nothing is labelled or scored, beside 255.
+        void: what label files hold where nothing is labelled or scored, beside `ignored`.
         things: indices of the countable classes; None where the space does not say.
     """
 
@@ -52,7 +56,14 @@ class LabelSpace:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def indices(self, ids: Labels, where: str = "a label map") -> NDArray[np.uint8]:
+    @property
+    def ignored(self) -> int:
+        """The label index that is counted nowhere: 255, or 65535 where 255 is a class."""
+        return IGNORED if len(self) <= IGNORED else WIDE_IGNORED
+
+    def indices(
+        self, ids: Labels, where: str = "a label map"
+    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """Ids of a label file as label indices.
 
         Args:
@@ -60,7 +71,8 @@ class LabelSpace:
             where: what the map is of, for the message.
 
         Returns:
-            uint8 of the same shape: 0 to C-1, or 255 where nothing is to be scored.
+            Of the same shape, 0 to C-1, or `ignored` where nothing is to be scored: uint8, or
+            uint16 where there are over 255 classes.
 
         Raises:
             EvaluationError: an id that the space does not know, or no integers.
@@ -70,79 +82,36 @@ class LabelSpace:
                 f"{where} holds {ids.dtype} values, not label ids. Name the column or folder of "
                 "the labels."
             )
+        kind = np.uint8 if self.ignored == IGNORED else np.uint16
         if not ids.size:
-            return np.zeros(ids.shape, np.uint8)
+            return np.zeros(ids.shape, kind)
         table = self._table
         low, high = int(ids.min()), int(ids.max())
         if low >= 0 and high < len(table):
-            found: NDArray[np.uint16] = table[ids]
+            found: NDArray[np.int32] = table[ids]
             if not (found == _NOTHING).any():
-                return found.astype(np.uint8)
+                return found.astype(kind)
         values = np.unique(ids).tolist()
         foreign = [v for v in values if not 0 <= v < len(table) or table[v] == _NOTHING]
         raise EvaluationError(
             f"{where} holds the ids {shorten(foreign)}, which {self.name} does not have (it has "
-            f"{_ranges(self.ids)}; ignored: {_ranges((*self.void, IGNORED))}). Name the label "
+            f"{_ranges(self.ids)}; ignored: {_ranges((*self.void, self.ignored))}). Name the label "
             "space of the data set."
         )
 
     @functools.cached_property
-    def _table(self) -> NDArray[np.uint16]:
-        """Id -> label index, 255 for void, `_NOTHING` for no id of this space."""
-        table = np.full(max(*self.ids, *self.void, IGNORED) + 1, _NOTHING, np.uint16)
-        table[[IGNORED, *self.void]] = IGNORED
-        table[list(self.ids)] = np.arange(len(self.ids), dtype=np.uint16)
+    def _table(self) -> NDArray[np.int32]:
+        """Id -> label index, `ignored` for void, `_NOTHING` for no id of this space."""
+        low, high = min(*self.ids, *self.void, 0), max(*self.ids, *self.void, self.ignored)
+        if low < 0 or high > _MOST_ID:
+            raise EvaluationError(
+                f"{self.name} has the id {low if low < 0 else high}: label files hold 0 to "
+                f"{_MOST_ID}. Number its classes otherwise."
+            )
+        table = np.full(high + 1, _NOTHING, np.int32)
+        table[[self.ignored, *self.void]] = self.ignored
+        table[list(self.ids)] = np.arange(len(self.ids), dtype=np.int32)
         return table
-
-
-@dataclass(frozen=True, eq=False)
-class LabelMap:
-    """How labels of one space are told in another one.
-
-    Attributes:
-        source: the labels that are taken.
-        target: the labels that are given.
-        table: label index of the source -> index in the target, or 255; 256 entries of uint8, so
-            that 255 stays 255, or 65536 of uint16 for a target with more classes.
-    """
-
-    source: LabelSpace
-    target: LabelSpace
-    table: NDArray[np.uint8] | NDArray[np.uint16]
-
-    def __call__(self, indices: Labels) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """Label indices of the source as indices of the target; one look-up a pixel.
-
-        Raises:
-            EvaluationError: an index that the source does not have.
-        """
-        if indices.size:
-            known = indices[indices != IGNORED] if int(indices.max()) == IGNORED else indices
-            low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
-            if low < 0 or high >= len(self.source):
-                raise EvaluationError(
-                    f"labels {low} to {high} where {self.source.name} has 0 to "
-                    f"{len(self.source) - 1}. Name the label space they are of."
-                )
-        return self.table[indices]
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether nothing changes."""
-        count = len(self.source)
-        return count == len(self.target) and bool((self.table[:count] == np.arange(count)).all())
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Labels of the source that the target has no counterpart of."""
-        found = self.table[: len(self.source)] != IGNORED
-        return tuple(label for label, ok in zip(self.source.labels, found, strict=True) if not ok)
-
-    @property
-    def never(self) -> tuple[str, ...]:
-        """Labels of the target that nothing is mapped to."""
-        reached = set(self.table[: len(self.source)].tolist())
-        return tuple(label for i, label in enumerate(self.target.labels) if i not in reached)
 
 
 def label_space(name: str) -> LabelSpace:
@@ -190,26 +159,30 @@ def _from_table(name: str) -> LabelSpace:
 
 
 def custom_space(labels: Sequence[str], name: str | None = None) -> LabelSpace:
-    """A label space for classes that no table has: ids 0 to C-1, 255 ignored, made-up colours.
+    """A label space for classes that no table has: ids 0 to C-1 and made-up colours.
+
+    Classes of one text get their numbers behind it, since ImageNet has two cranes.
+
+    >>> custom_space(["crane", "heron", "crane"]).labels
+    ('crane (0)', 'heron', 'crane (2)')
 
     Raises:
-        EvaluationError: no labels, a label twice, or more than 255.
+        EvaluationError: no labels, two that mean the same, or more than 16 bits hold.
     """
-    names = [canonical(label) for label in labels]
-    twice = sorted({label for label, n in zip(labels, names, strict=True) if names.count(n) > 1})
-    if twice:
+    if not 0 < len(labels) <= WIDE_IGNORED:
+        raise EvaluationError(f"{len(labels)} labels; a label space has 1 to {WIDE_IGNORED}.")
+    often = Counter(labels)
+    own = tuple(f"{x} ({i})" if often[x] > 1 else x for i, x in enumerate(labels))
+    names = Counter(map(whole, own))
+    if twice := sorted({label for label in own if names[whole(label)] > 1}):
         raise EvaluationError(f"labels that mean the same: {shorten(twice)}. Give each its own.")
-    if not 0 < len(labels) <= IGNORED:
-        raise EvaluationError(f"{len(labels)} labels; a label space has 1 to {IGNORED}.")
-    order = np.arange(1, len(labels) + 1)
+    order = np.arange(1, len(own) + 1)
     # bits of the index spread over the three colours, as PASCAL VOC's palette does it
-    colors = np.zeros((len(labels), 3), np.uint8)
-    for bit in range(3):
+    colors = np.zeros((len(own), 3), np.uint8)
+    for bit in range(8):
         for channel in range(3):
             colors[:, channel] |= ((order >> (3 * bit + channel)) & 1).astype(np.uint8) << (7 - bit)
-    return LabelSpace(
-        name or f"custom-{len(labels)}", tuple(labels), colors, tuple(range(len(labels)))
-    )
+    return LabelSpace(name or f"custom-{len(own)}", own, colors, tuple(range(len(own))))
 
 
 def counted_space(labels: Sequence[str]) -> LabelSpace:
@@ -219,7 +192,7 @@ def counted_space(labels: Sequence[str]) -> LabelSpace:
     (0, 1, 2)
 
     Raises:
-        EvaluationError: no labels, a label twice, or more than 255.
+        EvaluationError: as `custom_space` does.
     """
     known = space_of_labels(labels)
     if known is None:
@@ -237,8 +210,16 @@ def canonical(label: str) -> str:
     >>> canonical("sidewalk, pavement"), canonical("Traffic Sign (Back)")
     ('sidewalk', 'traffic sign back')
     """
-    first = label.partition(",")[0]
-    plain = " ".join(re.sub(r"[\W_]+", " ", first.casefold()).split())
+    return whole(label.partition(",")[0])
+
+
+def whole(label: str) -> str:
+    """As `canonical`, with all names of a class that has several.
+
+    >>> whole("tub, vat")
+    'tub vat'
+    """
+    plain = " ".join(re.sub(r"[\W_]+", " ", label.casefold()).split())
     return _SAME.get(plain, plain)
 
 
@@ -280,107 +261,6 @@ def labels_of(id2label: Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:
     if isinstance(id2label, str) or not all(isinstance(name, str) for name in id2label):
         raise EvaluationError("class names are texts. Correct the model's config.json.")
     return tuple(id2label)
-
-
-def map_labels(
-    source: LabelSpace, target: LabelSpace, names: Mapping[str, str] | None = None
-) -> LabelMap:
-    """How labels of `source` are told in `target`.
-
-    By name (`canonical`), except where a table of ours or `names` says otherwise. What has no
-    counterpart becomes 255; `LabelMap.left_out` and `LabelMap.never` say what that is.
-
-    Args:
-        source: the labels that there are.
-        target: the labels that are wanted.
-        names: label of the source -> label of the target, for what their names do not tell.
-
-    Raises:
-        EvaluationError: `names` has a label that the spaces do not have, or nothing is shared.
-    """
-    by_name = {canonical(label): index for index, label in enumerate(target.labels)}
-    told = {
-        **{canonical(a): b for a, b in MAPS.get((source.name, target.name), {}).items()},
-        **{canonical(a): b for a, b in (names or {}).items()},
-    }
-    known = {canonical(label) for label in source.labels}
-    foreign = [a for a in names or {} if canonical(a) not in known]
-    foreign += [b for b in told.values() if canonical(b) not in by_name]
-    if foreign:
-        raise EvaluationError(
-            f"the label map names {shorten(foreign)}, which is neither of the {len(source)} labels "
-            f"of {source.name} nor of the {len(target)} of {target.name}."
-        )
-    wide = len(target) > IGNORED or len(source) > IGNORED
-    table = np.full(65536 if wide else 256, IGNORED, np.uint16 if wide else np.uint8)
-    for index, label in enumerate(source.labels):
-        name = canonical(label)
-        table[index] = by_name.get(canonical(told[name]) if name in told else name, IGNORED)
-    if (table == IGNORED).all():
-        raise EvaluationError(
-            f"{describe(source.labels)} and {describe(target.labels)} share no label. Give a map "
-            "from the one to the other."
-        )
-    return LabelMap(source, target, table)
-
-
-def match_labels(
-    labels: Sequence[str] | Mapping[Any, str],
-    target: LabelSpace,
-    *,
-    names: Mapping[str, str] | None = None,
-    allow_partial: bool = False,
-) -> LabelMap:
-    """What a model's classes are in the label space of a data set.
-
-    The same classes in another order are put in order. Anything else is an error that shows the
-    two lists, unless a map was asked for; a map that leaves classes out must be asked for as such.
-
-    Args:
-        labels: the model's, in label order, or its `id2label`.
-        target: the label space that the truth is in.
-        names: label of the model -> label of the data set (see `map_labels`).
-        allow_partial: compare what both name; predictions that the data set has no name for count
-            as missed, and classes that the model has no name for score 0.
-
-    Raises:
-        EvaluationError: the labels disagree.
-    """
-    given = labels_of(labels)
-    source = space_of_labels(given) or custom_space(given)
-    if allow_partial or names:
-        found = map_labels(source, target, names)
-        if not allow_partial and (found.left_out or found.never):
-            raise EvaluationError(_incomplete(found))
-        return found
-    if sorted(map(canonical, given)) == sorted(map(canonical, target.labels)):
-        return map_labels(source, target)
-    shared = {canonical(label) for label in given} & {canonical(label) for label in target.labels}
-    if all(re.fullmatch(r"LABEL_\d+", label) for label in given):
-        hint = "Its names are place-holders: say with --model-labels what they are"
-    elif shared or (source.name, target.name) in MAPS:
-        hint = f"Pass --map-labels to compare by name ({len(shared)} are shared)"
-    else:
-        hint = "Choose a data set of the same classes"
-    raise EvaluationError(
-        f"the model's {describe(given)} are not the data set's {describe(target.labels)}. {hint}, "
-        "or --label-map FILE with a line for each label that is called otherwise."
-    )
-
-
-def _incomplete(found: LabelMap) -> str:
-    parts = [
-        f"{text} {describe(labels)}"
-        for text, labels in (
-            ("no counterpart for the model's", found.left_out),
-            ("nothing for the data set's", found.never),
-        )
-        if labels
-    ]
-    return (
-        f"the label map has {' and '.join(parts)}. Add lines for them, or pass --map-labels too: "
-        "the former then count as wrong, the latter score 0."
-    )
 
 
 def reduce_labels(ids: Labels) -> NDArray[np.uint8]:

@@ -1,19 +1,18 @@
-"""A name, a folder or a `datasets.Dataset` -> `DataSet`. The only room that reads data sets."""
+"""A name, a folder or a `datasets.Dataset` -> `DataSet`."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.errors import EvaluationError, ResolveError, UsageError
+from lwmm_hub.errors import EvaluationError, UsageError
 from lwmm_hub.evaluation.columns import Columns, from_table
 from lwmm_hub.evaluation.data_sets import DataSet, choose_split
+from lwmm_hub.evaluation.hub_tables import HubData, file_beside, on_hub, reading, table_from_hub
 from lwmm_hub.evaluation.label_spaces import LabelSpace, counted_space, label_space, labels_of
 from lwmm_hub.evaluation.layouts import LAYOUTS, open_layout
 from lwmm_hub.evaluation.layouts.segments import in_space
@@ -22,22 +21,6 @@ from lwmm_hub.evaluation.values import TASKS
 
 LABEL_FILE = "id2label.json"  # beside a data set's card, as label files are kept on the Hub
 MAX_LABEL_FILE = 1 << 20
-
-
-@dataclass(frozen=True)
-class HubData:
-    """A data set on the Hub.
-
-    Attributes:
-        location: `org/name`.
-        revision: branch, tag or commit; None is the newest.
-    """
-
-    location: str
-    revision: str | None
-
-    def __str__(self) -> str:
-        return f"{self.location}@{self.revision}" if self.revision else self.location
 
 
 def open_data(
@@ -92,16 +75,9 @@ def open_data(
     data = on_hub(os.fspath(source), revision)
     table, commit, chosen = table_from_hub(data, split, streaming)
     if space is None:
-        space = _space_beside(data, commit)
-    return from_table(table, data.location, commit, chosen, space, columns, partial(_reading, data))
-
-
-def on_hub(text: str, revision: str | None) -> HubData:
-    """`org/name` or `org/name@revision`."""
-    name, at, own = text.partition("@")
-    if at and revision is not None and own != revision:
-        raise UsageError(f"{text} and --revision {revision} contradict each other: give one.")
-    return HubData(name, own if at else revision)
+        beside = file_beside(data, commit, LABEL_FILE)
+        space = read_space(beside) if beside is not None else None
+    return from_table(table, data.location, commit, chosen, space, columns, partial(reading, data))
 
 
 def _is_table(source: Any) -> bool:
@@ -200,98 +176,33 @@ def _open_folder(
     saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
     tables = any(any(True for _ in folder.glob(sign)) for sign in ("*.parquet", "*/*.parquet"))
     if layout is None and (saved or tables):
-        import datasets
-
-        with _reading(HubData(name, None)):
-            if saved:
-                loaded = datasets.load_from_disk(str(folder))
-            else:
-                loaded = datasets.load_dataset(str(folder))
-        chosen = split
-        if isinstance(loaded, dict):
-            chosen = choose_split(list(loaded), split, name)
-            loaded = loaded[chosen]
-        elif split is not None:
-            raise EvaluationError(f"{name} has no splits: leave --split out.")
+        with reading(HubData(name, None)):
+            loaded, chosen = _stored(folder, split, name)
         return from_table(loaded, name, None, chosen, space, columns)
     return open_layout(folder, layout, split, space, columns.task, unknown=open_partial)
 
 
-def table_from_hub(data: HubData, split: str | None, streaming: bool) -> tuple[Any, str, str]:
-    """(the table, its commit, its split)."""
+def _stored(folder: Path, split: str | None, name: str) -> tuple[Any, str | None]:
+    """(the table, its split): saved by `datasets`, or parquet files."""
     import datasets
-    import huggingface_hub
 
-    from lwmm_hub.resolving.hub_errors import LIBRARY
-
-    with _reading(data):
-        api = huggingface_hub.HfApi(library_name=LIBRARY)
-        info = api.dataset_info(data.location, revision=data.revision)
-        commit = str(info.sha)
-        if info.gated:  # `datasets` says it in a way that nobody can tell from other errors
-            api.auth_check(data.location, repo_type="dataset")
-        splits = [str(s) for s in datasets.get_dataset_split_names(data.location, revision=commit)]
-        chosen = choose_split(splits, split, str(data))
-        table = datasets.load_dataset(
-            data.location, split=chosen, revision=commit, streaming=streaming
-        )
-    return table, commit, chosen
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"]
+        chosen = choose_split(splits, split, name)
+        return _saved(folder / chosen, f"{name} {chosen}"), chosen
+    if (folder / "state.json").is_file():
+        if split is not None:
+            raise EvaluationError(f"{name} has no splits: leave --split out.")
+        return _saved(folder, name), None
+    loaded = datasets.load_dataset(str(folder))
+    chosen = choose_split(list(loaded), split, name)
+    return loaded[chosen], chosen
 
 
-@contextmanager
-def _reading(data: HubData) -> Iterator[None]:
-    """What `datasets` and the Hub's client raise, in one line of ours.
-
-    Raises:
-        ResolveError: the Hub does not give it.
-        EvaluationError: what it gives is no data set that can be read.
-    """
+def _saved(folder: Path, name: str) -> Any:
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    from lwmm_hub.resolving.hub_errors import hub_errors
-
-    with hub_errors(data, "dataset"):
-        try:
-            yield
-        except OfflineModeIsEnabled as error:
-            raise ResolveError(
-                f"{data} is on the Hub, and HF_HUB_OFFLINE is set. Name a local folder, or unset "
-                "it."
-            ) from error
-        except (EvaluationError, HFValidationError):
-            raise
-        except (
-            datasets.exceptions.DatasetsError,
-            ValueError,
-            FileNotFoundError,
-            RuntimeError,  # a data set that is a script, of which nothing is run
-        ) as error:
-            if isinstance(error, HfHubHTTPError):
-                raise
-            first = " ".join(str(error).split())[:200]
-            raise EvaluationError(
-                f"{data} cannot be read as a data set: {first} Check that it holds images with "
-                "labels."
-            ) from error
-
-
-def _space_beside(data: HubData, commit: str) -> LabelSpace | None:
-    """What a data set's repository says of its labels: id2label.json."""
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
-
-    from lwmm_hub.resolving.hub_errors import LIBRARY
-
-    with _reading(data):
-        try:
-            path = huggingface_hub.hf_hub_download(
-                data.location,
-                LABEL_FILE,
-                repo_type="dataset",
-                revision=commit,
-                library_name=LIBRARY,
-            )
-        except EntryNotFoundError:
-            return None
-    return read_space(path)
+    if not json.loads((folder / "state.json").read_text("utf-8")).get("_data_files"):
+        # `datasets` writes a table without rows, and cannot read it
+        raise EvaluationError(f"{name} holds no image. Name another split or folder.")
+    return datasets.load_from_disk(str(folder))

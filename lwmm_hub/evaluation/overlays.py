@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.evaluation.label_spaces import LabelSpace
-from lwmm_hub.evaluation.values import IGNORED, Labels, Sample
+from lwmm_hub.evaluation.values import Labels, Sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,18 +33,15 @@ def draw_overlay(
 
     columns = ["image", "truth", *found]
     heights = [round(WIDTH * s.image.shape[0] / s.image.shape[1]) for s in samples]
-    used = sorted(
-        {
-            int(label)
-            for maps in ([s.semantic for s in samples if s.semantic is not None], *found.values())
-            for labels in maps
-            for label in np.unique(labels)
-            if label != IGNORED
-        }
-    )
+    drawn = [s.semantic for s in samples if s.semantic is not None]
+    drawn += [labels for maps in found.values() for labels in maps]
+    used = sorted({int(label) for labels in drawn for label in np.unique(labels)})
+    entries = [(space.labels[k], tuple(space.colors[k].tolist())) for k in used if k < len(space)]
+    if space.ignored in used:
+        entries.append(("not labelled", _VOID))
     width = _MARGIN * 2 + len(columns) * (WIDTH + _GAP) - _GAP
     per_row = max(1, (width - 2 * _MARGIN) // 150)
-    legend = -(-(len(used) + 1) // per_row) * _LINE
+    legend = -(-len(entries) // per_row) * _LINE
     total = 2 * _MARGIN + _LINE + sum(h + _GAP for h in heights) + legend
     canvas = Image.new("RGB", (width, total), "white")
     pen = ImageDraw.Draw(canvas)
@@ -60,8 +57,7 @@ def draw_overlay(
             picture = Image.fromarray(cell).resize((WIDTH, height), how)
             canvas.paste(picture, (_MARGIN + c * (WIDTH + _GAP), top))
         top += height + _GAP
-    entries = [(space.labels[k], tuple(space.colors[k].tolist())) for k in used]
-    for i, (name, color) in enumerate([*entries, ("not labelled", _VOID)]):
+    for i, (name, color) in enumerate(entries):
         left = _MARGIN + (i % per_row) * 150
         y = top + (i // per_row) * _LINE
         pen.rectangle((left, y + 3, left + 12, y + 15), fill=color)
@@ -75,9 +71,9 @@ def _colored(
     """Labels in their colours, half covering the image."""
     if labels is None:
         return np.full_like(image, 255)
-    palette = np.full((256, 3), _VOID, np.uint8)
+    palette = np.full((space.ignored + 1, 3), _VOID, np.uint8)
     palette[: len(space)] = space.colors
-    flat = palette[np.minimum(labels, IGNORED).astype(np.uint8)]
+    flat = palette[labels]
     mixed = (2 * flat.astype(np.uint16) + image) // 3
     return mixed.astype(np.uint8)
 

@@ -53,7 +53,7 @@ class DenseScores:
         for rows, scores in self._scores():
             yield rows, _probabilities(scores, self.logits)
 
-    def labels(self) -> NDArray[np.int16]:
+    def labels(self) -> NDArray[np.uint16]:
         """The likeliest class of each pixel, (height, width)."""
         return _likeliest(self._scores(), self.size)
 
@@ -87,7 +87,7 @@ class MaskScores:
         for rows, scores in self._scores():
             yield rows, _probabilities(scores, logits=False)
 
-    def labels(self) -> NDArray[np.int16]:
+    def labels(self) -> NDArray[np.uint16]:
         """The likeliest class of each pixel, (height, width)."""
         return _likeliest(self._scores(), self.size)
 
@@ -220,8 +220,8 @@ def _probabilities(scores: Tensor, logits: bool) -> Tensor:
     return scores / scores.sum(0, keepdim=True).clamp_min(1e-12)
 
 
-def _likeliest(strips: Iterator[tuple[slice, Tensor]], size: tuple[int, int]) -> NDArray[np.int16]:
-    labels = np.empty(size, np.int16)
+def _likeliest(strips: Iterator[tuple[slice, Tensor]], size: tuple[int, int]) -> NDArray[np.uint16]:
+    labels = np.empty(size, np.uint16)
     for rows, scores in strips:
         labels[rows] = scores.argmax(0).cpu().numpy()
     return labels

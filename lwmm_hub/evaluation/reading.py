@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.label_spaces import LabelSpace
-from lwmm_hub.evaluation.values import IGNORED, Labels, Panoptic, Segment
+from lwmm_hub.evaluation.values import Labels, Panoptic, Segment
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,12 +27,14 @@ def open_picture(path: Path, name: str) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
+    shown = f"{path.parent.name}/{path.name}"
+    shown = shown if shown in name else f"{name}: {shown}"
     try:
         with path.open("rb") as file:
             picture = Image.open(file)
             if picture.width * picture.height > MAX_PIXELS:
                 raise EvaluationError(
-                    f"{name}: {path.name} has {picture.width} x {picture.height} pixels. Evaluate "
+                    f"{shown} has {picture.width} x {picture.height} pixels. Evaluate "
                     "smaller images."
                 )
             picture.load()
@@ -40,7 +42,7 @@ def open_picture(path: Path, name: str) -> Image:
         raise
     except FileNotFoundError as error:
         raise EvaluationError(
-            f"{name}: {path.name} is missing. Complete the data set, or name another split."
+            f"{shown} is missing. Complete the data set, or name another split."
         ) from error
     except (
         OSError,
@@ -50,7 +52,7 @@ def open_picture(path: Path, name: str) -> Image:
         Image.DecompressionBombError,
     ) as error:
         raise EvaluationError(
-            f"{name}: {path.name} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
+            f"{shown} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
             "leave it out."
         ) from error
     return picture
@@ -72,13 +74,13 @@ def image_of(picture: Any, name: str) -> NDArray[np.uint8]:
     return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
-def labels_in(picture: Any, space: LabelSpace, name: str) -> NDArray[np.uint8]:
-    """A label map in the indices of its space, 255 where nothing is to be scored.
+def labels_in(picture: Any, space: LabelSpace, name: str) -> Labels:
+    """A label map in the indices of its space, which ignores what is not to be scored.
 
     Raises:
         EvaluationError: it is no picture of one channel, or holds ids that the space has not.
     """
-    return space.indices(ids_of(picture, name), name)
+    return space.indices(ids_of(picture, name), f"the label map of {name}")
 
 
 def ids_of(picture: Any, name: str) -> Labels:
@@ -110,7 +112,7 @@ def ids_of(picture: Any, name: str) -> Labels:
 def panoptic_of(
     picture: Any,
     segments: Sequence[Mapping[str, Any]],
-    categories: Mapping[int, int],
+    categories: Mapping[int, int | None],
     name: str,
 ) -> Panoptic:
     """A panoptic map as COCO stores it: id = R + 256 G + 65536 B, and a list of what each is.
@@ -118,7 +120,7 @@ def panoptic_of(
     Args:
         picture: the map.
         segments: `id`, `category_id` and perhaps `iscrowd` of each.
-        categories: category id -> label index, or 255 for what is not scored and becomes void.
+        categories: category id -> label index, or None for what is not scored and becomes void.
         name: of the image, for messages.
 
     Raises:
@@ -142,7 +144,7 @@ def panoptic_of(
 def panoptic_from(
     ids: NDArray[np.int32],
     segments: Sequence[Mapping[str, Any]],
-    categories: Mapping[int, int],
+    categories: Mapping[int, int | None],
     name: str,
 ) -> Panoptic:
     """A map of ids and its list of segments, in label indices; what is not scored is void.
@@ -160,13 +162,13 @@ def panoptic_from(
             raise EvaluationError(
                 f"{name}: a segment without id and category_id. Correct the annotations."
             ) from error
-        index = categories.get(category)
-        if index is None:
+        if category not in categories:
             raise EvaluationError(
                 f"{name}: the segment {number} is of the category {category}, which is none of the "
                 f"{len(categories)} that are known. Name the label space of the data set."
             )
-        if index == IGNORED:
+        index = categories[category]
+        if index is None:
             dropped.append(number)
         else:
             kept.append(Segment(number, index, bool(entry.get("iscrowd", 0))))
@@ -187,15 +189,15 @@ def panoptic_from(
     return Panoptic(ids, tuple(kept))
 
 
-def categories_in(space: LabelSpace) -> dict[int, int]:
-    """Category id -> label index, 255 for void, where segments are numbered as label files are."""
-    return {**dict.fromkeys(space.void, IGNORED), **{n: i for i, n in enumerate(space.ids)}}
+def categories_in(space: LabelSpace) -> dict[int, int | None]:
+    """Category id -> label index, None for void, where segments are numbered as label files are."""
+    return {**dict.fromkeys(space.void), **{n: i for i, n in enumerate(space.ids)}}
 
 
-def flat(panoptic: Panoptic) -> NDArray[np.uint8]:
-    """The label map that a panoptic map holds; 255 where it is void."""
+def flat(panoptic: Panoptic, ignored: int) -> Labels:
+    """The label map that a panoptic map holds; `ignored` where it is void."""
     numbers = np.array([0, *(s.id for s in panoptic.segments)])
-    labels = np.array([IGNORED, *(s.category for s in panoptic.segments)], np.uint8)
+    labels = np.array([ignored, *(s.category for s in panoptic.segments)], np.uint16)
     order = np.argsort(numbers)
-    found: NDArray[np.uint8] = labels[order][np.searchsorted(numbers, panoptic.ids, sorter=order)]
+    found: Labels = labels[order][np.searchsorted(numbers, panoptic.ids, sorter=order)]
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ PER_CLASS = {
     "ap_per_class": "AP",
     "class_accuracy": "accuracy",
 }
+MOST_SHOWN = 255  # classes of a table for people; every one is in the data
 _COST = {"images_per_second": "images per second", "peak_memory_mb": "peak memory, MB"}
 
 
@@ -69,6 +70,7 @@ class Report:
         for model, cost in zip(models, self.costs, strict=False):
             model["seconds_per_image"] = cost.seconds
             model["relative_cost"] = cost.relative
+            model["relative_cost_range"] = list(cost.spread)
         for model, role in zip(models, self.roles, strict=False):
             if role:
                 model["role"] = role
@@ -81,6 +83,10 @@ class Report:
 
     def rows(self) -> list[tuple[str, list[float | None], bool]]:
         """(what, one value per model, whether it is a percentage), classes last."""
+        return self._overall() + [row for table in self._per_class() for row in table]
+
+    def _overall(self) -> list[tuple[str, list[float | None], bool]]:
+        """The rows that are of no class."""
         found: list[tuple[str, list[float | None], bool]] = []
         for name, title in OVERALL.items():
             values = [getattr(scores, name) for scores in self.scores]
@@ -91,23 +97,53 @@ class Report:
             if any(value is not None for value in values):
                 found.append((title, values, False))
         if self.costs:
-            found.append(("seconds per image", [cost.seconds for cost in self.costs], False))
+            what = "CPU seconds per image" if self.costs[0].cpu else "seconds per image"
+            found.append((what, [cost.seconds for cost in self.costs], False))
             found.append(("relative cost", [cost.relative for cost in self.costs], False))
+            for name, end in (("least", 0), ("most", 1)):
+                what = f"relative cost, {name} in a round"
+                found.append((what, [cost.spread[end] for cost in self.costs], False))
+        return found
+
+    def _per_class(self) -> Iterator[list[tuple[str, list[float | None], bool]]]:
+        """The rows of classes, metric by metric."""
         for name, title in PER_CLASS.items():
             if name == "class_accuracy" and any(scores.iou is not None for scores in self.scores):
                 continue  # IoU says more
             tables = [getattr(scores, name) or {} for scores in self.scores]
-            for label in dict.fromkeys(label for table in tables for label in table):
-                values = [table.get(label) for table in tables]
-                found.append((f"{title} {label}", values, True))
-        return found
+            labels = dict.fromkeys(label for table in tables for label in table)
+            yield [
+                (f"{title} {label}", [table.get(label) for table in tables], True)
+                for label in labels
+            ]
+
+    def _shown(self) -> tuple[list[tuple[str, list[float | None], bool]], list[str]]:
+        """(the rows of a table for people, notes on those that are left out of it)."""
+        rows, notes = self._overall(), list(self.notes)
+        for table in self._per_class():
+            if len(table) > MOST_SHOWN:
+                notes.append(
+                    f"the scores of {len(table)} classes are in --json, --format agent and "
+                    "--save-to."
+                )
+                continue
+            there = [row for row in table if any(v is not None and v == v for v in row[1])]
+            if len(there) < len(table):
+                what = table[0][0].partition(" ")[0]
+                notes.append(
+                    f"{len(table) - len(there)} of {len(table)} classes occur nowhere and have no "
+                    f"{what}."
+                )
+            rows += there
+        return rows, notes
 
     def text(self, color: bool = False) -> str:
         """The table for a terminal: percent, differences to the first model, the best in bold."""
         header = ["", *map(one_line, self.names)]
         lines = [header]
         bold: list[set[int]] = [set()]
-        for what, values, percent in self.rows():
+        rows, notes = self._shown()
+        for what, values, percent in rows:
             lines.append([one_line(what), *_cells(values, percent)])
             bold.append(_best(values) if percent else set())
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -124,7 +160,7 @@ class Report:
         where = one_line(str(self.dataset.get("reference")))
         split = f" ({one_line(str(self.dataset['split']))})" if self.dataset.get("split") else ""
         title = f"{where}{split}, {images} images, labels {self.dataset.get('label_space')}"
-        notes = [f"note: {one_line(note)}" for note in self.notes]
+        notes = [f"note: {one_line(note)}" for note in notes]
         return "\n".join([title, "", *shown, *(["", *notes] if notes else [])])
 
     def __str__(self) -> str:
@@ -134,7 +170,7 @@ class Report:
         """The table for a notebook."""
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
         body = []
-        for what, values, percent in self.rows():
+        for what, values, percent in self._shown()[0]:
             best = _best(values) if percent else set()
             cells = "".join(
                 f"<td style='text-align:right'>{'<b>' if i in best else ''}{html.escape(cell)}"

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from lwmm_hub.checkpoint import Checkpoint, LocalFile
 from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.classification import NO_CLASS
 from lwmm_hub.evaluation.inference import InferenceOptions, Predictor, wrong_names
-from lwmm_hub.evaluation.label_spaces import LabelMap, LabelSpace, match_labels
+from lwmm_hub.evaluation.label_maps import LabelMap, match_labels
+from lwmm_hub.evaluation.label_spaces import LabelSpace
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
-from lwmm_hub.evaluation.values import IGNORED, Labels, Panoptic, Prediction, Segment
+from lwmm_hub.evaluation.values import Labels, Panoptic, Prediction, Segment
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.resolving import resolve
 
@@ -83,7 +85,7 @@ class Subject(Protocol):
         ...
 
     def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
-        """Predictions in the data set's labels, 255 for what it does not have."""
+        """Predictions in the data set's labels; what it does not have is none of them."""
         ...
 
 
@@ -152,8 +154,9 @@ class HubModel:
         if task == "classification":
             rows = self._predictor.classify(images)
             labels = self.map.table[rows.argmax(1)]
+            ignored = self.map.target.ignored
             return [
-                Prediction(label=int(label), probabilities=row)
+                Prediction(label=NO_CLASS if label == ignored else int(label), probabilities=row)
                 for label, row in zip(labels, rows, strict=True)
             ]
         if task == "detection":
@@ -176,10 +179,9 @@ class HubModel:
                 f"nobody says which classes of {self.map.target.name} are things. Give --labels a "
                 "JSON file of COCO's categories, with isthing."
             )
-        table = self.map.table
-        own = {i for i in range(len(self.map.source)) if int(table[i]) in things}
-        found = mapped_panoptic(output.panoptic(own), table, things)
-        return Prediction(table[output.labels()], found)
+        own = {i for i, label in enumerate(self.map.of_labels.tolist()) if label in things}
+        found = mapped_panoptic(output.panoptic(own), self.map, things)
+        return Prediction(self.map.table[output.labels()], found)
 
 
 class OwnModule:
@@ -296,7 +298,7 @@ class Ensemble:
         shared = [
             index
             for index in range(len(space))
-            if all((m.map.table[: len(m.map.source)] == index).any() for m in members)
+            if all((m.map.of_labels == index).any() for m in members)
         ]
         if not shared:
             raise EvaluationError(f"the models of {self.reference} share no class of {space.name}.")
@@ -306,7 +308,7 @@ class Ensemble:
         for member in members:
             sums = torch.zeros(len(shared), len(member.map.source))
             for row, index in enumerate(shared):
-                sums[row, np.flatnonzero(member.map.table[: len(member.map.source)] == index)] = 1
+                sums[row, np.flatnonzero(member.map.of_labels == index)] = 1
             self._sums.append(sums)
 
     @property
@@ -316,7 +318,7 @@ class Ensemble:
         notes = [f"{self.name} averages the probabilities of {names}."]
         if self.left_out:
             notes.append(
-                f"{self.name} has no class for {_listed(self.left_out)}: it scores 0 there."
+                f"{self.name} has no class for {_listed(self.left_out)}: 0 where there are any."
             )
         return tuple(notes)
 
@@ -331,7 +333,7 @@ class Ensemble:
         return [Prediction(self._labels([o[i] for o in outputs])) for i in range(len(images))]
 
     def _labels(self, outputs: Sequence[DenseScores | MaskScores]) -> Labels:
-        labels = np.empty(outputs[0].size, np.int16)
+        labels = np.empty(outputs[0].size, np.uint16)
         for strips in zip(*(output.strips() for output in outputs), strict=True):
             total: Any = 0
             for (_, probabilities), sums in zip(strips, self._sums, strict=True):
@@ -344,7 +346,7 @@ class Ensemble:
 def _notes(name: str, label_map: LabelMap) -> tuple[str, ...]:
     notes = []
     if label_map.never:
-        notes.append(f"{name} has no class for {_listed(label_map.never)}: it scores 0 there.")
+        notes.append(f"{name} has no class for {_listed(label_map.never)}: 0 where there are any.")
     if label_map.left_out:
         notes.append(f"{name} predicts {_listed(label_map.left_out)}, which count as wrong.")
     return tuple(notes)
@@ -376,22 +378,20 @@ def identity_of_checkpoint(checkpoint: Checkpoint) -> str:
     return seen.hexdigest()
 
 
-def mapped_panoptic(
-    found: Panoptic, table: NDArray[np.integer[Any]], things: Collection[int]
-) -> Panoptic:
+def mapped_panoptic(found: Panoptic, label_map: LabelMap, things: Collection[int]) -> Panoptic:
     """A panoptic map in other labels; what has none is void, and a stuff class is one segment.
 
     Args:
         found: in a model's own labels.
-        table: label of the model -> label of the data set, or 255.
+        label_map: from the model's labels to those of the data set.
         things: labels of the data set whose objects are told apart.
     """
     number = np.zeros(max((s.id for s in found.segments), default=0) + 1, np.int32)
     kept: list[Segment] = []
     stuff: dict[int, int] = {}
     for segment in found.segments:
-        category = int(table[segment.category])
-        if category == IGNORED:
+        category = int(label_map.table[segment.category])
+        if category == label_map.target.ignored:
             continue
         if category in stuff:
             number[segment.id] = stuff[category]
@@ -406,7 +406,7 @@ def mapped_panoptic(
 def _mapped_boxes(boxes: Any, label_map: LabelMap) -> Any:
     """Boxes in the data set's labels; what it does not have is left out."""
     categories = label_map.table[boxes.categories]
-    kept = categories != IGNORED
+    kept = categories != label_map.target.ignored
     return replace(
         boxes,
         corners=boxes.corners[kept],

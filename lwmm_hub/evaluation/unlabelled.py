@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.columns import IMAGES, choose_column, decoding_row
 from lwmm_hub.evaluation.data_sets import DataSet, choose_split
-from lwmm_hub.evaluation.opening import folder_of, on_hub, table_from_hub
+from lwmm_hub.evaluation.hub_tables import on_hub, table_from_hub
+from lwmm_hub.evaluation.opening import folder_of
 from lwmm_hub.evaluation.reading import image_of, open_picture
 
 Image = NDArray[np.uint8]

@@ -17,6 +17,9 @@ Labels = NDArray[np.integer[Any]]
 IGNORED = 255
 """The label that is counted nowhere, in every semantic map after it was read."""
 
+WIDE_IGNORED = 65535
+"""The same where there are over 255 classes, whose labels take 16 bits (as ADE20K-full's files)."""
+
 TASKS = ("semantic", "panoptic", "classification", "detection")
 
 
@@ -75,7 +78,7 @@ class Sample:
     Attributes:
         name: unique in the data set; names the file or the row in messages.
         image: uint8 RGB, (height, width, 3).
-        semantic: label indices, (height, width); 255 is ignored.
+        semantic: label indices, (height, width); what the label space ignores is not counted.
         panoptic: the panoptic truth, of the same size.
         label: class index of the whole image (classification).
         boxes: the objects in it (detection).
@@ -94,9 +97,9 @@ class Prediction:
     """What a model says of one image, at the image's own size.
 
     Attributes:
-        semantic: label indices, (height, width).
+        semantic: label indices, (height, width); what the label space ignores is none of them.
         panoptic: segments and the map of their ids.
-        label: class index of the whole image.
+        label: class index of the whole image; -1 for none of the data set's.
         boxes: objects, with confidences.
         probabilities: float32, (classes,) of the model, of the whole image (classification).
     """

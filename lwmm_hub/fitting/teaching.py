@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.label_spaces import canonical, describe
+from lwmm_hub.evaluation.label_maps import compared
+from lwmm_hub.evaluation.label_spaces import describe
 from lwmm_hub.fitting.forwarding import Image, Net, Scores, grid_of, log_probabilities
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def vote_of(anchor: Sequence[str], donor: Sequence[str], name: str) -> Vote:
     """
     import torch
 
-    mine, theirs = list(map(canonical, anchor)), list(map(canonical, donor))
+    mine, theirs = compared(anchor, donor)
     sums = torch.tensor([[float(a == d) for d in theirs] for a in mine])
     if not sums.any():
         raise EvaluationError(

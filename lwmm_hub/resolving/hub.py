@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-import secrets
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +27,7 @@ from lwmm_hub.resolving.choosing import (
     shard_names,
     stage_files,
 )
+from lwmm_hub.resolving.hub_cache import cache_of, remember, remembered
 from lwmm_hub.resolving.hub_errors import LIBRARY, hub_errors
 from lwmm_hub.resolving.local import (
     facts_from,
@@ -160,7 +159,7 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
     if chosen not in sizes:
         _no_such_file(reference, chosen, sizes)
     pinned = replace(reference, location=info.id, stage=stage)
-    _remember(pinned, commit)
+    remember(pinned.location, pinned.revision, commit)
     config_name = _beside(chosen, "config.json")
     config = None
     if config_name in sizes:
@@ -236,28 +235,6 @@ def _in_cache(reference: ModelReference, commit: str, name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _cache_of(repo: str) -> Path:
-    """The folder of a repository in the Hub's cache, whose layout is documented."""
-    return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
-
-
-def _remember(reference: ModelReference, commit: str) -> None:
-    """Note which commit a revision is, as the client does, so that it works offline, too.
-
-    The client notes it only for downloads by branch; ours are all pinned.
-    """
-    revision = reference.revision or constants.DEFAULT_REVISION
-    if revision == commit:
-        return
-    note = _cache_of(reference.location) / "refs" / revision
-    with suppress(OSError):  # a cache that is read-only is a cache
-        if not note.is_file() or note.read_text() != commit:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            fresh = note.with_name(f"{note.name}.{secrets.token_hex(4)}.tmp")
-            fresh.write_text(commit)
-            fresh.replace(note)
-
-
 def _beside(file: str, name: str) -> str:
     """`name` in the folder of `file`."""
     folder = file.rpartition("/")[0]
@@ -284,11 +261,10 @@ def _facts(
 
 def _from_cache(reference: ModelReference) -> Checkpoint:
     """Open what the cache holds, without any request."""
-    repo, revision = reference.location, reference.revision or constants.DEFAULT_REVISION
-    note = _cache_of(repo) / "refs" / revision
-    commit = note.read_text().strip() if note.is_file() else revision
-    folder = _cache_of(repo) / "snapshots" / commit
-    if not re.fullmatch(r"[0-9a-f]{40}", commit) or not folder.is_dir():
+    repo = reference.location
+    commit = remembered(repo, reference.revision)
+    folder = cache_of(repo) / "snapshots" / (commit or "")
+    if commit is None or not folder.is_dir():
         raise ResolveError(
             f"{reference} is not in the cache, and HF_HUB_OFFLINE is set. Run once without "
             "HF_HUB_OFFLINE, or name a local folder."

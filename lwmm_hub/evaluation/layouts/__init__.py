@@ -21,7 +21,7 @@ from lwmm_hub.evaluation.layouts.driving import (
     MAPILLARY_2,
     SYNTHIA,
 )
-from lwmm_hub.evaluation.layouts.grammar import Item, Layout, Listing
+from lwmm_hub.evaluation.layouts.grammar import Item, Layout, Listing, pictures_in
 from lwmm_hub.evaluation.layouts.objects import (
     ADE20K,
     CLASSES,
@@ -168,6 +168,11 @@ def recognise(folder: Path) -> Layout:
             raise EvaluationError(
                 f"several data sets lie in {folder.resolve().name}. Say which: {choices}."
             )
+    if pictures_in(folder / "images", deep=True):
+        raise EvaluationError(
+            f"{folder.resolve().name} has images and no labels beside them: there is nothing to "
+            "compare with. Put label maps of the same names into its folder labels."
+        )
     raise EvaluationError(
         f"nothing in {folder.resolve().name} lies as in a data set that is known "
         f"({', '.join(LAYOUTS)}). Name its top folder, or put images/ and labels/ side by side."
@@ -217,9 +222,10 @@ def _sample(item: Item, name: str, truth: _Truth) -> Sample:
         picture = open_picture(item.panoptic, name)
         panoptic = panoptic_of(picture, item.segments, truth.categories, name)
     if item.labels is None:
-        semantic = flat(panoptic) if panoptic is not None else None
+        semantic = flat(panoptic, truth.files.ignored) if panoptic is not None else None
     elif truth.layout.read_labels is not None:
-        semantic = truth.files.indices(truth.layout.read_labels(item.labels, name), name)
+        ids = truth.layout.read_labels(item.labels, name)
+        semantic = truth.files.indices(ids, f"the label map of {name}")
     else:
         semantic = labels_in(open_picture(item.labels, name), truth.files, name)
     return Sample(name, image, semantic, panoptic if truth.task == "panoptic" else None)

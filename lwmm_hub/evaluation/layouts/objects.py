@@ -98,7 +98,13 @@ _LABELS = ("labels", "annotations", "masks", "labels_ids", "gt")
 def _pairs(root: Path, split: str, _task: str) -> Listing:
     images = root / "images" / split
     labels = next(root / name for name in _LABELS if (root / name).is_dir()) / split
-    return Listing([Item(image, labels / f"{image.stem}.png") for image in pictures_in(images)])
+
+    def truth(image: Path) -> Path:
+        """A PNG, or a TIFF, as label maps of 16 bits often are."""
+        names = [labels / f"{image.stem}{ending}" for ending in (".png", ".tif", ".tiff")]
+        return next((path for path in names if path.is_file()), names[0])
+
+    return Listing([Item(image, truth(image)) for image in pictures_in(images)])
 
 
 PAIRS = Layout(

@@ -9,13 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.label_spaces import (
-    LabelSpace,
-    canonical,
-    custom_space,
-    shorten,
-    space_of_labels,
-)
+from lwmm_hub.evaluation.label_maps import compared
+from lwmm_hub.evaluation.label_spaces import LabelSpace, custom_space, shorten, space_of_labels
 from lwmm_hub.evaluation.panoptic import Category
 
 MAX_JSON = 2 << 30
@@ -104,14 +99,17 @@ def in_space(
     names = [category.name for category in categories]
     if space is None:
         space = space_of_labels(names) or custom_space(names)
-    index = {canonical(label): i for i, label in enumerate(space.labels)}
-    foreign = [name for name in names if canonical(name) not in index]
+        mine, theirs = list(space.labels), list(space.labels)
+    else:
+        mine, theirs = compared(names, space.labels)
+    index = {label: i for i, label in enumerate(theirs)}
+    foreign = [name for name, label in zip(names, mine, strict=True) if label not in index]
     if foreign:
         raise EvaluationError(
             f"the panoptic JSON of {name} has the categories {shorten(foreign)}, which "
             f"{space.name} does not have. Name the label space of the data set."
         )
-    table = {category.id: index[canonical(category.name)] for category in categories}
+    table = {c.id: index[label] for c, label in zip(categories, mine, strict=True)}
     things = frozenset(table[category.id] for category in categories if category.is_thing)
     return replace(space, things=things), table
 
