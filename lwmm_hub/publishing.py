@@ -25,7 +25,7 @@ from lwmm_hub.planning import MergePlan
 from lwmm_hub.recipe import Recipe, RecipeModel, parse_recipe, read_recipe, write_recipe
 from lwmm_hub.reference import ModelReference, is_repository_id
 from lwmm_hub.resolving import resolve
-from lwmm_hub.writing import MANIFEST, RECIPE, WEIGHT_FILES, sha256_of
+from lwmm_hub.writing import MANIFEST, RECIPE, WEIGHT_FILES, public_config, sha256_of
 from lwmm_hub.writing.weights import INDEX
 
 LIBRARY = "lwmm-hub"
@@ -314,32 +314,6 @@ def _license_text(folder: Path, decision: LicenseDecision) -> str | None:
     )
     heading = license_file(decision if not mark else replace(decision, license="other"))
     return None if heading is None else f"{heading.rstrip()}{mark}{texts}".rstrip() + "\n"
-
-
-def public_config(path: Path) -> bytes:
-    """config.json without the paths that older transformers left in `_name_or_path`.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
-    data = path.read_bytes()
-    config = json.loads(data)
-    public = _without_paths(config)
-    if public == config:
-        return data
-    return (json.dumps(public, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: _without_paths(item)
-        for key, item in value.items()
-        if key != "_name_or_path" or (isinstance(item, str) and is_repository_id(item))
-    }
 
 
 def _public_recipe(folder: Path, manifest: dict[str, Any]) -> Recipe:
