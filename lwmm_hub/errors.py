@@ -32,6 +32,11 @@ class UsageError(LwmmError, ValueError):
 
     exit_code = 2
 
+    def __init__(self, message: str, about: str | None = None) -> None:
+        """`about`: the option that is wrong, where a recipe may hold it."""
+        super().__init__(message)
+        self.about = about
+
 
 class ModelReferenceError(LwmmError, ValueError):
     """The text names neither a Hub repository nor a local file or folder."""

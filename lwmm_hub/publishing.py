@@ -25,7 +25,7 @@ from lwmm_hub.planning import MergePlan
 from lwmm_hub.recipe import Recipe, RecipeModel, parse_recipe, read_recipe, write_recipe
 from lwmm_hub.reference import ModelReference, is_repository_id
 from lwmm_hub.resolving import resolve
-from lwmm_hub.writing import MANIFEST, RECIPE, WEIGHT_FILES, sha256_of
+from lwmm_hub.writing import MANIFEST, RECIPE, WEIGHT_FILES, public_config, sha256_of
 from lwmm_hub.writing.weights import INDEX
 
 LIBRARY = "lwmm-hub"
@@ -85,11 +85,30 @@ def publish(
         decision = _decision(manifest, license)
         public = _is_public(info, private)
         check_publication(decision, public=public, accept_license=accept_license)
+        _check_weights(folder, manifest)
         earlier = _earlier_manifest(api, repo, info)
         files = _public_files(folder, manifest, decision, repo, token, earlier)
         if info is None:
             api.create_repo(repo, private=private is not False)
         return _commit(api, folder, repo, files, info, create_pr, message)
+
+
+def _check_weights(folder: Path, manifest: dict[str, Any]) -> None:
+    """Refuse to publish other weights than those that card and manifest speak of.
+
+    Raises:
+        PublishError: a file is missing or was changed.
+    """
+    files = manifest["output"]["files"]
+    for name, file in files.items():
+        path = folder / name
+        if not WEIGHT_FILES.fullmatch(name) or not path.is_file():
+            _fail(folder, f"{name} is missing among its weights: merge again")
+        if sha256_of(path) != file["sha256"]:
+            _fail(folder, f"{name} is not what was merged, its sha256 is another: merge again")
+    sharded = len(files) > 1 and all(name.endswith(".safetensors") for name in files)
+    if sharded and not (folder / INDEX).is_file():
+        _fail(folder, f"{INDEX} is missing among its weights: merge again")
 
 
 def check_push(
@@ -221,7 +240,10 @@ def _public_files(
     texts[RECIPE] = manifest["recipe"].encode()
     texts[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
     if "config.json" in files:
-        texts["config.json"] = _public_config(folder / "config.json")
+        try:
+            texts["config.json"] = public_config(folder / "config.json")
+        except ValueError:
+            _fail(folder, "its config.json is not JSON: mend it or merge again")
     if decision.stated is not None:
         files.pop(LICENSE, None)
         if (text := _license_text(folder, decision)) is not None:
@@ -292,28 +314,6 @@ def _license_text(folder: Path, decision: LicenseDecision) -> str | None:
     )
     heading = license_file(decision if not mark else replace(decision, license="other"))
     return None if heading is None else f"{heading.rstrip()}{mark}{texts}".rstrip() + "\n"
-
-
-def _public_config(path: Path) -> bytes:
-    """config.json without the paths that older transformers left in `_name_or_path`."""
-    data = path.read_bytes()
-    config = json.loads(data)
-    public = _without_paths(config)
-    if public == config:
-        return data
-    return (json.dumps(public, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: _without_paths(item)
-        for key, item in value.items()
-        if key != "_name_or_path" or (isinstance(item, str) and is_repository_id(item))
-    }
 
 
 def _public_recipe(folder: Path, manifest: dict[str, Any]) -> Recipe:

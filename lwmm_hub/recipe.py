@@ -50,7 +50,7 @@ class Recipe:
     `scope_decided` says that `kept_parts` are the verdict on the weights; otherwise they are judged
     when the recipe runs. `pairs_sha256` is the checksum of what was matched by values: they are
     matched anew when the recipe runs, and have to match the same. `table` holds layer weights that
-    no schedule gives.
+    no schedule gives. `places` says where the values stand that models may show to be wrong.
     """
 
     models: tuple[RecipeModel, ...]
@@ -58,6 +58,7 @@ class Recipe:
     scope_decided: bool = False
     pairs_sha256: str | None = None
     table: WeightTable | None = None
+    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Recipe:
@@ -208,10 +209,13 @@ class _Reader:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.places: dict[str, str] = {}
 
     def fail(self, node: yaml.Node | None, why: str) -> NoReturn:
-        line = node.start_mark.line + 1 if node is not None else 1
-        raise RecipeError(f"{self.name}, line {line}: {why}")
+        raise RecipeError(f"{self.place(node)}: {why}")
+
+    def place(self, node: yaml.Node | None) -> str:
+        return f"{self.name}, line {node.start_mark.line + 1 if node is not None else 1}"
 
     def recipe(self, text: str) -> Recipe:
         import yaml
@@ -246,6 +250,7 @@ class _Reader:
             decided is not None and self.scalar(decided, "scope_decided", bool),
             self.digest(top["pairs_sha256"]) if "pairs_sha256" in top else None,
             self.table(top, options, len(models)),
+            self.places,
         )
 
     def table(
@@ -268,6 +273,7 @@ class _Reader:
             except UsageError as error:
                 self.fail(value, str(error))
             rows[key] = row
+            self.places[f"layer_weights.{key}"] = self.place(value)
         origin = {
             key: self.scalar(value, key, str, int, float, bool, type(None))
             for key, value in self.pairs(top.get("weights_from"), "weights_from")
@@ -410,6 +416,7 @@ class _Reader:
         for name, value in rows.items():
             types = getattr(hints[name], "__args__", (hints[name],))
             options = replace(options, **{name: self.scalar(value, name, *types)})
+            self.places[name] = self.place(value)
         for name, value in rows.items():  # a value that is wrong alone is named by its own line
             alone = replace(MergeOptions(), **{name: getattr(options, name)})
             try:

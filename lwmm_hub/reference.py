@@ -64,6 +64,8 @@ class ModelReference:
         weights, stage = _choices(text, query)
         if not body:
             raise ModelReferenceError(f"{text!r} names no model. {_HOW}")
+        if not is_text(body):
+            raise ModelReferenceError(f"{text!r} is not written in UTF-8. Rename it.")
         if body.startswith("hf://"):
             return replace(_parse_hub(text, _hf_url(body)), weights=weights, stage=stage)
         if found := _HUB_URL.fullmatch(body):
@@ -107,6 +109,19 @@ def is_repository_id(text: str) -> bool:
     """
     plain = re.fullmatch(rf"{_NAME}/{_NAME}", text) is not None
     return plain and "--" not in text and ".." not in text and not text.endswith(".git")
+
+
+def is_text(name: str) -> bool:
+    r"""Whether a name of a file is text that can be written down; Linux allows any bytes.
+
+    >>> is_text("rän"), is_text("r\udce4n")
+    (True, False)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _expanded(body: str) -> Path:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from lwmm_hub.errors import LwmmError, ModelReferenceError, RecipeError, VerificationError
+from lwmm_hub.errors import (
+    LwmmError,
+    ModelReferenceError,
+    RecipeError,
+    UsageError,
+    VerificationError,
+)
 from lwmm_hub.manifest import read_manifest
 from lwmm_hub.merge_result import MergeResult
 from lwmm_hub.merging import Progress
@@ -53,20 +60,21 @@ def merge_recipe(
         before, recipe = _files_beside(Path(recipe)), read_recipe(Path(recipe))
     models, options, kept = _of_recipe(recipe, parents or {})
     folder = output_folder(output)
-    result = run_merge(
-        models,
-        options,
-        kept_parts=kept,
-        output=folder,
-        overwrite=overwrite,
-        threads=threads,
-        progress=progress,
-        tags=tags,
-        started=started,
-        approve=approve,
-        pairs_sha256=recipe.pairs_sha256,
-        table=recipe.table,
-    )
+    with _errors_in_place(recipe):
+        result = run_merge(
+            models,
+            options,
+            kept_parts=kept,
+            output=folder,
+            overwrite=overwrite,
+            threads=threads,
+            progress=progress,
+            tags=tags,
+            started=started,
+            approve=approve,
+            pairs_sha256=recipe.pairs_sha256,
+            table=recipe.table,
+        )
     if not before or before == result.files:
         return result
     changed = "the weights are not those beside the recipe: a local model has changed since then."
@@ -92,7 +100,24 @@ def plan_recipe(
     opened = open_models(
         models, options, download=False, kept_parts=kept, pairs_sha256=recipe.pairs_sha256
     )
-    return decide(replace(opened, table=recipe.table))
+    with _errors_in_place(recipe):
+        return decide(replace(opened, table=recipe.table))
+
+
+@contextmanager
+def _errors_in_place(recipe: Recipe) -> Iterator[None]:
+    """A value that the models show to be wrong is named with its line, as those are that are read.
+
+    Raises:
+        RecipeError: instead of a `UsageError` about something in the recipe.
+    """
+    try:
+        yield
+    except UsageError as error:
+        place = recipe.places.get(error.about or "")
+        if place is None:
+            raise
+        raise RecipeError(f"{place}: {error}") from error
 
 
 def _of_recipe(

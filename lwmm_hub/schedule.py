@@ -90,7 +90,8 @@ class Schedule:
 def _check_order(start: float, end: float, schedule: Schedule) -> None:
     if start > end:
         raise UsageError(
-            f"start {schedule.start} lies after end {schedule.end}: give a start before the end."
+            f"start {schedule.start} lies after end {schedule.end}: give a start before the end.",
+            about="start",
         )
 
 
@@ -162,7 +163,8 @@ def _position(place: float | str, layers: Sequence[str], option: str) -> float:
         near = [name for name in layers if place in name][:3] or list(layers[:1])
         raise UsageError(
             f"{option} {place!r} is no shared layer. Give a fraction from 0 to 1, or a layer or "
-            f"group that 'lwmm-hub plan' lists, such as {' or '.join(map(repr, near))}."
+            f"group that 'lwmm-hub plan' lists, such as {' or '.join(map(repr, near))}.",
+            about=option,
         )
     return float(found[0] if option == "start" else found[-1])
 

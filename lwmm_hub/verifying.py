@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.errors import OutputError, ResolveError, VerificationError
 from lwmm_hub.manifest import read_manifest
 from lwmm_hub.merging import Progress
 from lwmm_hub.recipe import Recipe, read_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.rerunning import merge_recipe
-from lwmm_hub.writing import MANIFEST, RECIPE, sha256_of
+from lwmm_hub.writing import MANIFEST, RECIPE, public_config, sha256_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def verify(
     """Merge again from the pinned recipe of a folder or repository and compare sha256.
 
     Three things have to agree: the weight files as they are, the manifest's checksums, and the
-    checksums of a new merge.
+    checksums of a new merge. The files beside the weights, which say what these mean, have to be
+    those of the new merge, too.
 
     Args:
         target: a merged folder, or `org/name` on the Hub.
@@ -44,7 +46,7 @@ def verify(
         progress: called with the bytes made since the last call.
 
     Raises:
-        VerificationError: a checksum differs.
+        VerificationError: a checksum or a file beside the weights differs.
         OutputError: the target was not written by lwmm-hub.
     """
     reference = ModelReference.parse(str(target))
@@ -71,6 +73,7 @@ def verify(
             parents=parents,
         )  # fmt: skip
         _compare(str(target), "a new merge from the recipe", result.files, said)
+        _compare_beside(str(target), folder, result.folder)
     return Verified(str(target), said)
 
 
@@ -136,8 +139,31 @@ def _compare(target: str, what: str, found: Mapping[str, str], said: Mapping[str
         raise VerificationError(f"{target}: {extra[0]} is in {what}, but not in the manifest.")
 
 
+def _compare_beside(target: str, folder: Path, again: Path) -> None:
+    """Configuration, image processor and tokenizer are those that the anchor gives."""
+    for name in SIDE_FILES:
+        if _content(folder / name) != _content(again / name):
+            raise VerificationError(
+                f"{target} is not what its recipe says: its {name} is not the one of a new merge "
+                "from the recipe. Do not trust this copy; merge again."
+            )
+
+
+def _content(path: Path) -> bytes | None:
+    """What a file beside the weights holds, as a push would change it; None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        return public_config(path) if path.name == "config.json" else path.read_bytes()
+    except ValueError:  # no JSON
+        return path.read_bytes()
+
+
 def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]] | None:
-    """Manifest and recipe of a repository, and the checksums that the Hub has of its weights."""
+    """What lies beside a repository's weights, and the checksums that the Hub has of these.
+
+    None where lwmm-hub wrote neither manifest nor recipe.
+    """
     import huggingface_hub
 
     from lwmm_hub.resolving.hub_errors import hub_errors
@@ -152,7 +178,7 @@ def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]] | None:
             return None
         paths = [
             huggingface_hub.hf_hub_download(info.id, name, revision=info.sha)
-            for name in (MANIFEST, RECIPE)
+            for name in (MANIFEST, RECIPE, *sorted(names.intersection(SIDE_FILES)))
         ]
     checksums = {
         s.rfilename: s.lfs.sha256

@@ -67,7 +67,8 @@ class WeightTable:
             if not name:
                 raise UsageError(
                     f"the table of weights has no row for the layer {layer!r}. Add one; 'lwmm-hub "
-                    "plan' lists the layers."
+                    "plan' lists the layers.",
+                    about="schedule",
                 )
             used.add(name)
             donors = tuple(min(max(float(w), 0.0), 1.0) for w in self.rows[name][1:])
@@ -76,7 +77,8 @@ class WeightTable:
         if unknown:
             raise UsageError(
                 f"the table of weights has a row for {unknown[0]!r}, which is no shared layer of "
-                "these models. Leave it out; 'lwmm-hub plan' lists the layers."
+                "these models. Leave it out; 'lwmm-hub plan' lists the layers.",
+                about=f"layer_weights.{unknown[0]}",
             )
         return found
 
@@ -118,6 +120,11 @@ def read_weights(path: Path) -> WeightTable:
     elif isinstance(content, dict) and "layer_weights" in content:  # a recipe
         rows = content["layer_weights"]
         origin = content.get("weights_from")
+    elif isinstance(content, dict) and "models" in content:
+        raise UsageError(
+            f"{path} is a recipe with a schedule, no numbers: run it with --recipe, or give the "
+            "options that it names."
+        )
     if not isinstance(rows, dict) or not rows:
         raise UsageError(f"{path} holds no table of weights: write 'layer: [anchor, donor]' lines.")
     try:

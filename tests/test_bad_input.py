@@ -364,7 +364,7 @@ def as_nobody(tiny: Models) -> Iterator[tuple[Path, Callable[..., Finished]]]:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         if not shutil.which("setpriv"):
             pytest.skip("root may read everything")
-        before = ["setpriv", "--reuid=65534", "--clear-groups"]
+        before = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     with tempfile.TemporaryDirectory(prefix="lwmm-test-") as name:
         folder = Path(name)
         folder.chmod(0o777)
@@ -414,6 +414,28 @@ def test_what_may_not_be_read_or_written_is_named(
         assert_refused(lwmm("merge", "city", "rain", "-o", "out", *more), 1, *words)
     assert everything_below(folder) == before
     (folder / locked).chmod(0o777)
+
+
+@pytest.mark.parametrize(
+    ("command", "locked", "mode", "words"),
+    [
+        ("merge city rain --overwrite -o", ".", 0o555, ("first is read-only", "with -o")),
+        ("merge city rain --overwrite -o", ".", 0, ("first cannot be read", "with -o")),
+        ("card", "README.md", 0o444, ("'first/README.md': Permission denied", "permissions")),
+        ("verify", "model.safetensors", 0, ("'first/model.safetensors': Permission denied",)),
+    ],
+)
+def test_a_merge_that_may_not_be_read_or_replaced_is_named(
+    command: str, locked: str, mode: int, words: Words,
+    as_nobody: tuple[Path, Callable[..., Finished]],
+) -> None:  # fmt: skip
+    folder, lwmm = as_nobody
+    assert lwmm("merge", "city", "rain", "-o", "first").code == 0
+    before = everything_below(folder)
+    (folder / "first" / locked).chmod(mode)
+    assert_refused(lwmm(*command.split(), "first"), 1, *words)
+    (folder / "first" / locked).chmod(0o777)
+    assert everything_below(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -729,6 +751,15 @@ def test_names_with_odd_characters_are_fine_outputs(lwmm: Command, tiny: Models)
     assert len(list(Path("odd").iterdir())) == 4
 
 
+def test_a_name_that_is_no_text_is_refused(lwmm: Command, tiny: Models, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"r\xe4n")
+    words = ("'r\\udce4n' is not written in UTF-8",)
+    assert_refused(lwmm("merge", tiny.anchor, tiny.donor, "-o", odd), 1, *words, "with -o")
+    assert_refused(lwmm("merge", tiny.anchor, odd), 1, *words, "Rename it")
+    assert_refused(lwmm("merge", tiny.anchor, tiny.donor, "-o", ""), 1, "no name of its own")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_too_little_disk_is_said_before_anything_is_read(
     lwmm: Command, tiny: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -912,6 +943,24 @@ RECIPES: dict[str, tuple[str, str, int, Words]] = {  # what is replaced, by what
     "a Python object": (
         "gamma: 1.0", "gamma: !!python/object/apply:os.mkdir [executed]", 7, ("gamma",)
     ),
+    "a layer that is none": (
+        "gamma: 1.0", "end: stages.9", 7, ("end 'stages.9' is no shared layer", "Give a fraction")
+    ),
+    "layers in a wrong order": (
+        "  gamma: 1.0", "  end: stages.1\n  start: stages.2", 8, ("lies after end stages.1",)
+    ),
+    "weights for no layer": (
+        "linear\n  gamma: 1.0\n",
+        "table\nlayer_weights:\n  stages: [1, 0]\n  head: [1, 0]\n  nose: [1, 0]\n",
+        10,
+        ("a row for 'nose', which is no shared layer",),
+    ),
+    "a layer without weights": (
+        "linear\n  gamma: 1.0\n",
+        "table\nlayer_weights:\n  stages: [1, 0]\n",
+        6,
+        ("no row for the layer 'head.",),
+    ),
     "a list": (GOOD_RECIPE, "- 1\n", 1, ("a recipe is a table of fields",)),
     "nothing": (GOOD_RECIPE, "", 1, ("a recipe is a table of fields",)),
 }  # fmt: skip
@@ -979,6 +1028,7 @@ def test_labels_and_licence_names_are_escaped(lwmm: Command, tiny: Models, tmp_p
     shutil.copytree(tiny.anchor, anchor)
     config = json.loads((anchor / "config.json").read_text())
     config["id2label"] = {str(i): HOSTILE[i] for i in range(5)}
+    config["id2label"]["5"] = "half a character \ud800"
     (anchor / "config.json").write_text(json.dumps(config))
     declared = {"license": "other", "license_name": HOSTILE[0], "license_link": HOSTILE[1]}
     (anchor / "README.md").write_text(f"---\n{yaml.safe_dump(declared)}---\n")

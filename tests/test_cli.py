@@ -658,6 +658,33 @@ def test_verify_finds_what_was_changed(what: str, merged: Path, lwmm: Command) -
         assert where in found.err
 
 
+@pytest.mark.parametrize("what", ["a label", "processor", "no processor", "no JSON", "tokenizer"])
+def test_verify_finds_what_was_changed_beside_the_weights(
+    what: str, merged: Path, lwmm: Command
+) -> None:
+    changed = {"tokenizer": "tokenizer.json", "processor": "preprocessor_config.json"}
+    changed |= {"no processor": "preprocessor_config.json"}
+    path = merged / changed.get(what, "config.json")
+    if what == "a label":
+        path.write_text(path.read_text().replace('"road"', '"sky"'))
+    elif what == "processor":
+        path.write_text(path.read_text().replace("255", "254").replace("0.0039", "0.0038"))
+    elif what == "no processor":
+        path.unlink()
+    else:
+        path.write_text("{")
+    found = lwmm("verify", merged)
+    assert (found.code, found.out, found.err.count("\n")) == (5, "", 1)
+    assert f"merged is not what its recipe says: its {path.name}" in found.err
+
+
+def test_verify_takes_a_config_as_a_push_leaves_it(merged: Path, lwmm: Command) -> None:
+    """Older transformers wrote where a model lay, which a push takes out."""
+    path = Path("city/config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_name_or_path": "/root/x"}))
+    assert_done(lwmm("verify", merged))
+
+
 def test_local_parents_without_a_path_are_asked_for(
     merged: Path, lwmm: Command, tmp_path: Path
 ) -> None:

@@ -378,7 +378,7 @@ def test_neither_token_nor_path_leaves_the_machine(
     assert not [line for line in lines(hub) if "hf_" in line]
 
 
-def test_verify_finds_weights_that_were_changed_later(
+def test_verify_finds_labels_and_weights_that_were_changed_later(
     hub: TestHub, tiny: Models, tmp_path: Path
 ) -> None:
     hub.create_repo("org/a", files_of(tiny.anchor))
@@ -389,7 +389,15 @@ def test_verify_finds_weights_that_were_changed_later(
         good = hub.commits("alice/x")[0].sha
         assert run("verify", "alice/x").code == 0
 
-        weights = bytearray(hub.files("alice/x")["model.safetensors"])
+        whole = hub.files("alice/x", good)
+        config = whole["config.json"].replace(b'"road"', b'"sky"')
+        hub.add_commit("alice/x", {"config.json": config}, author="mallory")
+        relabelled = run("verify", "alice/x")
+        assert (relabelled.code, relabelled.out) == (5, "")
+        assert "its config.json is not the one of a new merge" in relabelled.err
+        hub.add_commit("alice/x", {"config.json": whole["config.json"]})
+
+        weights = bytearray(whole["model.safetensors"])
         weights[-1] ^= 1
         hub.add_commit("alice/x", {"model.safetensors": bytes(weights)}, author="mallory")
         tampered = run("verify", "alice/x", "--json")
@@ -410,7 +418,6 @@ def test_verify_finds_weights_that_were_changed_later(
         # what is no manifest of ours, or no weights of the manifest's
         hub.add_commit("alice/x", {"lwmm_manifest.json": b"{}"})
         assert run("verify", "alice/x").code == 1
-        whole = hub.files("alice/x", good)
         extra = {"model-00001-of-00002.safetensors": bytes(weights)}
         hub.add_commit("alice/x", {**whole, **extra})
         assert "model-00001-of-00002.safetensors" in run("verify", "alice/x").err

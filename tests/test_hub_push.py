@@ -300,3 +300,43 @@ def test_push_options_go_with_a_push(hub: TestHub, tiny: Models, lwmm: object, f
     done = lwmm("merge", tiny.anchor, tiny.donor, flag)  # type: ignore[operator]
     assert_one_line(done, "--push", code=2)
     assert hub.requests == []
+
+
+def test_a_folder_that_is_not_what_was_merged_is_not_pushed(
+    hub: TestHub, tiny: Models, tmp_path: Path
+) -> None:
+    cwd = tmp_path / "cwd"
+    index = "model.safetensors.index.json"
+    with client(hub, tmp_path / "home", cwd) as run:
+        for name, size in (("one", "5GB"), ("many", "100KB")):
+            made = run("merge", tiny.anchor, tiny.donor, "-o", name, "--max-shard-size", size)
+            assert made.code == 0, made.err
+
+        def refused(folder: str, *words: str) -> None:
+            done = run("push", folder, "alice/x", token="alice")
+            assert_one_line(done, *words, f"The merged folder is kept: {folder}")
+            assert not hub.exists("alice/x")
+
+        (cwd / "many" / index).rename(cwd / "index")
+        refused("many", f"{index} is missing among its weights")
+        (cwd / "index").rename(cwd / "many" / index)
+        assert run("push", "many", "alice/many", token="alice").code == 0
+
+        config = (cwd / "one" / "config.json").read_bytes()
+        (cwd / "one" / "config.json").write_bytes(b"{")
+        refused("one", "its config.json is not JSON")
+        (cwd / "one" / "config.json").write_bytes(config)
+
+        manifest = json.loads((cwd / "one" / "lwmm_manifest.json").read_text())
+        manifest["output"]["files"]["notes.txt"] = {"sha256": "0" * 64, "bytes": 1}
+        (cwd / "one" / "notes.txt").write_text("x")
+        (cwd / "one" / "lwmm_manifest.json").write_text(json.dumps(manifest))
+        refused("one", "notes.txt is missing among its weights")
+        del manifest["output"]["files"]["notes.txt"]
+        (cwd / "one" / "lwmm_manifest.json").write_text(json.dumps(manifest))
+
+        with (cwd / "one" / "model.safetensors").open("ab") as file:
+            file.write(b"x")
+        refused("one", "model.safetensors is not what was merged")
+        (cwd / "one" / "model.safetensors").unlink()
+        refused("one", "model.safetensors is missing among its weights")

@@ -132,6 +132,25 @@ def test_every_repository_that_cannot_be_used_has_its_own_message(
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
+def test_a_misspelt_path_that_could_be_a_repository_is_told_what_lies_here(
+    hub: TestHub, tiny: Models, tmp_path: Path
+) -> None:
+    cwd = tmp_path / "cwd"
+    (cwd / "runs" / "street").mkdir(parents=True)
+    hub.create_repo("org/a", files_of(tiny.anchor))
+    with client(hub, tmp_path / "home", cwd) as run:
+        near = run("plan", "org/a", "runs/stret")
+        assert_one_line(near, "no model 'runs/stret' on the Hub", "here; there is 'runs/street'.")
+        far = run("plan", "org/a", "runs/x")
+        assert_one_line(
+            far, "If it was meant as a path: there is no 'x' in the folder 'runs' here."
+        )
+    place = {"hub": hub, "home": tmp_path / "home", "cwd": cwd}
+    for how in ({"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}):
+        done = lwmm_hub("plan", "runs/stret", "org/a", **place, **how)
+        assert_one_line(done, "here; there is 'runs/street'.")
+
+
 def test_no_network_and_no_cache_are_told_apart(hub: TestHub, tiny: Models, tmp_path: Path) -> None:
     hub.create_repo("org/a", files_of(tiny.anchor))
     models = ("org/a", "org/a")

@@ -121,6 +121,7 @@ def test_a_table_that_does_not_fit_is_refused(
     ("text", "said"),
     [
         ("just text", "no table of weights"),
+        ("version: 1\nmodels: []\n", "a recipe with a schedule"),
         ("a: 0.5", "has 0.5 for 'a': give a list"),
         ("a: [true, 0]", "give a list of numbers"),
         ("a: [false, 1]", "give a list of numbers"),

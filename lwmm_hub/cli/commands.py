@@ -129,7 +129,9 @@ def merge(
 
     # without -o the folder is only on the way to the Hub, and stays where the push fails
     scratch = tempfile.mkdtemp(prefix="lwmm-") if push is not None and folder is None else None
-    where = folder or ("merged" if scratch is None else str(Path(scratch) / "merged"))
+    where = folder
+    if where is None:
+        where = "merged" if scratch is None else str(Path(scratch) / "merged")
     approve = None
     try:
         if push is not None:
@@ -181,9 +183,9 @@ def merge(
 
 
 def _counts(data: Mapping[str, Any]) -> str:
+    tensors = "1 tensor" if data["kept"] == 1 else f"{data['kept']} tensors"
     return (
-        f"Merged {data['merged']} parameters, kept {data['kept']} tensors of the anchor, "
-        f"{data['seconds']:.1f} s"
+        f"Merged {data['merged']} parameters, kept {tensors} of the anchor, {data['seconds']:.1f} s"
     )
 
 
@@ -405,6 +407,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  nobody reads: nothing to flush
+        return 1
+    except OSError as error:
+        if debug:
+            raise
+        where = repr(error.filename) if error.filename else "the output"
+        _say(f"cannot read or write {where}: {error.strerror or error}. Check its permissions and "
+             "its disk.")  # fmt: skip
         return 1
     except Exception as error:
         if debug:

@@ -71,9 +71,10 @@ def headline(plan: Mapping[str, Any]) -> str:
         if options[name] != usual
     ]
     asked = f" ({', '.join(changed)})" if changed else ""
+    kept = len(plan["kept"])
     return (
         f"{len(plan['models'])} models, {rule} layer weights{asked}: {len(plan['merged'])} "
-        f"parameters merged, {len(plan['kept'])} tensors kept from the anchor"
+        f"parameters merged, {kept} tensor{'s' * (kept != 1)} kept from the anchor"
     )
 
 
@@ -275,7 +276,7 @@ def plan_rows(plan: Mapping[str, Any]) -> list[str]:
 def merge_rows(data: Mapping[str, Any]) -> list[str]:
     """What `merge --json` prints, as tab-separated rows."""
     names = ("output", "merged", "kept", "seconds", "bytes_written", "commit_url")
-    rows = [tab_row(name, data[name]) for name in names]
+    rows = [tab_row(name, "" if data[name] is None else data[name]) for name in names]
     return [*rows, *(tab_row("sha256", name, value) for name, value in data["sha256"].items())]
 
 

@@ -28,7 +28,7 @@ from lwmm_hub.resolving.choosing import (
     stage_files,
 )
 from lwmm_hub.resolving.hub_cache import cache_of, remember, remembered
-from lwmm_hub.resolving.hub_errors import LIBRARY, hub_errors
+from lwmm_hub.resolving.hub_errors import LIBRARY, hub_errors, not_here
 from lwmm_hub.resolving.local import (
     facts_from,
     facts_of_card,
@@ -267,7 +267,7 @@ def _from_cache(reference: ModelReference) -> Checkpoint:
     if commit is None or not folder.is_dir():
         raise ResolveError(
             f"{reference} is not in the cache, and HF_HUB_OFFLINE is set. Run once without "
-            "HF_HUB_OFFLINE, or name a local folder."
+            f"HF_HUB_OFFLINE, or name a local folder.{not_here(reference.location)}"
         )
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]

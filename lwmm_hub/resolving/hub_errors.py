@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import huggingface_hub
@@ -71,6 +72,7 @@ def hub_errors(reference: Wanted, kind: str = "model") -> Iterator[None]:
             raise ResolveError(_http_error(reference, error.__cause__)) from error
         raise ResolveError(
             f"{name} cannot be fetched: {_offline_reason()} Name a local folder, or try again."
+            f"{not_here(name)}"
         ) from error
     except EntryNotFoundError as error:
         raise ResolveError(f"{reference} has no such file. Check its name.") from error
@@ -82,7 +84,7 @@ def hub_errors(reference: Wanted, kind: str = "model") -> Iterator[None]:
         raise ResolveError(
             f"cannot reach the Hub at {constants.ENDPOINT} for {name} "
             f"({type(error).__name__}). Check the connection, or set HF_HUB_OFFLINE=1 to use "
-            "the cache."
+            f"the cache.{not_here(name)}"
         ) from error
     except OSError as error:
         raise ResolveError(
@@ -106,7 +108,19 @@ def _not_found(reference: Wanted, kind: str) -> str:
     near = _similar_names(name, kind)
     hint = f" Did you mean {' or '.join(near)}?" if near else " Check the spelling."
     what = kind.replace("dataset", "data set")
-    return f"there is no {what} {name!r} on the Hub, {hidden}.{hint}"
+    return f"there is no {what} {name!r} on the Hub, {hidden}.{hint}{not_here(name)}"
+
+
+def not_here(name: str) -> str:
+    """A hint where `owner/name` may have been meant as a path: a folder `owner` is here."""
+    folder, _, own = name.partition("/")
+    try:
+        there = [path.name for path in Path(folder).iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(own, there, n=1)
+    hint = f"; there is {f'{folder}/{near[0]}'!r}" if near else ""
+    return f" If it was meant as a path: there is no {own!r} in the folder {folder!r} here{hint}."
 
 
 def _similar_names(name: str, kind: str) -> list[str]:

@@ -274,6 +274,9 @@ def parse_config(data: bytes, name: str) -> dict[str, Any]:
     check_config_size(len(data), name)
     try:
         config = json.loads(data)
+        if b"\\u" in data or b"\xed" in data:  # halves of characters, which no file can hold
+            text = json.dumps(config, ensure_ascii=False)
+            config = json.loads(text.encode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} is not JSON. Download it again.") from error
     if not isinstance(config, dict):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from lwmm_hub.writing.beside import (
     copy_beside,
     copy_side_files,
+    public_config,
     read_beside,
     stored_dtype,
     write_json,
@@ -43,6 +44,7 @@ __all__ = [
     "check_output",
     "copy_beside",
     "copy_side_files",
+    "public_config",
     "publish_folder",
     "read_beside",
     "recover",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.errors import OutputError
+from lwmm_hub.reference import is_text
 
 MANIFEST = "lwmm_manifest.json"
 
@@ -43,6 +44,8 @@ def check_output(output: Path, overwrite: bool, inputs: Sequence[Path], need: in
     """
     if output.name in {"", ".."}:
         raise OutputError(f"{output} has no name of its own: name a new folder in it with -o.")
+    if not is_text(output.name):
+        raise OutputError(f"{output.name!r} is not written in UTF-8: choose another name with -o.")
     try:
         output.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -61,6 +64,8 @@ def check_output(output: Path, overwrite: bool, inputs: Sequence[Path], need: in
     if output.exists():
         if not output.is_dir():
             raise OutputError(f"{output} is a file: choose another folder with -o.")
+        if not os.access(output, os.R_OK):
+            raise OutputError(f"{output} cannot be read: choose another folder with -o.")
         if any(output.iterdir()):
             if not overwrite:
                 raise OutputError(
@@ -83,6 +88,8 @@ def _require_ours(output: Path) -> None:
     Raises:
         OutputError: it is neither merged nor converted, or somebody put files into it.
     """
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise OutputError(f"{output} is read-only. Change that, or choose another folder with -o.")
     names = sorted(path.name for path in output.iterdir())
     if names and MANIFEST not in names and CONVERSION not in names:
         raise OutputError(
