@@ -66,6 +66,8 @@ class ModelReference:
             raise ModelReferenceError(f"{text!r} names no model. {_HOW}")
         if not is_text(body):
             raise ModelReferenceError(f"{text!r} is not written in UTF-8. Rename it.")
+        if body.startswith(("hf://datasets/", "hf://spaces/", "hf://buckets/")):
+            raise ModelReferenceError(f"{text!r} is no model repository of the Hub. {_HOW}")
         if body.startswith("hf://"):
             return replace(_parse_hub(text, _hf_url(body)), weights=weights, stage=stage)
         if found := _HUB_URL.fullmatch(body):

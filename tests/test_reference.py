@@ -51,6 +51,7 @@ REFUSED = {
     "org/name/more": "neither a local path nor a Hub repository",
     "org/name@": "neither a local path nor a Hub repository",
     "org/name:": "neither a local path nor a Hub repository",
+    "hf://datasets/org/name": "no model repository",
     "hf://name": "neither a local path nor a Hub repository",
     "https://example.com/org/name": "neither a local path nor a Hub repository",
     "org/na--me": "not a valid repository id",
