@@ -13,7 +13,10 @@ from lwmm_hub.checkpoint import DTYPES, MERGEABLE
 from lwmm_hub.errors import MergeError
 from lwmm_hub.floats import all_finite, narrow, narrow_fitting, sum_dtype, view, widen
 from lwmm_hub.merging.positional import read_at
-from lwmm_hub.merging.segments import OpenFiles, Piece, Range, Segment
+from lwmm_hub.merging.segments import Ingredient, OpenFiles, Piece, Range, Segment
+
+
+BLOCK = 1 << 17  # elements that are added at once: their floats stay in a core's own cache
 
 
 class Slot:
@@ -25,7 +28,7 @@ class Slot:
     def __init__(self, chunk: int, models: int) -> None:
         self.result = memoryview(b"")
         self._raw: list[memoryview | None] = [None] * models
-        self._scratch: list[NDArray[np.float64] | None] = [None] * 3
+        self._scratch = [np.empty(BLOCK, np.float64) for _ in range(3)]
         self._chunk = chunk
 
     def raw(self, model: int, size: int) -> memoryview:
@@ -36,12 +39,8 @@ class Slot:
         return found
 
     def scratch(self, which: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Room for `count` floats."""
-        found = self._scratch[which]
-        need = -(-count * dtype.itemsize // 8)
-        if found is None or len(found) < need:
-            found = self._scratch[which] = np.empty(max(need, self._chunk // 8), np.float64)
-        return found.view(dtype)[:count]
+        """Room for `count` numbers, at most `BLOCK`."""
+        return self._scratch[which].view(dtype)[:count]
 
 
 @dataclass(frozen=True)
@@ -117,64 +116,79 @@ def _read_runs(
 
 
 def _merge_piece(piece: Piece, raw: Sequence[memoryview], slot: Slot, kitchen: Kitchen) -> None:
-    """Make one piece of the result from the models' bytes."""
+    """Make one piece of the result from the models' bytes, block by block."""
     segment, count = piece.segment, piece.elements
-    stored = segment.anchor.dtype
-    if stored not in MERGEABLE:
-        if raw[0].obj is not slot.result.obj:
-            size = count * DTYPES[stored][0] // 8
+    own, donors = segment.anchor, segment.donors
+    in_place = raw[0].obj is slot.result.obj
+    if own.dtype not in MERGEABLE:
+        if not in_place:
+            size = count * DTYPES[own.dtype][0] // 8
             slot.result[piece.at : piece.at + size] = raw[0][:size]
         return
     out = view(slot.result, segment.dtype, count, piece.at)
-    real = sum_dtype({stored, segment.dtype, *(d.dtype for d in segment.donors)})
-    mine = _floats(raw[0], stored, count, real, slot, 0)
-    if segment.computed is not None:
-        mine = segment.computed[piece.skip : piece.skip + count].astype(real)
-    elif segment.donors:
-        mine = _weighted(mine, segment, raw, real, slot, kitchen)
-    as_it_is = not segment.donors and segment.computed is None and stored == segment.dtype
-    if not as_it_is and narrow_fitting(mine, segment.dtype, out):
-        return
-    if not kitchen.allow_nonfinite and not all_finite(mine):
-        mine = _explain_nonfinite(mine, segment, piece, real, kitchen)
-    if as_it_is:
-        if raw[0].obj is not slot.result.obj:
-            np.copyto(out, view(raw[0], stored, count))
-        return
+    stored = [view(data, part.dtype, count) for part, data in zip((own, *donors), raw, strict=True)]
+    as_it_is = not donors and segment.computed is None and own.dtype == segment.dtype
+    if as_it_is and not in_place:
+        np.copyto(out, stored[0])
+    real = sum_dtype({own.dtype, segment.dtype, *(d.dtype for d in donors)})
+    for start in range(0, count, BLOCK):
+        here = slice(start, min(start + BLOCK, count))
+        mine = _floats(stored[0][here], own.dtype, real, slot, 0)
+        if segment.computed is not None:
+            skip = piece.skip
+            mine = segment.computed[skip + here.start : skip + here.stop].astype(real)
+        elif donors:
+            theirs = [values[here] for values in stored[1:]]
+            mine = _weighted(mine, theirs, donors, real, slot, kitchen.allow_nonfinite)
+        room = slot.scratch(1, len(mine), np.dtype(np.uint32))  # what it held is in `mine` now
+        if not as_it_is and narrow_fitting(mine, segment.dtype, out[here], room):
+            continue
+        if not kitchen.allow_nonfinite and not all_finite(mine):
+            block = Piece(segment, piece.skip + start, len(mine), piece.at)
+            mine = _explain_nonfinite(mine, block, real, kitchen)
+        if not as_it_is:
+            _store(mine, out[here], segment, piece.skip + start)
+
+
+def _store(mine: NDArray[Any], out: NDArray[Any], segment: Segment, skip: int) -> None:
+    """Round values into the result.
+
+    Raises:
+        MergeError: one is too large for the output's dtype.
+    """
     if segment.dtype in {"F32", "F64"} and mine.dtype == out.dtype:
         if not np.may_share_memory(mine, out):
             np.copyto(out, mine)
     elif not narrow(mine, segment.dtype, out):
         at = int(np.argmin(np.isfinite(out) | ~np.isfinite(mine)))
         raise MergeError(
-            f"{segment.key(piece.skip + at)} has a merged value that is too large for "
+            f"{segment.key(skip + at)} has a merged value that is too large for "
             f"{DTYPES[segment.dtype][1]}. Pass --dtype float32 (or bfloat16)."
         )
 
 
 def _floats(
-    raw: memoryview, dtype: str, count: int, real: np.dtype[Any], slot: Slot, which: int
+    stored: NDArray[Any], dtype: str, real: np.dtype[Any], slot: Slot, which: int
 ) -> NDArray[Any]:
-    """A model's elements as `real`: a view of its bytes where they are stored so."""
-    stored = view(raw, dtype, count)
+    """A model's elements as `real`: themselves where they are stored so."""
     if stored.dtype == real:
         return stored
-    return widen(stored, dtype, slot.scratch(which, count, real))
+    return widen(stored, dtype, slot.scratch(which, len(stored), real))
 
 
 def _weighted(
     mine: NDArray[Any],
-    segment: Segment,
-    raw: Sequence[memoryview],
+    stored: Sequence[NDArray[Any]],
+    donors: Sequence[Ingredient],
     real: np.dtype[Any],
     slot: Slot,
-    kitchen: Kitchen,
+    allow_nonfinite: bool,
 ) -> NDArray[Any]:
     """theta_anchor - sum of H_i (theta_anchor - theta_i), in place of the anchor's elements."""
     total: NDArray[Any] | None = None
-    for donor, data in zip(segment.donors, raw[1:], strict=True):
-        theirs = _floats(data, donor.dtype, len(mine), real, slot, 1 if total is None else 2)
-        equal = kitchen.allow_nonfinite and mine == theirs
+    for donor, elements in zip(donors, stored, strict=True):
+        theirs = _floats(elements, donor.dtype, real, slot, 1 if total is None else 2)
+        equal = allow_nonfinite and mine == theirs
         np.subtract(mine, theirs, out=theirs)
         if equal is not False:  # infinity - infinity is no difference
             theirs[equal] = 0
@@ -189,7 +203,7 @@ def _weighted(
 
 
 def _explain_nonfinite(
-    made: NDArray[Any], segment: Segment, piece: Piece, real: np.dtype[Any], kitchen: Kitchen
+    made: NDArray[Any], piece: Piece, real: np.dtype[Any], kitchen: Kitchen
 ) -> NDArray[Any]:
     """Name the parent that has NaN or infinity; where none has, a difference overflowed.
 
@@ -199,7 +213,7 @@ def _explain_nonfinite(
     Raises:
         MergeError: which parent, which tensor.
     """
-    values = []
+    segment, values = piece.segment, []
     for part in (segment.anchor, *segment.donors):
         width = DTYPES[part.dtype][0] // 8
         buffer = memoryview(bytearray(piece.elements * width))
