@@ -24,7 +24,9 @@ SAMPLE = 32
 _CHUNK = 1 << 15  # elements of one float32 sum
 _READ = 1 << 17  # elements read at once: not so many that the system has to find new memory
 
-Cosines = dict[str, dict[int, tuple[float | None, bool]]]  # parameter -> donor -> what `_judge` asks
+Cosines = dict[
+    str, dict[int, tuple[float | None, bool]]
+]  # parameter -> donor -> what `_judge` asks
 
 
 @dataclass(frozen=True)

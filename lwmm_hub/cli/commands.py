@@ -6,7 +6,6 @@ import itertools
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,10 +114,13 @@ def merge(
         return
     from lwmm_hub.display import merge_rows
     from lwmm_hub.pipeline import merge as run_merge
-    from lwmm_hub.rerunning import merge_recipe
 
-    # without -o the folder is only on the way to the Hub, and stays where the push fails
-    scratch = tempfile.mkdtemp(prefix="lwmm-") if push is not None and folder is None else None
+    scratch = None
+    if push is not None and folder is None:
+        import tempfile
+
+        # the folder is only on the way to the Hub, and stays where the push fails
+        scratch = tempfile.mkdtemp(prefix="lwmm-")
     where = folder or ("merged" if scratch is None else str(Path(scratch) / "merged"))
     approve = None
     try:
@@ -134,6 +136,8 @@ def merge(
                 "approve": approve,
             }  # fmt: skip
             if recipe is not None:
+                from lwmm_hub.rerunning import merge_recipe
+
                 result = merge_recipe(recipe, parents=_parents(parents), tags=tags, **common)
             elif found is not None:
                 result = run_merge(found, tags=tags, **common)

@@ -15,7 +15,6 @@ from lwmm_hub.floats import all_finite, narrow, narrow_fitting, sum_dtype, view,
 from lwmm_hub.merging.positional import read_at
 from lwmm_hub.merging.segments import Ingredient, OpenFiles, Piece, Range, Segment
 
-
 BLOCK = 1 << 17  # elements that are added at once: their floats stay in a core's own cache
 
 
@@ -73,46 +72,34 @@ def _read_all(work: Range, slot: Slot, kitchen: Kitchen) -> list[list[memoryview
     Returns:
         per piece, the anchor's buffer and then the donors', each starting at the piece's bytes.
     """
-    wanted: dict[int, list[tuple[int, int, int]]] = {}  # model -> (file, offset, size)
     direct = all(p.segment.anchor.dtype == p.segment.dtype for p in work.pieces)
-    order: list[list[tuple[int, int]]] = []  # per piece: (model, place among the model's)
+    runs: dict[int, list[list[int]]] = {}  # model -> [file, offset, size] of what lies side by side
+    ends: dict[int, int] = {}  # model -> bytes of it so far
+    places: list[list[tuple[int, int]]] = []  # per piece: (model, where its bytes start)
     for piece in work.pieces:
+        skip, elements = piece.skip, piece.elements
         row = []
-        for part in (piece.segment.anchor, *piece.segment.donors):
-            width = DTYPES[part.dtype][0] // 8
-            mine = wanted.setdefault(part.model, [])
-            row.append((part.model, len(mine)))
-            mine.append((part.file, part.offset + piece.skip * width, piece.elements * width))
-        order.append(row)
-    starts: dict[int, list[int]] = {}
+        for file, offset, dtype, _, model in (piece.segment.anchor, *piece.segment.donors):
+            width = DTYPES[dtype][0] // 8
+            offset, size = offset + skip * width, elements * width
+            mine = runs.setdefault(model, [])
+            at = ends.get(model, 0)
+            row.append((model, at))
+            ends[model] = at + size
+            if mine and mine[-1][0] == file and mine[-1][1] + mine[-1][2] == offset:
+                mine[-1][2] += size
+            else:
+                mine.append([file, offset, size])
+        places.append(row)
     buffers: dict[int, memoryview] = {}
-    for model, items in wanted.items():
-        at, positions = 0, []
-        for _, _, size in items:
-            positions.append(at)
-            at += size
-        starts[model] = positions
-        buffers[model] = slot.result if model == 0 and direct else slot.raw(model, at)
-        _read_runs(items, positions, buffers[model], kitchen.files)
-    return [[buffers[model][starts[model][place] :] for model, place in row] for row in order]
-
-
-def _read_runs(
-    items: Sequence[tuple[int, int, int]],
-    positions: Sequence[int],
-    buffer: memoryview,
-    files: OpenFiles,
-) -> None:
-    run_file, run_from, run_at, run_size = -1, 0, 0, 0
-    for (file, offset, size), at in zip(items, positions, strict=True):
-        if file == run_file and offset == run_from + run_size:
-            run_size += size
-            continue
-        if run_size:
-            read_at(files.descriptors[run_file], buffer[run_at : run_at + run_size], run_from)
-        run_file, run_from, run_at, run_size = file, offset, at, size
-    if run_size:
-        read_at(files.descriptors[run_file], buffer[run_at : run_at + run_size], run_from)
+    for model, mine in runs.items():
+        rest = buffers[model] = (
+            slot.result if model == 0 and direct else slot.raw(model, ends[model])
+        )
+        for file, offset, size in mine:
+            read_at(kitchen.files.descriptors[file], rest[:size], offset)
+            rest = rest[size:]
+    return [[buffers[model][at:] for model, at in row] for row in places]
 
 
 def _merge_piece(piece: Piece, raw: Sequence[memoryview], slot: Slot, kitchen: Kitchen) -> None:
