@@ -21,8 +21,7 @@ from lwmm_hub.key_map import KeyMap, SharedParameter, Source
 
 UNRELATED, WEAK = 0.1, 0.5
 SAMPLE = 32
-_CHUNK = 1 << 15  # elements of one float32 sum
-_READ = 1 << 17  # elements read at once: not so many that the system has to find new memory
+_CHUNK = 1 << 15  # elements; few enough to stay in a core's cache
 
 Cosines = dict[
     str, dict[int, tuple[float | None, bool]]
@@ -204,23 +203,17 @@ def _cosines(
     across, squares = dict.fromkeys(donors, 0.0), dict.fromkeys(donors, 0.0)
     same = dict.fromkeys(donors, True)
     with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, elements, _READ):
-            count = min(_READ, elements - start)
-            mine = _chunks(parameter_values(parameter, checkpoints, 0, start, count))
-            for a in mine:
-                own += _dot(a, a)
+        for start in range(0, elements, _CHUNK):
+            count = min(_CHUNK, elements - start)
+            a = parameter_values(parameter, checkpoints, 0, start, count)
+            own += _dot(a, a)
             for i in donors:
-                theirs = _chunks(parameter_values(parameter, checkpoints, i, start, count))
-                for a, b in zip(mine, theirs, strict=True):
-                    same[i] = same[i] and bool(a[0] == b[0] and np.array_equal(a, b))
-                    across[i] += _dot(a, b)
-                    squares[i] += _dot(b, b)
+                b = parameter_values(parameter, checkpoints, i, start, count)
+                same[i] = same[i] and bool(a[0] == b[0] and np.array_equal(a, b))
+                across[i] += _dot(a, b)
+                squares[i] += _dot(b, b)
     norms = {i: math.sqrt(own) * math.sqrt(squares[i]) for i in donors}
     return {i: (across[i] / norms[i] if norms[i] else None, same[i]) for i in donors}
-
-
-def _chunks(values: Float) -> list[Float]:
-    return [values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK)]
 
 
 def _dot(x: Float, y: Float) -> float:
