@@ -23,6 +23,10 @@ UNRELATED, WEAK = 0.1, 0.5
 SAMPLE = 32
 _CHUNK = 1 << 15  # elements; few enough to stay in a core's cache
 
+Cosines = dict[
+    str, dict[int, tuple[float | None, bool]]
+]  # parameter -> donor -> what `_judge` asks
+
 
 @dataclass(frozen=True)
 class Relatedness:
@@ -60,13 +64,14 @@ def measure_relatedness(
     without such a tensor follows the part before it.
     """
     found = []
+    known: Cosines = {}
     for model in range(1, len(checkpoints)):
         backbone = [part.name for part in key_map.parts if part.backbone]
         groups = [(tuple(backbone), True)] if backbone else []
         groups += [((part.name,), False) for part in key_map.parts if not part.backbone]
         before: Relatedness | None = None
         for names, is_backbone in groups:
-            result = _judge(key_map, checkpoints, model, names, is_backbone)
+            result = _judge(key_map, checkpoints, model, names, is_backbone, known)
             if result is None:
                 continue
             if result.cosine is None and not is_backbone and before and not before.backbone:
@@ -74,18 +79,22 @@ def measure_relatedness(
             before = result
             found.append(result)
             if is_backbone and len(names) > 1 and result.verdict != "unrelated":
-                found += _foreign_parts(key_map, checkpoints, model, names)
+                found += _foreign_parts(key_map, checkpoints, model, names, known)
     return tuple(found)
 
 
 def _foreign_parts(
-    key_map: KeyMap, checkpoints: Sequence[Checkpoint], model: int, names: tuple[str, ...]
+    key_map: KeyMap,
+    checkpoints: Sequence[Checkpoint],
+    model: int,
+    names: tuple[str, ...],
+    known: Cosines,
 ) -> list[Relatedness]:
     """Top-level modules of a guessed backbone that are unrelated on their own: they count as heads.
 
     Where no table says what the backbone is, a module with a plain name may be a decoder.
     """
-    alone = [_judge(key_map, checkpoints, model, (name,), False) for name in names]
+    alone = [_judge(key_map, checkpoints, model, (name,), False, known) for name in names]
     return [
         result
         for result in alone
@@ -142,6 +151,7 @@ def _judge(
     model: int,
     parts: tuple[str, ...],
     backbone: bool,
+    known: Cosines,
 ) -> Relatedness | None:
     shared = [p for p in key_map.shared if p.part in parts and p.sources[model] is not None]
     if not shared:
@@ -149,7 +159,9 @@ def _judge(
     name = " and ".join(parts)
     cosines, identical, unsound = [], True, False
     for parameter in sample([p for p in shared if len(p.shape) >= 2]):
-        cosine, same = _cosine(parameter, checkpoints, model)
+        if parameter.name not in known:  # of all donors, which mostly have one sample
+            known[parameter.name] = _cosines(parameter, checkpoints)
+        cosine, same = known[parameter.name][model]
         if cosine is None:
             continue
         if not math.isfinite(cosine):
@@ -173,32 +185,35 @@ def sample(parameters: Sequence[SharedParameter]) -> list[SharedParameter]:
     return [parameters[round(i * step)] for i in range(SAMPLE)]
 
 
-def _cosine(
-    parameter: SharedParameter, checkpoints: Sequence[Checkpoint], model: int
-) -> tuple[float | None, bool]:
-    """Uncentred cosine of one parameter, None where a norm is zero; and whether bits are equal.
+def _cosines(
+    parameter: SharedParameter, checkpoints: Sequence[Checkpoint]
+) -> dict[int, tuple[float | None, bool]]:
+    """Per donor that has it, the uncentred cosine of one parameter with the anchor's, None where a
+    norm is zero; and whether bits are equal.
 
-    NaN where a model has NaN or infinity.
+    NaN where a model has NaN or infinity. The anchor's values are read once for all donors.
 
     Sums of float32 products are made per 32,768 elements and added in double precision. The
     constant part of normalisation layers cannot blur it, since only tensors of at least two
     dimensions are asked.
-    """
+    """  # noqa: D205
+    donors = [i for i, source in enumerate(parameter.sources) if i and source is not None]
     elements = math.prod(parameter.shape)
-    products = [0.0, 0.0, 0.0]
-    same = True
+    own = 0.0
+    across, squares = dict.fromkeys(donors, 0.0), dict.fromkeys(donors, 0.0)
+    same = dict.fromkeys(donors, True)
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, elements, _CHUNK):
             count = min(_CHUNK, elements - start)
             a = parameter_values(parameter, checkpoints, 0, start, count)
-            b = parameter_values(parameter, checkpoints, model, start, count)
-            same = same and bool(a[0] == b[0] and np.array_equal(a, b))
-            for i, (x, y) in enumerate(((a, b), (a, a), (b, b))):
-                products[i] += _dot(x, y)
-    norm = math.sqrt(products[1]) * math.sqrt(products[2])
-    if not norm:
-        return None, same
-    return products[0] / norm, same
+            own += _dot(a, a)
+            for i in donors:
+                b = parameter_values(parameter, checkpoints, i, start, count)
+                same[i] = same[i] and bool(a[0] == b[0] and np.array_equal(a, b))
+                across[i] += _dot(a, b)
+                squares[i] += _dot(b, b)
+    norms = {i: math.sqrt(own) * math.sqrt(squares[i]) for i in donors}
+    return {i: (across[i] / norms[i] if norms[i] else None, same[i]) for i in donors}
 
 
 def _dot(x: Float, y: Float) -> float:

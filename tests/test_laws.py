@@ -38,7 +38,7 @@ from oracle import (
 import lwmm_hub as lw
 from lwmm_hub.checkpoint.safetensors import write_header
 from lwmm_hub.errors import RecipeError
-from lwmm_hub.merging import TargetFile, merge_files, output_tensors
+from lwmm_hub.merging import TargetFile, arithmetic, merge_files, output_tensors
 from lwmm_hub.planning import MergedTensor
 from lwmm_hub.schedule import SCHEDULES, WITHOUT_EFFECT
 from lwmm_hub.writing import write_weights
@@ -207,6 +207,22 @@ def test_the_result_depends_on_neither_threads_nor_chunks(
     assert hashlib.sha256(expected).hexdigest() == digest
     for threads, chunk in itertools.product((1, 2, 3, 4), (4096, 64 * 1024, 1 << 20)):
         assert merged_bytes(plan, checkpoints, threads, chunk) == (expected, digest)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("block", [97, 4096])
+def test_nor_on_how_many_elements_are_added_at_once(
+    block: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spelt = (spell(segformer_transformers_old(TINY), values) for values in relatives(3, size=TINY))
+    paths = [
+        save(tmp_path / f"{i}.safetensors", cast(values, dtype)) for i, values in enumerate(spelt)
+    ]
+    checkpoints = [lw.resolve(str(path)) for path in paths]
+    plan = lw.plan_merge(lw.match(*checkpoints), checkpoints)
+    expected = merged_bytes(plan, checkpoints, 1, None)
+    monkeypatch.setattr(arithmetic, "BLOCK", block)  # 131 072 is more than these tensors have
+    assert merged_bytes(plan, checkpoints, 2, None) == expected
 
 
 @settings(SLOW, max_examples=15)

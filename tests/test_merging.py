@@ -258,6 +258,23 @@ def test_a_parent_that_is_not_finite_is_named(
     assert np.isfinite(np.delete(found.astype(np.float64), 2)).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("block", [5, 13])
+def test_what_is_wrong_is_named_in_whatever_block_it_lies(
+    block: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging.arithmetic, "BLOCK", block)
+    models = [{k: v.astype(DTYPES[dtype]) for k, v in net(seed).items()} for seed in (1, 2)]
+    models[1]["backbone.1.weight"].flat[60] = np.nan
+    with pytest.raises(MergeError, match=r"model1 has NaN in backbone\.1\.weight"):
+        merge(tmp_path, *models)
+    models[1]["backbone.1.weight"].flat[60] = 0
+    models = [{k: v.astype(np.float32) for k, v in model.items()} for model in models]
+    models[0]["backbone.2.weight"].flat[40] = 1e6
+    with pytest.raises(MergeError, match=r"backbone\.2\.weight has .* too large for float16"):
+        merge(tmp_path, *models, dtype="float16")
+
+
 def test_nan_in_a_tensor_that_only_the_anchor_has(tmp_path: Path) -> None:
     own = np.array([1, np.nan], np.float32)
     with pytest.raises(MergeError, match=r"model0 has NaN in head\.own"):
@@ -716,6 +733,15 @@ def test_every_float16_is_widened_as_numpy_does(which: str) -> None:
     assert bits(wide) == bits(halves.astype(np.float64))
 
 
+@pytest.mark.parametrize("beside", [1.0, -65504.0, -0.0, 2.0**-24])
+def test_every_float16_that_is_not_finite_is_seen_beside_finite_ones(beside: float) -> None:
+    for half in every_half()[~np.isfinite(every_half())]:
+        pair = np.array([beside, half], np.float16)
+        found = floats.widen(pair, "F16", np.empty(2, np.float32))
+        with np.errstate(invalid="ignore"):
+            assert bits(found) == bits(pair.astype(np.float32))
+
+
 def test_every_bfloat16_is_widened_by_sixteen_zero_bits() -> None:
     codes = np.arange(1 << 16, dtype=np.uint32)
     codes = codes[(codes & 0x7FFF) <= 0x7F80]  # not NaN, whose payload is free
@@ -739,6 +765,22 @@ def test_float16_is_rounded_as_numpy_does_at_every_tie() -> None:
     out = np.empty(len(values), np.float16)
     assert floats.narrow(values, "F16", out)
     assert bits(out) == bits(values.astype(np.float16))
+
+
+def test_float16_is_rounded_the_same_in_room_that_is_given() -> None:
+    values = around(every_half())
+    expected = values.astype(np.float16)
+    out = np.empty(len(values), np.float16)
+    assert floats.narrow_fitting(values, "F16", out, np.empty(len(values), np.uint32))
+    assert bits(out) == bits(expected)
+
+
+@pytest.mark.parametrize("extreme", [65520.0, -65520.0, np.inf, -np.inf, np.nan, -np.nan])
+def test_float16_that_does_not_fit_leaves_the_values_alone(extreme: float) -> None:
+    values = np.array([1.0, extreme, 1e-6], np.float32)
+    before, out, room = bits(values), np.empty(3, np.float16), np.empty(3, np.uint32)
+    assert not floats.narrow_fitting(values, "F16", out, room)
+    assert bits(values) == before
 
 
 @settings(deadline=None, max_examples=60)

@@ -213,9 +213,11 @@ def redact(text: str) -> str:
 
 def _as_read(text: str) -> str:
     """Markdown as its reader sees it: entities and backslash escapes resolved."""
-    from html import unescape
+    if "&" in text:
+        from html import unescape
 
-    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", unescape(text))
+        text = unescape(text)
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
 
 
 @cache

@@ -35,6 +35,7 @@ DTYPES: dict[str, tuple[int, str]] = {
 }
 DTYPE_CODES = {name: code for code, (_, name) in DTYPES.items()}
 MERGEABLE = frozenset({"F64", "F32", "F16", "BF16"})
+_AT_ONCE = 1 << 20  # bytes that one call reads whole, in half the time of opening a file object
 
 
 def dtype_name(code: str) -> str:
@@ -88,9 +89,16 @@ class LocalFile:
         Raises:
             CheckpointError: the file ends before.
         """
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(length)
+        if hasattr(os, "pread") and length <= _AT_ONCE:
+            descriptor = os.open(self.path, open_flags())
+            try:
+                data = os.pread(descriptor, length, offset)
+            finally:
+                os.close(descriptor)
+        else:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(length)
         if len(data) != length:
             raise CheckpointError(
                 f"{self.name} ends at byte {self.size}, but bytes {offset} to {offset + length} "

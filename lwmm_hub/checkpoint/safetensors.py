@@ -128,27 +128,35 @@ def _parse_header(name: str, text: bytes) -> dict[str, Any]:
 
 def _check_entry(name: str, key: str, value: Any) -> tuple[str, tuple[int, ...], int, int]:
     """(dtype, shape, start, stop) of one header entry, relative to the data."""
+    flaw = _flaw(key, value)
+    if flaw is not None:
+        raise CheckpointError(f"{_damaged(name)}: {_short(key)} {flaw}. {_AGAIN}")
+    start, stop = value["data_offsets"]
+    return value["dtype"], tuple(value["shape"]), start, stop
 
-    def refuse(why: str) -> CheckpointError:
-        return CheckpointError(f"{_damaged(name)}: {_short(key)} {why}. {_AGAIN}")
 
+def _flaw(key: str, value: Any) -> str | None:
+    """What is wrong with one header entry."""
     if not key.isascii() and any("\ud800" <= letter <= "\udfff" for letter in key):
-        raise refuse("is no text")  # half of a surrogate pair, which cannot be written again
+        return "is no text"  # half of a surrogate pair, which cannot be written again
     if not isinstance(value, dict):
-        raise refuse("has no description")
+        return "has no description"
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise refuse(f"has the unknown dtype {_short(dtype)}")
+        return f"has the unknown dtype {_short(dtype)}"
     if not _are_sizes(shape) or len(shape) > 64:
-        raise refuse(f"has the impossible shape {_short(shape)}")
+        return f"has the impossible shape {_short(shape)}"
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise refuse(f"has the impossible offsets {_short(offsets)}")
-    if offsets[1] - offsets[0] != tensor_bytes(dtype, tuple(shape)):
-        raise refuse(
-            f"has {offsets[1] - offsets[0]} bytes, which are not what {dtype} {_short(shape)} takes"
-        )
-    return dtype, tuple(shape), offsets[0], offsets[1]
+        return f"has the impossible offsets {_short(offsets)}"
+    size = offsets[1] - offsets[0]
+    if size != tensor_bytes(dtype, tuple(shape)):
+        return f"has {size} bytes, which are not what {dtype} {_short(shape)} takes"
+    return None
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
+    if not isinstance(value, list):
+        return False
+    return not value or (
+        set(map(type, value)) == {int} and min(value) >= 0 and max(value) < 1 << 63
+    )

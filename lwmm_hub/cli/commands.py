@@ -6,7 +6,6 @@ import itertools
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,10 +124,13 @@ def merge(
         return
     from lwmm_hub.display import merge_rows
     from lwmm_hub.pipeline import merge as run_merge
-    from lwmm_hub.rerunning import merge_recipe
 
     # without -o the folder is only on the way to the Hub, and stays where the push fails
-    scratch = tempfile.mkdtemp(prefix="lwmm-") if push is not None and folder is None else None
+    scratch = None
+    if push is not None and folder is None:
+        import tempfile
+
+        scratch = tempfile.mkdtemp(prefix="lwmm-")
     where = folder
     if where is None:
         where = "merged" if scratch is None else str(Path(scratch) / "merged")
@@ -146,6 +148,8 @@ def merge(
                 "approve": approve,
             }  # fmt: skip
             if recipe is not None:
+                from lwmm_hub.rerunning import merge_recipe
+
                 result = merge_recipe(recipe, parents=parents_of(parents), tags=tags, **common)
             elif found is not None:
                 result = run_merge(found, tags=tags, **common)

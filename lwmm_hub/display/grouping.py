@@ -52,13 +52,10 @@ def layer_groups(plan: Mapping[str, Any]) -> list[LayerGroup]:
         modules.setdefault(str(entry.get("key") or entry["name"]).rpartition(".")[0], set()).add(
             name
         )
-    of_prefix: dict[str, set[str]] = {}
-    for module, names in modules.items():
-        for prefix in _prefixes(module):
-            of_prefix.setdefault(prefix, set()).update(names)
+    of_prefix: dict[str, set[str]] = {}  # made where asked for: few keys are kept of most models
     for entry in plan.get("kept") or []:
         key = str(entry["key"])
-        name = _group_of_kept(key, of_prefix)
+        name = _group_of_kept(key, modules, of_prefix)
         group = groups.setdefault(name, LayerGroup(name))
         group.kept[str(entry.get("reason", ""))] += 1
     return sorted(groups.values(), key=lambda g: min(g.layers, default=len(plan.get("layers", []))))
@@ -70,11 +67,16 @@ def _prefixes(module: str) -> list[str]:
     return list(accumulate(parts, "{}.{}".format))
 
 
-def _group_of_kept(key: str, of_prefix: Mapping[str, set[str]]) -> str:
+def _group_of_kept(
+    key: str, modules: Mapping[str, set[str]], of_prefix: dict[str, set[str]]
+) -> str:
     """The group of the merged keys around `key`, else the group its own name says."""
     module = key.rpartition(".")[0]
     for prefix in reversed(_prefixes(module)):
-        found = of_prefix.get(prefix, set())
+        if prefix not in of_prefix:
+            inside = (names for m, names in modules.items() if f"{m}.".startswith(f"{prefix}."))
+            of_prefix[prefix] = set().union(*inside)
+        found = of_prefix[prefix]
         if len(found) == 1:
             return next(iter(found))
         if found:

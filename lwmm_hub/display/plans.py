@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from lwmm_hub.display.grouping import group_name
 from lwmm_hub.display.ramp import ramp_svg
-from lwmm_hub.display.text import one_line, size
+from lwmm_hub.display.text import escape, one_line, size
 
 _BAR = "▏▎▍▌▋▊▉█"
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import groupby
 from typing import Any
 
-from lwmm_hub.display.text import one_line
+from lwmm_hub.display.text import escape, one_line
 
 COLOURS = (
     ("#0b62b0", "#58a9f5"),

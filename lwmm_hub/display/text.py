@@ -26,6 +26,17 @@ def visible(character: str, keep: str = "") -> str:
     return "" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn") else character
 
 
+def escape(text: str) -> str:
+    """`text` for HTML and SVG, as `html.escape` gives it: that module knows 2231 names by heart.
+
+    >>> escape("a < 'b' & c")
+    'a &lt; &#x27;b&#x27; &amp; c'
+    """
+    for sign, name in (("&", "amp"), ("<", "lt"), (">", "gt"), ('"', "quot"), ("'", "#x27")):
+        text = text.replace(sign, f"&{name};")
+    return text
+
+
 def size(number: float) -> str:
     """A number of bytes.
 

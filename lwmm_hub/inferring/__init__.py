@@ -5,15 +5,10 @@ Tensors of at least two dimensions are compared with each other; the rest follow
 
 from __future__ import annotations
 
-from lwmm_hub.inferring.comparing import CHANCE, MARGIN, THRESHOLD, needed_cosine
 from lwmm_hub.inferring.matching_values import Inferred, infer_pairs, match_by
 
 __all__ = [
-    "CHANCE",
-    "MARGIN",
-    "THRESHOLD",
     "Inferred",
     "infer_pairs",
     "match_by",
-    "needed_cosine",
 ]

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import UnrelatedModelsError, UsageError
-from lwmm_hub.inferring.comparing import assign, centred_cosines, needed_cosine
-from lwmm_hub.inferring.following import follow
 from lwmm_hub.key_map import MATCH, DepthOrder, KeyMap, OpenKeys, ValuePair, match_keys
 from lwmm_hub.matching import match
 
@@ -129,6 +127,8 @@ def infer_pairs(checkpoints: Sequence[Checkpoint]) -> Inferred:
     Tensors of at least two dimensions are matched by the optimal assignment of their centred
     cosines, shape by shape; the others follow their module. Deterministic.
     """
+    from lwmm_hub.inferring.following import follow  # here, since few merges ask for it
+
     entries = [checkpoint.entries for checkpoint in checkpoints]
     labels = [checkpoint.label for checkpoint in checkpoints]
     by_name = match_keys(entries, labels, lambda: DepthOrder("", {}))
@@ -157,6 +157,8 @@ def _compare(
     anchor: Checkpoint, donor: Checkpoint, open_keys: OpenKeys
 ) -> tuple[dict[str, tuple[str, float]], list[str]]:
     """The anchor's key -> the donor's and their cosine; and the anchor's keys that are unsure."""
+    from lwmm_hub.inferring.comparing import assign, centred_cosines, needed_cosine
+
     shapes: dict[tuple[int, ...], tuple[list[str], list[str]]] = {}
     for side, (keys, entries) in enumerate(
         ((open_keys.anchor, anchor.entries), (open_keys.donor, donor.entries))

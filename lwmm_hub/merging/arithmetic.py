@@ -13,7 +13,9 @@ from lwmm_hub.checkpoint import DTYPES, MERGEABLE
 from lwmm_hub.errors import MergeError
 from lwmm_hub.floats import all_finite, narrow, narrow_fitting, sum_dtype, view, widen
 from lwmm_hub.merging.positional import read_at
-from lwmm_hub.merging.segments import OpenFiles, Piece, Range, Segment
+from lwmm_hub.merging.segments import Ingredient, OpenFiles, Piece, Range, Segment
+
+BLOCK = 1 << 17  # elements added at once: half a MiB of floats; far fewer cost more in calls
 
 
 class Slot:
@@ -25,7 +27,7 @@ class Slot:
     def __init__(self, chunk: int, models: int) -> None:
         self.result = memoryview(b"")
         self._raw: list[memoryview | None] = [None] * models
-        self._scratch: list[NDArray[np.float64] | None] = [None] * 3
+        self._scratch = [np.empty(BLOCK, np.float64) for _ in range(3)]
         self._chunk = chunk
 
     def raw(self, model: int, size: int) -> memoryview:
@@ -36,12 +38,8 @@ class Slot:
         return found
 
     def scratch(self, which: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Room for `count` floats."""
-        found = self._scratch[which]
-        need = -(-count * dtype.itemsize // 8)
-        if found is None or len(found) < need:
-            found = self._scratch[which] = np.empty(max(need, self._chunk // 8), np.float64)
-        return found.view(dtype)[:count]
+        """Room for `count` numbers, at most `BLOCK`."""
+        return self._scratch[which].view(dtype)[:count]
 
 
 @dataclass(frozen=True)
@@ -74,107 +72,110 @@ def _read_all(work: Range, slot: Slot, kitchen: Kitchen) -> list[list[memoryview
     Returns:
         per piece, the anchor's buffer and then the donors', each starting at the piece's bytes.
     """
-    wanted: dict[int, list[tuple[int, int, int]]] = {}  # model -> (file, offset, size)
     direct = all(p.segment.anchor.dtype == p.segment.dtype for p in work.pieces)
-    order: list[list[tuple[int, int]]] = []  # per piece: (model, place among the model's)
+    runs: dict[int, list[list[int]]] = {}  # model -> [file, offset, size] of what lies side by side
+    ends: dict[int, int] = {}  # model -> bytes of it so far
+    places: list[list[tuple[int, int]]] = []  # per piece: (model, where its bytes start)
     for piece in work.pieces:
+        skip, elements = piece.skip, piece.elements
         row = []
-        for part in (piece.segment.anchor, *piece.segment.donors):
-            width = DTYPES[part.dtype][0] // 8
-            mine = wanted.setdefault(part.model, [])
-            row.append((part.model, len(mine)))
-            mine.append((part.file, part.offset + piece.skip * width, piece.elements * width))
-        order.append(row)
-    starts: dict[int, list[int]] = {}
+        for file, offset, dtype, _, model in (piece.segment.anchor, *piece.segment.donors):
+            width = DTYPES[dtype][0] // 8
+            offset, size = offset + skip * width, elements * width
+            mine = runs.setdefault(model, [])
+            at = ends.get(model, 0)
+            row.append((model, at))
+            ends[model] = at + size
+            if mine and mine[-1][0] == file and mine[-1][1] + mine[-1][2] == offset:
+                mine[-1][2] += size
+            else:
+                mine.append([file, offset, size])
+        places.append(row)
     buffers: dict[int, memoryview] = {}
-    for model, items in wanted.items():
-        at, positions = 0, []
-        for _, _, size in items:
-            positions.append(at)
-            at += size
-        starts[model] = positions
-        buffers[model] = slot.result if model == 0 and direct else slot.raw(model, at)
-        _read_runs(items, positions, buffers[model], kitchen.files)
-    return [[buffers[model][starts[model][place] :] for model, place in row] for row in order]
-
-
-def _read_runs(
-    items: Sequence[tuple[int, int, int]],
-    positions: Sequence[int],
-    buffer: memoryview,
-    files: OpenFiles,
-) -> None:
-    run_file, run_from, run_at, run_size = -1, 0, 0, 0
-    for (file, offset, size), at in zip(items, positions, strict=True):
-        if file == run_file and offset == run_from + run_size:
-            run_size += size
-            continue
-        if run_size:
-            read_at(files.descriptors[run_file], buffer[run_at : run_at + run_size], run_from)
-        run_file, run_from, run_at, run_size = file, offset, at, size
-    if run_size:
-        read_at(files.descriptors[run_file], buffer[run_at : run_at + run_size], run_from)
+    for model, mine in runs.items():
+        rest = buffers[model] = (
+            slot.result if model == 0 and direct else slot.raw(model, ends[model])
+        )
+        for file, offset, size in mine:
+            read_at(kitchen.files.descriptors[file], rest[:size], offset)
+            rest = rest[size:]
+    return [[buffers[model][at:] for model, at in row] for row in places]
 
 
 def _merge_piece(piece: Piece, raw: Sequence[memoryview], slot: Slot, kitchen: Kitchen) -> None:
-    """Make one piece of the result from the models' bytes."""
+    """Make one piece of the result from the models' bytes, block by block."""
     segment, count = piece.segment, piece.elements
-    stored = segment.anchor.dtype
-    if stored not in MERGEABLE:
-        if raw[0].obj is not slot.result.obj:
-            size = count * DTYPES[stored][0] // 8
+    own, donors = segment.anchor, segment.donors
+    in_place = raw[0].obj is slot.result.obj
+    if own.dtype not in MERGEABLE:
+        if not in_place:
+            size = count * DTYPES[own.dtype][0] // 8
             slot.result[piece.at : piece.at + size] = raw[0][:size]
         return
     out = view(slot.result, segment.dtype, count, piece.at)
-    real = sum_dtype({stored, segment.dtype, *(d.dtype for d in segment.donors)})
-    mine = _floats(raw[0], stored, count, real, slot, 0)
-    if segment.computed is not None:
-        mine = segment.computed[piece.skip : piece.skip + count].astype(real)
-    elif segment.donors:
-        mine = _weighted(mine, segment, raw, real, slot, kitchen)
-    as_it_is = not segment.donors and segment.computed is None and stored == segment.dtype
-    if not as_it_is and narrow_fitting(mine, segment.dtype, out):
-        return
-    if not kitchen.allow_nonfinite and not all_finite(mine):
-        mine = _explain_nonfinite(mine, segment, piece, real, kitchen)
-    if as_it_is:
-        if raw[0].obj is not slot.result.obj:
-            np.copyto(out, view(raw[0], stored, count))
-        return
+    stored = [view(data, part.dtype, count) for part, data in zip((own, *donors), raw, strict=True)]
+    as_it_is = not donors and segment.computed is None and own.dtype == segment.dtype
+    if as_it_is and not in_place:
+        np.copyto(out, stored[0])
+    real = sum_dtype({own.dtype, segment.dtype, *(d.dtype for d in donors)})
+    for start in range(0, count, BLOCK):
+        here = slice(start, min(start + BLOCK, count))
+        mine = _floats(stored[0][here], own.dtype, real, slot, 0)
+        if segment.computed is not None:
+            skip = piece.skip
+            mine = segment.computed[skip + here.start : skip + here.stop].astype(real)
+        elif donors:
+            theirs = [values[here] for values in stored[1:]]
+            mine = _weighted(mine, theirs, donors, real, slot, kitchen.allow_nonfinite)
+        room = slot.scratch(1, len(mine), np.dtype(np.uint32))  # what it held is in `mine` now
+        if not as_it_is and narrow_fitting(mine, segment.dtype, out[here], room):
+            continue
+        if not kitchen.allow_nonfinite and not all_finite(mine):
+            block = Piece(segment, piece.skip + start, len(mine), piece.at)
+            mine = _explain_nonfinite(mine, block, real, kitchen)
+        if not as_it_is:
+            _store(mine, out[here], segment, piece.skip + start)
+
+
+def _store(mine: NDArray[Any], out: NDArray[Any], segment: Segment, skip: int) -> None:
+    """Round values into the result.
+
+    Raises:
+        MergeError: one is too large for the output's dtype.
+    """
     if segment.dtype in {"F32", "F64"} and mine.dtype == out.dtype:
         if not np.may_share_memory(mine, out):
             np.copyto(out, mine)
     elif not narrow(mine, segment.dtype, out):
         at = int(np.argmin(np.isfinite(out) | ~np.isfinite(mine)))
         raise MergeError(
-            f"{segment.key(piece.skip + at)} has a merged value that is too large for "
+            f"{segment.key(skip + at)} has a merged value that is too large for "
             f"{DTYPES[segment.dtype][1]}. Pass --dtype float32 (or bfloat16)."
         )
 
 
 def _floats(
-    raw: memoryview, dtype: str, count: int, real: np.dtype[Any], slot: Slot, which: int
+    stored: NDArray[Any], dtype: str, real: np.dtype[Any], slot: Slot, which: int
 ) -> NDArray[Any]:
-    """A model's elements as `real`: a view of its bytes where they are stored so."""
-    stored = view(raw, dtype, count)
+    """A model's elements as `real`: themselves where they are stored so."""
     if stored.dtype == real:
         return stored
-    return widen(stored, dtype, slot.scratch(which, count, real))
+    return widen(stored, dtype, slot.scratch(which, len(stored), real))
 
 
 def _weighted(
     mine: NDArray[Any],
-    segment: Segment,
-    raw: Sequence[memoryview],
+    stored: Sequence[NDArray[Any]],
+    donors: Sequence[Ingredient],
     real: np.dtype[Any],
     slot: Slot,
-    kitchen: Kitchen,
+    allow_nonfinite: bool,
 ) -> NDArray[Any]:
     """theta_anchor - sum of H_i (theta_anchor - theta_i), in place of the anchor's elements."""
     total: NDArray[Any] | None = None
-    for donor, data in zip(segment.donors, raw[1:], strict=True):
-        theirs = _floats(data, donor.dtype, len(mine), real, slot, 1 if total is None else 2)
-        equal = kitchen.allow_nonfinite and mine == theirs
+    for donor, elements in zip(donors, stored, strict=True):
+        theirs = _floats(elements, donor.dtype, real, slot, 1 if total is None else 2)
+        equal = allow_nonfinite and mine == theirs
         np.subtract(mine, theirs, out=theirs)
         if equal is not False:  # infinity - infinity is no difference
             theirs[equal] = 0
@@ -189,7 +190,7 @@ def _weighted(
 
 
 def _explain_nonfinite(
-    made: NDArray[Any], segment: Segment, piece: Piece, real: np.dtype[Any], kitchen: Kitchen
+    made: NDArray[Any], piece: Piece, real: np.dtype[Any], kitchen: Kitchen
 ) -> NDArray[Any]:
     """Name the parent that has NaN or infinity; where none has, a difference overflowed.
 
@@ -199,7 +200,7 @@ def _explain_nonfinite(
     Raises:
         MergeError: which parent, which tensor.
     """
-    values = []
+    segment, values = piece.segment, []
     for part in (segment.anchor, *segment.donors):
         width = DTYPES[part.dtype][0] // 8
         buffer = memoryview(bytearray(piece.elements * width))

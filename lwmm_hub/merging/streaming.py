@@ -7,9 +7,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 from lwmm_hub.checkpoint import Checkpoint
@@ -70,17 +71,16 @@ def merge_files(
         files = OpenFiles(checkpoints, stack)
         kitchen = Kitchen(files, [c.label for c in checkpoints], plan.options.allow_nonfinite)
         local = threading.local()
-        pool = stack.enter_context(_workers(workers))
-        free = deque(memoryview(bytearray(size)) for _ in range(in_flight))
 
-        def make(work: Range, room: memoryview, descriptor: int) -> memoryview:
+        def make(task: _Task) -> None:
             if not hasattr(local, "slot"):
                 local.slot = Slot(size, models)
-            local.slot.result = room
-            made = make_range(work, local.slot, kitchen)
-            write_at(descriptor, made, work.offset)
-            return made
+            local.slot.result = task.room
+            task.made = make_range(task.work, local.slot, kitchen)
+            write_at(task.descriptor, task.made, task.work.offset)
 
+        give = stack.enter_context(_workers(workers, make))
+        free = deque(memoryview(bytearray(size)) for _ in range(in_flight))
         hashes = []
         for target in targets:
             digest = hashlib.sha256(target.header)
@@ -91,35 +91,72 @@ def merge_files(
                 for tensor in target.tensors
                 for segment in segments_of(tensor, by_key.get(tensor.key, ()), files, moments)
             )
-            pending: deque[tuple[Future[memoryview], memoryview]] = deque()
+            pending: deque[_Task] = deque()
 
-            def finish(
-                pending: deque[tuple[Future[memoryview], memoryview]] = pending,
-                digest: Any = digest,
-            ) -> None:
-                future, room = pending.popleft()
-                made = future.result()
+            def finish(pending: deque[_Task] = pending, digest: Any = digest) -> None:
+                task = pending.popleft()
+                made = task.wait()
                 digest.update(made)
-                free.append(room)
+                free.append(task.room)
                 if progress is not None:
                     progress(len(made))
 
             for work in cut(segments, len(target.header), size):
                 if not free:
                     finish()
-                room = free.popleft()
-                pending.append((pool.submit(make, work, room, target.descriptor), room))
+                pending.append(_Task(work, free.popleft(), target.descriptor))
+                give(pending[-1])
             while pending:
                 finish()
             hashes.append(digest.hexdigest())
     return hashes
 
 
+class _Task:
+    """A range to make in `room` and to write; the caller waits for it.
+
+    As a future of `concurrent.futures`, which takes longer to hand over than a small range to make.
+    """
+
+    def __init__(self, work: Range, room: memoryview, descriptor: int) -> None:
+        self.work, self.room, self.descriptor = work, room, descriptor
+        self.made = room[:0]
+        self.error: BaseException | None = None
+        self.done = threading.Lock()  # held until it is
+        self.done.acquire()
+
+    def wait(self) -> memoryview:
+        """What was made, or the error it ended with."""
+        self.done.acquire()
+        if self.error is not None:
+            raise self.error
+        return self.made
+
+
 @contextmanager
-def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that stop at once when the caller fails or is interrupted."""
-    pool = ThreadPoolExecutor(count, thread_name_prefix="lwmm-merge")
+def _workers(count: int, make: Callable[[_Task], None]) -> Iterator[Callable[[_Task], None]]:
+    """Threads that take tasks in turn, and stop at once where the caller fails."""
+    tasks: SimpleQueue[_Task | None] = SimpleQueue()
+
+    def run() -> None:
+        while (task := tasks.get()) is not None:
+            try:
+                make(task)
+            except BaseException as error:  # noqa: BLE001  raised where it is waited for
+                task.error = error
+            task.done.release()
+
+    threads = [Thread(target=run, name="lwmm-merge", daemon=True) for _ in range(count)]
     try:
-        yield pool
+        for thread in threads:
+            thread.start()
+        yield tasks.put
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                tasks.get_nowait()
+        for _ in threads:
+            tasks.put(None)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()

@@ -339,8 +339,7 @@ def _cost(
     for tensor in merged:
         for i, source in enumerate(tensor.sources):
             if i and source is not None and tensor.weights[i]:
-                dtype = checkpoints[i].entries[source.key].dtype
-                read += tensor_bytes(dtype, tensor.shape)
+                read += checkpoints[i].entries[source.key].size // source.parts
     download = sum(c.facts.download_bytes for c in checkpoints)
     return Cost(read, written_bytes(anchor, options), download)
 

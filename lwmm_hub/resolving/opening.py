@@ -201,10 +201,8 @@ def _refuse_pointer(reader: ByteReader) -> None:
 def _choose_copy(opened: OpenedFiles, label: str, weights: str) -> OpenedFiles:
     """Keep the wanted copy where a file holds several; strip its prefix, list the others."""
     others = {name: prefix for name, prefix in COPIES.items() if name != "student"}
-    there = {
-        name: any(key.startswith(prefix) for key in opened.entries)
-        for name, prefix in COPIES.items()
-    }
+    outermost = {key.partition(".")[0] for key in opened.entries if "." in key}
+    there = {name: prefix[:-1] in outermost for name, prefix in COPIES.items()}
     # a checkpoint that was trimmed to its student, as against a model with an attribute `model`
     trimmed = opened.format == "pytorch" and all(
         any(key.startswith(COPIES["student"] + part) for key in opened.entries)

@@ -10,9 +10,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.errors import OutputError
@@ -168,13 +168,22 @@ def _make_locked(output: Path, folders: list[Path]) -> int | None:
 
 def start_sync(paths: Sequence[Path]) -> Callable[[], None]:
     """Sync files in a thread, so that the disk works while the card is rendered; call to wait."""
-    pool = ThreadPoolExecutor(1)
-    jobs = [pool.submit(_sync, path) for path in paths]
+    failed: list[OSError] = []
+
+    def sync() -> None:
+        try:
+            for path in paths:
+                _sync(path)
+        except OSError as error:
+            failed.append(error)
+
+    thread = Thread(target=sync)
+    thread.start()
 
     def wait() -> None:
-        for job in jobs:
-            job.result()
-        pool.shutdown()
+        thread.join()
+        if failed:
+            raise failed[0]
 
     return wait
 
