@@ -8,6 +8,7 @@ from typing import Any
 
 Line = Mapping[str, Any]
 DEFAULT = "fit (default)"
+ADAPTED = ("anchor adapted, all parameters", "anchor adapted, norms")
 ORDER = ("anchor", "donor", "donor 1", "donor 2", "ensemble", "isotropic", "ramp", DEFAULT)
 
 HEAD = """# Fitted layer weights: what was measured
@@ -87,7 +88,32 @@ def _summary(lines: Sequence[Line], worlds: Sequence[str]) -> str:
             " Without the runs whose truth was looked at to choose the defaults (marked *) it "
             f"beats {_counted(unseen)}."
         )
+    words += _rival(lines)
     return f"## In short\n\n{words}\n\n{_markdown([head, *cells])}\n"
+
+
+def _rival(lines: Sequence[Line]) -> str:
+    """The fit beside the anchor trained on the same images, a sentence for each kind of data."""
+    scores = {(line["world"], line["seed"], line["name"]): line["miou"] for line in lines}
+    sentences = []
+    for kind in dict.fromkeys(line["world"].partition(" ")[0] for line in lines):
+        runs = [
+            (world, seed)
+            for world, seed, name in scores
+            if name == ADAPTED[0] and world.startswith(kind) and (world, seed, ADAPTED[1]) in scores
+        ]
+        if runs:
+            whole, norms, fitted, ramp = (
+                mean(scores[world, seed, name] for world, seed in runs)
+                for name in (*ADAPTED, DEFAULT, "ramp")
+            )
+            sentences.append(
+                f" On {kind} the anchor itself, adapted on the same images with the same teacher, "
+                f"scores {whole:.2f} with all its parameters and {norms:.2f} with its norms alone, "
+                f"the fitted merge {fitted:.2f}, the ramp {ramp:.2f} (means of {len(runs)} "
+                f"run{'s' if len(runs) > 1 else ''})."
+            )
+    return "".join(sentences)
 
 
 def _looked_at(world: str, seed: int) -> bool:

@@ -286,11 +286,14 @@ def main() -> None:
     else:
         from report import results
 
-        lines = [
-            {k: v for k, v in line.items() if k != "rows"}
+        found = {
+            (line["world"], line["seed"], line["name"]): {
+                k: v for k, v in line.items() if k != "rows"
+            }
             for file in arguments.log
             for line in Log(file).lines
-        ]
+        }
+        lines = list(found.values())
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (HERE / "results.jsonl").write_text(text, encoding="utf-8")
         (HERE / "RESULTS.md").write_text(results(lines), encoding="utf-8")
