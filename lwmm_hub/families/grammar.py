@@ -6,13 +6,13 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _FIELD = re.compile(r"\{(?:(?P<from>\d+)-)?(?P<name>[a-z]+)(?:\+(?P<plus>\d+))?\}")
 _NUMBER = re.compile(r"\d+")
 
 
-@dataclass(frozen=True)
-class KeyRule:
+class KeyRule(NamedTuple):
     """`source` as a dialect spells it, `targets` as we do. A table read both ways, written once.
 
     `{s}` stands for a number, `{s+1}` and `{3-s}` for that number shifted or reversed, `*` for the
@@ -66,8 +66,7 @@ def normed(*convolutions: str, below: str = "") -> tuple[str, ...]:
     return tuple(f"{below}{n}.{m}" for n in convolutions for m in ("convolution", "normalization"))
 
 
-@dataclass(frozen=True)
-class Repeat:
+class Repeat(NamedTuple):
     """A numbered group of layers, e.g. `Repeat("stages.{}", (...))`, inside the depth order."""
 
     prefix: str
