@@ -120,7 +120,7 @@ def _alone(plan: MergePlan, model: int) -> MergePlan:
     for tensor in plan.merged:
         chosen = model if tensor.sources[model] is not None else 0
         weights = tuple(float(i == chosen) for i in range(count))
-        merged.append(tensor._replace(weights=weights))
+        merged.append(replace(tensor, weights=weights))
     options = replace(plan.options, dtype="float32", output_format="safetensors")
     return replace(plan, merged=tuple(merged), options=options)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lwmm_hub.display import plan_html, plan_text
 from lwmm_hub.errors import RecipeError
@@ -65,7 +65,8 @@ class Layer:
     weights: tuple[float, ...]
 
 
-class MergedTensor(NamedTuple):
+@dataclass(frozen=True)
+class MergedTensor:
     """How one canonical parameter is made: `weights[i]` times what `sources[i]` names in model i.
 
     Attributes:
