@@ -13,6 +13,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.key_map import KeyMap, SharedParameter
@@ -36,8 +37,7 @@ class Lineage:
     why: str
 
 
-@dataclass(frozen=True)
-class _Evidence:
+class _Evidence(NamedTuple):
     """Two sets of backbone weights: if they are equal, a common start is proved.
 
     `refutes` says whether unequal ones refute it: those of two kept copies do.

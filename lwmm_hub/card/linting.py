@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from lwmm_hub.errors import CardError
 from lwmm_hub.licenses import LICENSES, suggest_license
@@ -92,8 +91,7 @@ LOCAL_PATH = re.compile(
 _REST_OF_PATH = re.compile(r"[^\s\"'<>|`]*")
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing a card says wrongly: the field of the front matter, and what to do."""
 
     field: str

@@ -5,7 +5,6 @@ Names of dtypes are those of the safetensors format (`F32`, `BF16`, `I64`, ...).
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from dataclasses import dataclass
@@ -128,12 +127,12 @@ class TensorEntry:
     zip_record: int | None = None
     crc32: int | None = None
 
-    @functools.cached_property
+    @property
     def size(self) -> int:
         """Bytes of the tensor when contiguous."""
         return tensor_bytes(self.dtype, self.shape)
 
-    @functools.cached_property
+    @property
     def elements(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)

@@ -157,6 +157,7 @@ def _flaw(key: str, value: Any) -> str | None:
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     if not isinstance(value, list):
         return False
-    return not value or (
-        set(map(type, value)) == {int} and min(value) >= 0 and max(value) < 1 << 63
-    )
+    for number in value:  # noqa: SIM110  # `all` takes twice as long for a few numbers
+        if type(number) is not int or not 0 <= number < 1 << 63:
+            return False
+    return True

@@ -6,13 +6,13 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _FIELD = re.compile(r"\{(?:(?P<from>\d+)-)?(?P<name>[a-z]+)(?:\+(?P<plus>\d+))?\}")
 _NUMBER = re.compile(r"\d+")
 
 
-@dataclass(frozen=True)
-class KeyRule:
+class KeyRule(NamedTuple):
     """`source` as a dialect spells it, `targets` as we do. A table read both ways, written once.
 
     `{s}` stands for a number, `{s+1}` and `{3-s}` for that number shifted or reversed, `*` for the
@@ -66,8 +66,7 @@ def normed(*convolutions: str, below: str = "") -> tuple[str, ...]:
     return tuple(f"{below}{n}.{m}" for n in convolutions for m in ("convolution", "normalization"))
 
 
-@dataclass(frozen=True)
-class Repeat:
+class Repeat(NamedTuple):
     """A numbered group of layers, e.g. `Repeat("stages.{}", (...))`, inside the depth order."""
 
     prefix: str
@@ -241,15 +240,14 @@ def _translate(source: str, targets: tuple[str, ...], text: str) -> tuple[str, .
         return ()
     groups = found.groupdict()
     leaf = groups.pop("leaf", "")
-    values = {
-        item["name"]: _shift(item, int(groups[item["name"]]), back=True)
-        for item in _fields(source)[0]
-    }
+    values = {number.name: number.read(int(groups[number.name])) for number in _fields(source)[0]}
+    if min(values.values(), default=0) < 0:
+        return ()
     names = []
     for target in targets:
         fields, pieces = _fields(target)
-        numbers = [_shift(item, values[item["name"]]) for item in fields]
-        if min([*numbers, *values.values()], default=0) < 0:
+        numbers = [number.written(values[number.name]) for number in fields]
+        if min(numbers, default=0) < 0:
             return ()
         written = [
             pieces[0],
@@ -259,15 +257,27 @@ def _translate(source: str, targets: tuple[str, ...], text: str) -> tuple[str, .
     return tuple(names)
 
 
+class _Number(NamedTuple):
+    """A field of a rule's side: it writes `start` plus or minus (`sign`) its value."""
+
+    name: str
+    sign: int
+    start: int
+
+    def written(self, value: int) -> int:
+        return self.start + self.sign * value
+
+    def read(self, written: int) -> int:
+        return self.sign * (written - self.start)
+
+
 @functools.cache
-def _fields(text: str) -> tuple[tuple[re.Match[str], ...], tuple[str, ...]]:
+def _fields(text: str) -> tuple[tuple[_Number, ...], tuple[str, ...]]:
     """The fields of a rule's side, and the text before, between and after them."""
-    return tuple(_FIELD.finditer(text)), tuple(_FIELD.sub("\0", text).split("\0"))
-
-
-def _shift(item: re.Match[str], number: int, back: bool = False) -> int:
-    """The number that a field writes for its value, or (`back`) the value it was written for."""
-    if item["from"]:
-        return int(item["from"]) - number
-    plus = int(item["plus"] or 0)
-    return number - plus if back else number + plus
+    numbers = tuple(
+        _Number(item["name"], -1, int(item["from"]))
+        if item["from"]
+        else _Number(item["name"], 1, int(item["plus"] or 0))
+        for item in _FIELD.finditer(text)
+    )
+    return numbers, tuple(_FIELD.sub("\0", text).split("\0"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import UnrelatedModelsError, UsageError
@@ -11,8 +11,7 @@ from lwmm_hub.key_map import MATCH, DepthOrder, KeyMap, OpenKeys, ValuePair, mat
 from lwmm_hub.matching import match
 
 
-@dataclass(frozen=True)
-class Inferred:
+class Inferred(NamedTuple):
     """What values match of what names leave over.
 
     Attributes:

@@ -113,8 +113,7 @@ def name_keys(
     return NamedKeys(dict(ordered), tables, dead, dialects, tuple(found), conventions, places)
 
 
-@dataclass(frozen=True)
-class _Reading:
+class _Reading(NamedTuple):
     """One way to read a file's keys by a table: what it names, and key -> why it is dead."""
 
     dialect: Dialect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lwmm_hub.key_map.naming import NamedKeys, module_of
 
@@ -26,8 +26,7 @@ HEADS = (
 )
 
 
-@dataclass(frozen=True)
-class DepthOrder:
+class DepthOrder(NamedTuple):
     """The order of an architecture that no table knows.
 
     Attributes:

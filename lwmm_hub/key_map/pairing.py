@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lwmm_hub.checkpoint import MERGEABLE, TensorEntry
 from lwmm_hub.errors import UsageError
@@ -37,8 +38,7 @@ class ValuePair:
     follows: str = ""
 
 
-@dataclass(frozen=True)
-class OpenKeys:
+class OpenKeys(NamedTuple):
     """Keys of the anchor and of one donor that found no partner and could have one."""
 
     anchor: tuple[str, ...]

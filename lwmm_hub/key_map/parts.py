@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lwmm_hub.key_map.naming import NamedKeys
 from lwmm_hub.key_map.ordering import BACKBONES, HEADS, DepthOrder, wrapper_of
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A stretch of the model whose relatedness is judged on its own."""
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 RULE_VERSION = 1
 """Goes up whenever a table below changes what is decided."""
@@ -127,8 +127,7 @@ KNOWN_REPOSITORIES: tuple[tuple[str, str], ...] = (
 """Repository pattern -> named licence, where the Hub's metadata says only `other`."""
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """One row of the rule table: what comes out when two licences meet in it."""
 
     id: str

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +41,7 @@ class Slot:
         return self._scratch[which].view(dtype)[:count]
 
 
-@dataclass(frozen=True)
-class Kitchen:
+class Kitchen(NamedTuple):
     """What every range needs: files, names for messages, whether NaN is allowed."""
 
     files: OpenFiles

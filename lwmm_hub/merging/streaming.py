@@ -8,10 +8,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.merging.arithmetic import Kitchen, Slot, make_range
@@ -26,8 +25,7 @@ MEMORY = 24 << 20  # for all buffers together
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class TargetFile:
+class TargetFile(NamedTuple):
     """One file of the output: its tensors, where each starts, and its opened descriptor."""
 
     tensors: Sequence[OutputTensor]

@@ -7,8 +7,8 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.checkpoint.safetensors import write_header
@@ -28,8 +28,7 @@ INDEX = "model.safetensors.index.json"
 METADATA = {"format": "pt", "merged_with": "lwmm-hub"}
 
 
-@dataclass(frozen=True)
-class WrittenFile:
+class WrittenFile(NamedTuple):
     """One weight file of the output."""
 
     name: str
