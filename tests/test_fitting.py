@@ -614,7 +614,7 @@ def test_bad_input_gets_one_line(
     table: tuple[tuple[Any, dict[str, Any], str], ...] = (
         (tmp_path / "empty", {}, "holds no image"),
         (tmp_path / "none", {}, "there is no folder"),
-        (tmp_path / "broken", {}, r"^broken, image 0: a\.png cannot be decoded"),
+        (tmp_path / "broken", {}, r"^broken, image 0: broken/a\.png cannot be decoded"),
         ([], {}, "holds no image"),
         ([np.zeros((64, 64), np.uint8)], {}, r"give uint8 RGB arrays"),
         (pictures(2, 8, 8), {}, "8 x 8 pixels: at least 32 x 32"),
@@ -676,7 +676,7 @@ def test_bad_input_is_one_line_on_the_command_line_and_nothing_is_merged_instead
     fit = ("--weights", "fit", "--fit-steps", "2", "--images")
     refused(anchor, donor, *fit, "empty", says=["empty holds no image", "Name another"])
     refused(anchor, donor, *fit, "./none", says=["no folder ./none", "Check its path"])
-    refused(anchor, donor, *fit, "broken", says=["broken, image 1: 1.png", "Get a sound copy"])
+    refused(anchor, donor, *fit, "broken", says=["broken, image 1: broken/1.png", "Get a sound copy"])
     refused(anchor, donor, *fit, "small", says=["image 0 of small has 8 x 8", "Leave it out"])
     refused(anchor, "foreign", *fit, "good", says=["foreign has 8 labels", "no name is shared"])
     refused("sorter", "other", *fit, "good", says=["sorter gives no scores of pixels"])
