@@ -676,7 +676,7 @@ def test_bad_input_is_one_line_on_the_command_line_and_nothing_is_merged_instead
     fit = ("--weights", "fit", "--fit-steps", "2", "--images")
     refused(anchor, donor, *fit, "empty", says=["empty holds no image", "Name another"])
     refused(anchor, donor, *fit, "./none", says=["no folder ./none", "Check its path"])
-    refused(anchor, donor, *fit, "broken", says=["broken, image 1: broken/1.png", "Get a sound copy"])
+    refused(anchor, donor, *fit, "broken", says=["image 1: broken/1.png", "Get a sound copy"])
     refused(anchor, donor, *fit, "small", says=["image 0 of small has 8 x 8", "Leave it out"])
     refused(anchor, "foreign", *fit, "good", says=["foreign has 8 labels", "no name is shared"])
     refused("sorter", "other", *fit, "good", says=["sorter gives no scores of pixels"])
