@@ -81,15 +81,15 @@ def _summary(lines: Sequence[Line], worlds: Sequence[str]) -> str:
     cells = [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in row] for row in body]
     for row, numbers in zip(cells, body, strict=True):
         row[6], row[7] = f"{numbers[6]:+.2f}", f"{numbers[7]:+.2f}"
-    words = f"The fitted merge, one network at inference, beats {_counted(body)}."
+    words = f"- The fitted merge, one network at inference, beats {_counted(body)}.\n"
     unseen = [row for row in body if not row[0].endswith("*")]
     if unseen and len(unseen) < len(body):
         words += (
-            " Without the runs whose truth was looked at to choose the defaults (marked *) it "
-            f"beats {_counted(unseen)}."
+            "- Without the runs whose truth was looked at to choose the defaults (marked *) it "
+            f"beats {_counted(unseen)}.\n"
         )
     words += _rival(lines)
-    return f"## In short\n\n{words}\n\n{_markdown([head, *cells])}\n"
+    return f"## In short\n\n{words}\n{_markdown([head, *cells])}\n"
 
 
 def _rival(lines: Sequence[Line]) -> str:
@@ -108,10 +108,10 @@ def _rival(lines: Sequence[Line]) -> str:
                 for name in (*ADAPTED, DEFAULT, "ramp")
             )
             sentences.append(
-                f" On {kind} the anchor itself, adapted on the same images with the same teacher, "
+                f"- On {kind} the anchor itself, adapted on the same images with the same teacher, "
                 f"scores {whole:.2f} with all its parameters and {norms:.2f} with its norms alone, "
-                f"the fitted merge {fitted:.2f}, the ramp {ramp:.2f} (means of {len(runs)} "
-                f"run{'s' if len(runs) > 1 else ''})."
+                f"the fitted merge {fitted:.2f}, the ramp {ramp:.2f} ({len(runs)} "
+                f"run{'s' if len(runs) > 1 else ''}).\n"
             )
     return "".join(sentences)
 
