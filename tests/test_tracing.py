@@ -678,3 +678,26 @@ assert bool((torch.random.get_rng_state() == state).all())
     config = config_of("UperNetForSemanticSegmentation: Swin")
     done = run(code, json.dumps({**config, "num_labels": 7, "id2label": {"0": "a"}}))
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_time_limit_leaves_no_trace_in_the_interpreter() -> None:
+    """A debugger or a coverage tool hung afterwards, where an alarm had been revoked."""
+    program = """
+import sys, time
+from lwmm_hub.tracing.guard import OutOfTime, _time_limit
+with _time_limit(60):
+    pass
+try:
+    with _time_limit(0.01):
+        while True:
+            pass
+except OutOfTime:
+    print("ended")
+sys.settrace(lambda *_: None)
+def traced():
+    print("traced")
+traced()
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["ended", "traced"]

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -144,11 +145,13 @@ def without_scipy(model_class: Any) -> Iterator[None]:
 def _time_limit(seconds: float) -> Iterator[None]:
     """Raise `OutOfTime` in this thread when the body runs longer (CPython only)."""
     thread = ctypes.c_ulong(threading.get_ident())
-    lock, done = threading.Lock(), False
+    lock, done, fired = threading.Lock(), False, False
 
     def stop() -> None:
+        nonlocal fired
         with lock:
             if not done:
+                fired = True
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(OutOfTime))
 
     timer = threading.Timer(seconds, stop)
@@ -160,4 +163,8 @@ def _time_limit(seconds: float) -> Iterator[None]:
         timer.cancel()
         with lock:
             done = True
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)  # one that was not delivered yet
+        # One that was not delivered yet is taken here. It must not be revoked: CPython 3.11 would
+        # think for ever that one is pending, and hang in the first function that is traced.
+        with contextlib.suppress(OutOfTime):
+            for _ in range(100 if fired else 0):
+                time.sleep(0)
