@@ -85,6 +85,7 @@ class Course:
         held = min(max(held, int(options.held_back > 0)), len(useful) - 1)
         self.held, self.taught = useful[: max(held, 0)], useful[max(held, 0) :]
         self._class_weights = _class_weights(useful, len(live.labels), options.balance)
+        self._weight_of = {lesson.image: self._weigh(lesson) for lesson in useful}
 
     def weights(self, offsets: Tensor) -> Tensor:
         """Layer weights, (layers, models), of what is fitted, (knots, models)."""
@@ -152,15 +153,15 @@ class Course:
         import torch
 
         lessons = self.held or self.taught
-        total, loss = 0.0, 0.0
-        for lesson in lessons:
-            total += self.weight_of(lesson)
-            with torch.no_grad():
-                loss += float(self._loss(lesson, flip=False, gradients=False))
-        return math.exp(-loss / total)
+        with torch.no_grad():
+            losses = [float(self._loss(each, flip=False, gradients=False)) for each in lessons]
+        return math.exp(-sum(losses) / sum(map(self.weight_of, lessons)))
 
     def weight_of(self, lesson: Lesson) -> float:
         """How much the confident pixels of a lesson count together."""
+        return self._weight_of[lesson.image]
+
+    def _weigh(self, lesson: Lesson) -> float:
         if self._class_weights is None:
             return float(lesson.sure)
         labels = lesson.confident()
