@@ -539,6 +539,17 @@ def test_a_secret_anywhere_in_the_manifest_does_not_reach_the_card(
         assert secret not in html.unescape(text).replace("\\", "")
 
 
+def test_a_path_from_an_unusual_root_is_redacted_and_refused_where_the_root_exists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert redact("not read: /nowhere_usual/zoe/x is broken") == "not read: [local path] is broken"
+    assert_publishable('"/nowhere_usual/zoe": 17')
+    is_dir = "lwmm_hub.card.linting.Path.is_dir"
+    monkeypatch.setattr(is_dir, lambda path: str(path) == "/nowhere_usual")
+    with pytest.raises(CardError, match="Line 1 shows a path"):
+        assert_publishable('"/r/x": 3, "/nowhere_usual/zoe": 17')
+
+
 def test_the_token_in_use_is_refused_whatever_it_looks_like() -> None:
     with pytest.raises(CardError, match="token"):
         assert_publishable("a secret-of-mine b", token="secret-of-mine")

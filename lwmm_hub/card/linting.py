@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lwmm_hub.errors import CardError
@@ -77,14 +78,14 @@ PIPELINE_TAGS = frozenset(
 _REPO_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 _LICENSE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _LICENSE_FILE = re.compile(r"(?i)(?:LICEN[CS]E|COPYING)[\w.-]*")
-_ROOTS = (
+_ROOT = re.compile(
     "Applications|Users|Volumes|afs|builds|content|data|datasets|dev|etc|export|fsx|gpfs|home|"
     "kaggle|lustre|media|mnt|net|nfs|opt|private|proc|project|projects|root|run|scratch|"
     "storage|srv|sys|tmp|usr|var|work|workspace|workspaces"
 )
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 LOCAL_PATH = re.compile(
-    rf"(?i:file:/)|(?<![\w.~/\\-])~(?:[a-z_][\w-]*)?/|(?<![\w./-])/(?:{_ROOTS})/(?=[^\s/])"
+    r"(?i:file:/)|(?<![\w.~/\\-])~(?:[a-z_][\w-]*)?/|(?<![\w./-])/(?P<root>[\w.@+-]+)/(?=[^\s/])"
     r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\|/(?:Users|Windows|Documents)\b)"
     r"|(?<![\\\w])\\\\[A-Za-z0-9.-]+\\[A-Za-z0-9]"
 )
@@ -185,7 +186,7 @@ def assert_publishable(text: str, *, token: str | None = None) -> None:
     for shown in dict.fromkeys((text, _as_read(text))):
         if TOKEN.search(shown) or (token and len(token) >= 8 and token in shown):
             raise CardError("The text shows an access token. Remove it; revoke it if it was out.")
-        found = LOCAL_PATH.search(shown)
+        found = next(filter(_is_of_a_machine, LOCAL_PATH.finditer(shown)), None)
         if found:
             line = shown.count("\n", 0, found.start()) + 1
             raise CardError(
@@ -194,7 +195,7 @@ def assert_publishable(text: str, *, token: str | None = None) -> None:
 
 
 def redact(text: str) -> str:
-    """`text` with tokens and local paths replaced.
+    """`text` with tokens and local paths replaced, and whatever looks like a path from the root.
 
     >>> redact("from /home/me/run/latest.pth, hf_abcdefghijklmnopqrstuvwx")
     'from [local path] [token]'
@@ -207,6 +208,12 @@ def redact(text: str) -> str:
         rest = _REST_OF_PATH.match(text, found.end())
         end = rest.end() if rest else found.end()
     return TOKEN.sub("[token]", shown + text[end:])
+
+
+def _is_of_a_machine(found: re.Match[str]) -> bool:
+    """Whether the match of `LOCAL_PATH` is no token of a vocabulary, say, that begins with '/'."""
+    root = found["root"]
+    return root is None or bool(_ROOT.fullmatch(root)) or Path("/", root).is_dir()
 
 
 def _as_read(text: str) -> str:
