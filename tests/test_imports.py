@@ -167,12 +167,6 @@ def test_a_legacy_pickle_asks_torch_and_nobody_else(tiny: Models, tmp_path: Path
     assert loaded.isdisjoint({"transformers", "huggingface_hub", "datasets", "evaluate"})
 
 
-def test_only_bfloat16_loads_ml_dtypes(tiny: Models, tmp_path: Path) -> None:
-    assert "ml_dtypes" not in watched(tmp_path, "merge", tiny.anchor, tiny.donor)
-    more = ("--dtype", "bfloat16", "--overwrite")
-    assert "ml_dtypes" in watched(tmp_path, "merge", tiny.anchor, tiny.donor, *more)
-
-
 def test_the_package_says_that_it_is_typed() -> None:
     from importlib.resources import files
 

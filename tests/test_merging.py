@@ -824,6 +824,16 @@ def test_bfloat16_is_rounded_to_nearest_even_at_every_tie(dtype: type) -> None:
     assert np.array_equal(out.astype(np.float64), rounded_to_bfloat16(values))
 
 
+def test_bfloat16_of_what_is_not_finite_is_that_of_ml_dtypes() -> None:
+    top = np.finfo(np.float32).max
+    for row in ([np.nan, -np.nan, 1.0], [np.inf, -np.inf, -0.0], [top, 1.0], [-top, np.inf]):
+        values, out = np.array(row, np.float32), np.empty(len(row), np.uint16)
+        with np.errstate(over="ignore"):
+            expected = values.astype(BF16)
+        assert floats.narrow(values, "BF16", out) == (abs(row[0]) != top)
+        assert bits(out) == bits(expected)
+
+
 def test_narrowing_nothing_and_widening_nothing() -> None:
     assert floats.narrow(np.empty(0, np.float32), "F16", np.empty(0, np.float16))
     assert floats.narrow(np.empty(0, np.float32), "BF16", np.empty(0, BF16))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lwmm_hub.checkpoint import DTYPES, MERGEABLE
 from lwmm_hub.errors import MergeError
-from lwmm_hub.floats import all_finite, narrow, narrow_fitting, sum_dtype, view, widen
+from lwmm_hub.floats import all_finite, doubles, narrow, narrow_fitting, sum_dtype, view, widen
 from lwmm_hub.merging.positional import read_at
 from lwmm_hub.merging.segments import Ingredient, OpenFiles, Piece, Range, Segment
 
@@ -145,7 +145,8 @@ def _store(mine: NDArray[Any], out: NDArray[Any], segment: Segment, skip: int) -
         if not np.may_share_memory(mine, out):
             np.copyto(out, mine)
     elif not narrow(mine, segment.dtype, out):
-        at = int(np.argmin(np.isfinite(out) | ~np.isfinite(mine)))
+        made = widen(out, segment.dtype, np.empty(len(out)))
+        at = int(np.argmin(np.isfinite(made) | ~np.isfinite(mine)))
         raise MergeError(
             f"{segment.key(skip + at)} has a merged value that is too large for "
             f"{DTYPES[segment.dtype][1]}. Pass --dtype float32 (or bfloat16)."
@@ -204,7 +205,7 @@ def _explain_nonfinite(
         buffer = memoryview(bytearray(piece.elements * width))
         descriptor = kitchen.files.descriptors[part.file]
         read_at(descriptor, buffer, part.offset + piece.skip * width)
-        values.append(view(buffer, part.dtype, piece.elements).astype(np.float64))
+        values.append(doubles(buffer, part.dtype, piece.elements))
         finite = np.isfinite(values[-1])
         if not finite.all():
             at = int(np.argmin(finite))

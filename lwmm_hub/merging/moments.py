@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.checkpoint import Checkpoint
-from lwmm_hub.floats import view
+from lwmm_hub.floats import doubles
 from lwmm_hub.planning import MergedTensor, MergePlan
 
 
@@ -53,8 +53,7 @@ def _vectors(
             vectors.append(None)
             continue
         entry = checkpoint.entries[source.key]
-        raw = view(checkpoint.read(entry), entry.dtype, entry.elements)
-        vectors.append(raw.astype(np.float64))
+        vectors.append(doubles(checkpoint.read(entry), entry.dtype, entry.elements))
     return vectors
 
 
