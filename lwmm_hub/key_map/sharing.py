@@ -162,7 +162,11 @@ def _name_alike(models: Sequence[Mapping[str, TensorEntry]]) -> list[NamedKeys]:
     Two streams of one architecture would cross otherwise: `rgb.` of one file with `depth.` of the
     other.
     """
-    named = [name_keys(entries) for entries in models]
+    named: list[NamedKeys] = []
+    for entries in models:
+        alike = (i for i in range(len(named)) if _same_names(models[i], entries))
+        same = next(alike, None)
+        named.append(name_keys(entries) if same is None else named[same])
     if all(len(prefixes) == 1 for keys in named for prefixes in keys.places.values()):
         return named
     everywhere = {
@@ -172,6 +176,14 @@ def _name_alike(models: Sequence[Mapping[str, TensorEntry]]) -> list[NamedKeys]:
         if all(prefix in keys.places.get(table, (prefix,)) for keys in named[1:])
     }
     return [name_keys(entries, everywhere) for entries in models]
+
+
+def _same_names(one: Mapping[str, TensorEntry], other: Mapping[str, TensorEntry]) -> bool:
+    """Whether two files hold tensors of the same names and shapes, in the same order."""
+    return list(one) == list(other) and all(
+        mine.shape == theirs.shape
+        for mine, theirs in zip(one.values(), other.values(), strict=True)
+    )
 
 
 def _several_networks(named: Sequence[NamedKeys], labels: Sequence[str]) -> tuple[str, ...]:

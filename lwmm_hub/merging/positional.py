@@ -8,6 +8,9 @@ import threading
 
 from lwmm_hub.errors import CheckpointError
 
+# Of a longer write Linux may make pages so large that it has to move memory about to find room: one
+# write of 339 MB in four then took 400 ms of CPU instead of 60.
+_AT_ONCE = 1 << 19
 _SEEK = threading.Lock()  # where the system has no positional reads, seek and read are one step
 
 
@@ -35,7 +38,7 @@ def write_at(descriptor: int, buffer: memoryview, offset: int) -> None:
     """Write `buffer` at its place in a file."""
     while buffer:
         if hasattr(os, "pwrite"):
-            count = os.pwrite(descriptor, buffer, offset)
+            count = os.pwrite(descriptor, buffer[:_AT_ONCE], offset)
         else:
             with _SEEK:
                 os.lseek(descriptor, offset, os.SEEK_SET)
