@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,39 @@ from lwmm_hub.recipe import recipe_of, write_recipe
 from lwmm_hub.writing import MANIFEST, WrittenFile, stored_dtype, write_text
 
 MANIFEST_VERSION = 1
+# What a manifest holds, as deep as a reader relies on it: a type, a table (`...` is any name), or
+# [what each row is].
+_WEIGHED = {"name": str, "weights": [float]}
+_HOLDS: dict[Any, Any] = {
+    "lwmm_hub": str,
+    "recipe": str,
+    "license": {"rows": [dict]},
+    "run": dict,
+    "versions": dict,
+    "tags": [str],
+    "scores": dict | None,
+    "relatedness": [{"model": int, "part": str, "verdict": str, "weak_layers": [list]}],
+    "plan": {
+        "models": [
+            {"role": str, "reference": str, "label": str, "format": str, "files": [str],
+             "sha256": dict}
+        ],
+        "options": dict,
+        "layers": [{"index": int, "part": str, **_WEIGHED}],
+        "merged": [{"layer": int, "key": str, "sources": list, **_WEIGHED}],
+        "kept": [{"key": str}],
+        "unused": [{"model": int}],
+        "warnings": [str],
+        "cost": dict,
+        "parts": [dict],
+        "lineage": [{"model": int}],
+        "inferred": [dict],
+    },
+    "output": {
+        "name": str, "files": {...: dict}, "format": str, "dtype": str, "labels": list | None,
+        "pipeline_tag": str | None,
+    },
+}  # fmt: skip
 
 
 def decide_license(plan: MergePlan, stated: str | None = None) -> LicenseDecision:
@@ -152,10 +185,38 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise OutputError(f"{path} cannot be read ({error}). Merge again.") from error
     if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise OutputError(f"{path} is not a manifest of version {MANIFEST_VERSION}. Merge again.")
-    for name in ("plan", "output"):
-        if not isinstance(manifest.get(name), dict):
-            raise OutputError(f"{path} has no {name!r}: it is incomplete. Merge again.")
+    wrong = _wrong(manifest, _HOLDS)
+    if not wrong:
+        plan = manifest["plan"]
+        rows = [*plan["layers"], *plan["merged"]]
+        if any(len(row["weights"]) != len(plan["models"]) for row in rows):
+            wrong = ".plan has weights of another number of models"
+    if wrong:
+        raise OutputError(
+            f"{path} does not hold what lwmm-hub writes: {wrong[1:]}. It was changed or is "
+            "incomplete. Merge again."
+        )
     return manifest
+
+
+def _wrong(value: Any, expected: Any) -> str:
+    """What of a manifest is missing or of another kind, "" where nothing is."""
+    found: Iterable[tuple[str, str]] = ()
+    if isinstance(expected, dict):
+        if not isinstance(value, dict):
+            return " is no table"
+        rows = dict.fromkeys(value, expected[...]) if ... in expected else expected
+        found = (
+            (f".{name}", _wrong(value[name], kind) if name in value else " is missing")
+            for name, kind in rows.items()
+        )
+    elif isinstance(expected, list):
+        if not isinstance(value, list):
+            return " is no list"
+        found = ((f"[{i}]", _wrong(row, expected[0])) for i, row in enumerate(value))
+    elif not isinstance(value, (int, float) if expected is float else expected):
+        return " is of another type"
+    return next((place + wrong for place, wrong in found if wrong), "")
 
 
 def render_card(folder: str | Path) -> Path:

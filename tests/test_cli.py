@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -733,6 +735,42 @@ def test_a_folder_that_is_no_merge_is_refused(
     assert words in found.err
     assert "internal error" not in found.err
     assert everything_below(Path()) == before
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to everything in a manifest; of lists to their first row."""
+    rows = value.items() if isinstance(value, dict) else ()
+    rows = list(enumerate(value))[:1] if isinstance(value, list) else rows
+    for key, inner in rows:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+@pytest.mark.parametrize("change", ["another type", "nothing", "gone"])
+def test_a_manifest_that_was_changed_by_hand_is_an_error_of_ours(
+    change: str, merged: Path, lwmm: Command
+) -> None:
+    file = merged / "lwmm_manifest.json"
+    whole = json.loads(file.read_text())
+    refused = 0
+    for path in list(places(whole)):
+        manifest = copy.deepcopy(whole)
+        holder = manifest
+        for key in path[:-1]:
+            holder = holder[key]
+        if change == "gone":
+            del holder[path[-1]]
+        else:
+            other = ["x"] if isinstance(holder[path[-1]], str) else "x"
+            holder[path[-1]] = None if change == "nothing" else other
+        file.write_text(json.dumps(manifest))
+        found = lwmm("card", merged)
+        assert found.code in {0, 1}, (path, found.err)
+        assert "internal error" not in found.err, path
+        if found.code:
+            assert (found.out, found.err.count("\n")) == ("", 1), path
+            refused += 1
+    assert refused > 20
 
 
 # ---------------------------------------------------------------------- card
