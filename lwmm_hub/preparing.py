@@ -25,6 +25,11 @@ from lwmm_hub.weight_table import WeightTable, read_weights
 Reference = str | os.PathLike[str] | ModelReference
 Weights = WeightTable | Mapping[str, Sequence[float]] | str | os.PathLike[str]
 
+_NOT_LOOKED_FOR = (
+    "NaN and infinite values were not looked for (--allow-nonfinite): those of a parent are in the "
+    "result."
+)
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -98,7 +103,8 @@ def open_models(
 def warnings_of(opened: Opened) -> tuple[str, ...]:
     """What the user should know before any weight is read."""
     own = [warning for c in opened.checkpoints for warning in c.warnings]
-    return (*own, *same_model_warnings(opened.checkpoints), *opened.notes)
+    unseen = (_NOT_LOOKED_FOR,) if opened.options.allow_nonfinite else ()
+    return (*own, *same_model_warnings(opened.checkpoints), *opened.notes, *unseen)
 
 
 def decide(opened: Opened) -> MergePlan:

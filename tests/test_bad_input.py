@@ -578,6 +578,7 @@ def test_nan_and_infinity_are_named(
 
     found = lwmm("merge", *models, "--allow-nonfinite", "--json")
     assert found.code == 0, found.err
+    assert "NaN and infinite values were not looked for" in " ".join(found.data["warnings"])
     merged = load_file(tmp_path / "here" / "merged" / "model.safetensors")
     assert not np.isfinite(merged[FIRST][3])
     assert np.isfinite(merged[FIRST][4:]).all()
