@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers.utils import logging
+from variants import DEFAULT, VARIANTS, varied
 from worlds import World, camvid, street
 
 import lwmm_hub as lw
@@ -35,23 +36,6 @@ from lwmm_hub.fitting.training import Course
 from lwmm_hub.weight_table import WeightTable
 
 HERE = Path(__file__).parent
-DEFAULT = "fit (default)"
-VARIANTS: dict[str, dict[str, Any]] = {
-    DEFAULT: {},
-    "fit, pixels count alike": {"balance": 0.0},
-    "fit, classes count by the root": {"balance": 0.5},
-    "fit, all labels count": {"threshold": 0.0},
-    "fit, threshold 0.6": {"threshold": 0.6},
-    "fit, threshold 0.9": {"threshold": 0.9},
-    "fit, anchor teaches": {"teacher": "anchor"},
-    "fit, mirrored images": {"mirror": True},
-    "fit, one offset a stage": {"per": "stage"},
-    "fit, started uniform": {"start": "uniform"},
-    "fit, lr 0.02": {"lr": 0.02},
-    "fit, lr 0.1": {"lr": 0.1},
-    "fit, 20 steps": {"steps": 20},
-    "fit, 120 steps": {"steps": 120},
-}
 CONTROLS = ("fit's mean in every layer", "fit shuffled over layers")
 RATES = {"all": (1e-5, 1e-4, 1e-3), "norms": (1e-4, 1e-3, 1e-2)}
 Rows = Mapping[str, tuple[float, ...]]
@@ -126,8 +110,9 @@ def fits(
         if log.has(world.name, seed, name):
             continue
         began = time.monotonic()
-        options = {"seed": seed, **budget, **VARIANTS[name]}
-        plan = fit_layer_weights(world.plan, world.images, states="", **world.fit, **options)
+        with varied(name) as options:
+            chosen = {"seed": seed, **budget, **options}
+            plan = fit_layer_weights(world.plan, world.images, states="", **world.fit, **chosen)
         seconds = time.monotonic() - began
         rows = ramp_of(plan)
         score = world.score([merged(world, rows)], [0])
