@@ -30,7 +30,7 @@ from lwmm_hub.fitting.forwarding import LibraryNet, OwnNet, log_probabilities
 from lwmm_hub.fitting.options import FitOptions
 from lwmm_hub.fitting.parents import groups_of, live_states, load_transformers, open_parents
 from lwmm_hub.fitting.teaching import ensemble, teach, vote_of
-from lwmm_hub.fitting.training import Course
+from lwmm_hub.fitting.training import Course, class_weights
 from lwmm_hub.loading import load_model
 from lwmm_hub.schedule import renormalised
 
@@ -219,6 +219,17 @@ def test_gradients_are_finite_differences_statistics_of_batch_norms_included(
         assert float(point.grad[place]) == pytest.approx(expected, abs=2e-6)
     names = [layer.name for layer in parents.plan.layers]
     assert point.grad[names.index("norm2")].abs().max() > 1e-5  # statistics alone
+
+
+def test_classes_count_alike_but_not_what_is_in_a_few_pixels_only() -> None:
+    pixels = np.array([600_000, 390_000, 9_000, 990, 10, 0])
+    total = class_weights(pixels, 1.0) * pixels
+    assert total.sum() == pytest.approx(pixels.sum())
+    assert total[1:3] == pytest.approx(total[0])
+    assert total[3] == pytest.approx(0.99 * total[0])  # under a thousandth of the pixels
+    assert total[4] == pytest.approx(0.01 * total[0])
+    assert total[5] == 0
+    assert class_weights(pixels, 0.0)[:5] == pytest.approx(1.0)
 
 
 # -------------------------------------------------------------------------------------------- laws

@@ -31,8 +31,8 @@ class FitOptions:
         held_back: part of the images that only the stopping rule sees.
         start: `ramp`, the weights of the plan, or `uniform`.
         per: `layer`, or `stage` for one offset from the start for all layers of a stage.
-        balance: how much rare classes count: a class weighs its frequency to the power of minus
-            this; 0 counts pixels, 1 classes.
+        balance: how much rare classes count: a class weighs its part of the confident pixels, a
+            thousandth at least, to the power of minus this; 0 counts pixels, 1 classes.
         mirror: whether every other image is shown with left and right changed.
         checks: how often the images held back are looked at, in equal steps.
         patience: how many checks in a row may bring nothing before the fit stops.
