@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lwmm_hub.card import card_files, check_card
 from lwmm_hub.checkpoint import Checkpoint
-from lwmm_hub.errors import OutputError
+from lwmm_hub.errors import LwmmError, OutputError
 from lwmm_hub.licenses import LicenseDecision, decide, known_license
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.recipe import recipe_of, write_recipe
 from lwmm_hub.writing import MANIFEST, WrittenFile, stored_dtype, write_text
 
 MANIFEST_VERSION = 1
-# What a manifest holds, as deep as a reader relies on it: a type, a table (`...` is any name), or
-# [what each row is].
+# What every manifest holds: a type, a table (`...` is any name), or [what each row is]. It says
+# where one was changed; what it does not know of is caught by `as_written`.
 _WEIGHED = {"name": str, "weights": [float]}
 _HOLDS: dict[Any, Any] = {
     "lwmm_hub": str,
@@ -42,13 +43,13 @@ _HOLDS: dict[Any, Any] = {
         "unused": [{"model": int}],
         "warnings": [str],
         "cost": dict,
-        "parts": [dict],
+        "parts": [{"name": str}],
         "lineage": [{"model": int}],
         "inferred": [dict],
     },
     "output": {
-        "name": str, "files": {...: dict}, "format": str, "dtype": str, "labels": list | None,
-        "pipeline_tag": str | None,
+        "name": str, "files": {...: {"sha256": str}}, "format": str, "dtype": str,
+        "labels": list | None, "pipeline_tag": str | None, "repository": str | None,
     },
 }  # fmt: skip
 
@@ -181,7 +182,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise OutputError(
             f"{folder} has no {MANIFEST}: it was not written by lwmm-hub. Name a merged folder."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{path} cannot be read ({error}). Merge again.") from error
     if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise OutputError(f"{path} is not a manifest of version {MANIFEST_VERSION}. Merge again.")
@@ -192,11 +193,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if any(len(row["weights"]) != len(plan["models"]) for row in rows):
             wrong = ".plan has weights of another number of models"
     if wrong:
-        raise OutputError(
-            f"{path} does not hold what lwmm-hub writes: {wrong[1:]}. It was changed or is "
-            "incomplete. Merge again."
-        )
+        raise OutputError(_CHANGED.format(path, wrong[1:]))
     return manifest
+
+
+_CHANGED = "{} does not hold what lwmm-hub writes: {}. It was changed. Merge again."
+
+
+@contextmanager
+def as_written(folder: Path) -> Iterator[None]:
+    """Where a manifest holds something else than lwmm-hub writes, this is what an error comes from.
+
+    Raises:
+        OutputError: instead of whatever our code makes of such values.
+    """
+    try:
+        yield
+    except LwmmError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise OutputError(_CHANGED.format(folder / MANIFEST, what)) from error
 
 
 def _wrong(value: Any, expected: Any) -> str:
@@ -227,5 +244,7 @@ def render_card(folder: str | Path) -> Path:
         CardError: the card would break a rule of the Hub.
     """
     folder = Path(folder)
-    write_card(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    with as_written(folder):
+        write_card(folder, manifest)
     return folder / "README.md"

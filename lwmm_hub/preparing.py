@@ -26,8 +26,8 @@ Reference = str | os.PathLike[str] | ModelReference
 Weights = WeightTable | Mapping[str, Sequence[float]] | str | os.PathLike[str]
 
 _NOT_LOOKED_FOR = (
-    "NaN and infinite values were not looked for (--allow-nonfinite): those of a parent are in the "
-    "result."
+    "NaN and infinite values were not looked for (--allow-nonfinite): those of a parent, or of a "
+    "sum that is too large, are in the result."
 )
 
 

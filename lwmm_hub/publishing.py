@@ -20,7 +20,7 @@ from lwmm_hub.licenses import (
     decide,
     license_file,
 )
-from lwmm_hub.manifest import decide_license, read_manifest
+from lwmm_hub.manifest import as_written, decide_license, read_manifest
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.recipe import Recipe, RecipeModel, parse_recipe, read_recipe, write_recipe
 from lwmm_hub.reference import ModelReference, is_repository_id
@@ -85,9 +85,10 @@ def publish(
         decision = _decision(manifest, license)
         public = _is_public(info, private)
         check_publication(decision, public=public, accept_license=accept_license)
-        _check_weights(folder, manifest)
         earlier = _earlier_manifest(api, repo, info)
-        files = _public_files(folder, manifest, decision, repo, token, earlier)
+        with as_written(folder):
+            _check_weights(folder, manifest)
+            files = _public_files(folder, manifest, decision, repo, token, earlier)
         if info is None:
             api.create_repo(repo, private=private is not False)
         return _commit(api, folder, repo, files, info, create_pr, message)

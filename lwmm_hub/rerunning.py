@@ -25,7 +25,7 @@ from lwmm_hub.planning import MergeOptions, MergePlan
 from lwmm_hub.preparing import decide, open_models
 from lwmm_hub.recipe import Recipe, RecipeModel, read_recipe
 from lwmm_hub.reference import ModelReference
-from lwmm_hub.writing import sha256_of
+from lwmm_hub.writing import MANIFEST, sha256_of
 
 
 def merge_recipe(
@@ -55,7 +55,7 @@ def merge_recipe(
         RecipeError: the recipe is wrong, with the line; or a local parent is not given.
     """
     started = time.monotonic()
-    before: dict[str, str] = {}
+    before: dict[str, str] | None = {}
     if not isinstance(recipe, Recipe):
         before, recipe = _files_beside(Path(recipe)), read_recipe(Path(recipe))
     models, options, kept = _of_recipe(recipe, parents or {})
@@ -75,19 +75,26 @@ def merge_recipe(
             pairs_sha256=recipe.pairs_sha256,
             table=recipe.table,
         )
-    if not before or before == result.files:
+    if before in ({}, result.files):
         return result
     changed = "the weights are not those beside the recipe: a local model has changed since then."
+    if before is None:
+        changed = "the manifest beside the recipe was changed: no weights were compared with it."
     return replace(result, plan=replace(result.plan, warnings=(*result.warnings, changed)))
 
 
-def _files_beside(recipe: Path) -> dict[str, str]:
-    """sha256 of the weight files that the manifest beside a recipe names; empty without one."""
+def _files_beside(recipe: Path) -> dict[str, str] | None:
+    """sha256 of the weight files that the manifest beside a recipe names.
+
+    Empty where there is no manifest, None where it is not what lwmm-hub writes.
+    """
+    if not (recipe.parent / MANIFEST).exists():
+        return {}
     try:
         files = read_manifest(recipe.parent)["output"]["files"]
-        return {name: str(file["sha256"]) for name, file in files.items()}
-    except (LwmmError, KeyError, TypeError, AttributeError):
-        return {}
+    except LwmmError:
+        return None
+    return {name: str(file["sha256"]) for name, file in files.items()}
 
 
 def plan_recipe(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
+import json
 import math
 import re
 import subprocess
@@ -513,6 +514,8 @@ SECRETS = [
     "file:///etc/passwd",
     "~/runs/x",
     "~zoe/runs/x",
+    "//home/zoe/x",
+    "/home//zoe/x",
 ]
 
 
@@ -539,15 +542,28 @@ def test_a_secret_anywhere_in_the_manifest_does_not_reach_the_card(
         assert secret not in html.unescape(text).replace("\\", "")
 
 
-def test_a_path_from_an_unusual_root_is_redacted_and_refused_where_the_root_exists(
+def test_a_path_below_any_folder_of_this_machine_is_refused_and_redacted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert redact("not read: /nowhere_usual/zoe/x is broken") == "not read: [local path] is broken"
-    assert_publishable('"/nowhere_usual/zoe": 17')
-    is_dir = "lwmm_hub.card.linting.Path.is_dir"
-    monkeypatch.setattr(is_dir, lambda path: str(path) == "/nowhere_usual")
-    with pytest.raises(CardError, match="Line 1 shows a path"):
-        assert_publishable('"/r/x": 3, "/nowhere_usual/zoe": 17')
+    text = "not read: /nowhere_usual/zoe/x is broken"
+    assert redact(text) == text
+    assert_publishable(text)
+    monkeypatch.setattr("os.path.isdir", lambda path: path == "/nowhere_usual")
+    assert redact(text) == "not read: [local path] is broken"
+    for shown in (text, '"/r/x": 3, "/nowhere_usual/zoe": 17', "/foo@/nowhere_usual/zoe"):
+        with pytest.raises(CardError, match="Line 1 shows a path"):
+            assert_publishable(shown)
+
+
+def test_a_quoted_path_with_spaces_is_redacted_whole() -> None:
+    said = "cannot read '/home/zoe/my runs/secret project/x.pth': it is truncated"
+    assert redact(said) == "cannot read '[local path]': it is truncated"
+
+
+def test_the_vocabulary_of_a_tokenizer_is_no_path() -> None:
+    words = ["/../", "/./", "/lib/", "/bin/", "/home/", "/w/", "/"]
+    charsmap = "AA+/" + "Q" * 1439 + "/x+/../" + "A" * 300  # as SentencePiece writes it, in base64
+    assert_publishable(json.dumps({word: i for i, word in enumerate([*words, charsmap])}))
 
 
 def test_the_token_in_use_is_refused_whatever_it_looks_like() -> None:
@@ -569,6 +585,10 @@ def test_the_token_in_use_is_refused_whatever_it_looks_like() -> None:
         "ratio 1:2",
         "hf_short",
         "note: \\_x",
+        "/m/01g317",
+        "car (van)/bus/truck",
+        "https://en.wikipedia.org/wiki/Foo_(bar)/baz/qux",
+        "onnx::/backbone/conv/weight",
     ],
 )
 def test_harmless_text_is_publishable(harmless: str) -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -737,6 +738,42 @@ def test_a_folder_that_is_no_merge_is_refused(
     assert everything_below(Path()) == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "streams", "code", "err"),
+    [
+        (["--version"], ">&-", 0, ""),
+        (["plan", "city"], "2>&-", 2, ""),
+        (["plan", "city"], "2>/dev/full", 2, ""),
+        (["--version"], ">/dev/full", 1, "No space left on device"),
+        (["plan", "city", "rain", "--json"], ">/dev/full", 1, "No space left on device"),
+        (["merge", "city", "rain", "-o", "m"], ">/dev/full", 1, "No space left on device"),
+        (["plan", "city", "rain"], "| (exec <&-; sleep 2)", 1, ""),
+    ],
+)
+def test_streams_that_nobody_reads_or_that_are_full(
+    arguments: list[str], streams: str, code: int, err: str, tiny: Models, tmp_path: Path
+) -> None:
+    if "/dev/full" in streams and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    for name, model in (("city", tiny.anchor), ("rain", tiny.donor)):
+        shutil.copytree(model, tmp_path / name)
+    # where Python buffers nothing, nothing is left to fail at the end
+    environment = {k: v for k, v in quiet_environment().items() if k != "PYTHONUNBUFFERED"}
+    command = f"set -o pipefail; {shlex.join([str(PROGRAM), *arguments])} {streams}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert err in done.stderr
+    assert done.stderr.count("\n") == bool(err)  # nothing of the interpreter's own
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The way to everything in a manifest; of lists to their first row."""
     rows = value.items() if isinstance(value, dict) else ()
@@ -746,12 +783,20 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(inner, (*path, key))
 
 
-@pytest.mark.parametrize("change", ["another type", "nothing", "gone"])
+@pytest.mark.parametrize("change", ["another type", "gone"])
 def test_a_manifest_that_was_changed_by_hand_is_an_error_of_ours(
     change: str, merged: Path, lwmm: Command
 ) -> None:
     file = merged / "lwmm_manifest.json"
     whole = json.loads(file.read_text())
+    whole["scores"] = {
+        "dataset": {"reference": "streets", "split": "val", "images": 9},
+        "models": [{"reference": "merged", "commit": None, "miou": 0.5, "iou": {"road": 0.9}}],
+        "notes": ["nothing to add"],
+    }
+    whole["plan"]["weights_from"] = {"method": "fit", "images": "dusk", "held_back": 2, "seed": 0}
+    file.write_text(json.dumps(whole))
+    assert lwmm("card", merged).code == 0
     refused = 0
     for path in list(places(whole)):
         manifest = copy.deepcopy(whole)
@@ -762,7 +807,7 @@ def test_a_manifest_that_was_changed_by_hand_is_an_error_of_ours(
             del holder[path[-1]]
         else:
             other = ["x"] if isinstance(holder[path[-1]], str) else "x"
-            holder[path[-1]] = None if change == "nothing" else other
+            holder[path[-1]] = other
         file.write_text(json.dumps(manifest))
         found = lwmm("card", merged)
         assert found.code in {0, 1}, (path, found.err)

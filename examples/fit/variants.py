@@ -56,7 +56,7 @@ class ColourCourse(Course):
 
 
 def shifted(image: Image, random: np.random.Generator) -> Image:
-    """An image in other light: up to a quarter brighter or darker, in each colour, in contrast."""
+    """An image in other light: as a whole, in each colour and in contrast up to a quarter more."""
     values = image * (random.uniform(0.8, 1.25) * random.uniform(0.8, 1.25, 3))
     middle = values.mean()
     changed = (values - middle) * random.uniform(0.8, 1.25) + middle
@@ -75,6 +75,8 @@ class _BothWays:
     def scores(self, image: Image, gradients: bool = False) -> DenseScores:
         """Scores of one image."""
         found = self.net.scores(image, gradients)
+        assert found.logits
+        assert found.extent == tuple(found.scores.shape[1:])  # nothing that a mirror would move
         other = self.net.scores(np.ascontiguousarray(image[:, ::-1]), gradients)
         mean = (found.scores.softmax(0) + other.scores.softmax(0).flip(-1)) / 2
         return replace(found, scores=mean.clamp_min(1e-9).log())

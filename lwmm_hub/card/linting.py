@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from lwmm_hub.errors import CardError
@@ -78,16 +78,20 @@ PIPELINE_TAGS = frozenset(
 _REPO_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 _LICENSE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _LICENSE_FILE = re.compile(r"(?i)(?:LICEN[CS]E|COPYING)[\w.-]*")
-_ROOT = re.compile(
+_ROOTS = (
     "Applications|Users|Volumes|afs|builds|content|data|datasets|dev|etc|export|fsx|gpfs|home|"
     "kaggle|lustre|media|mnt|net|nfs|opt|private|proc|project|projects|root|run|scratch|"
     "storage|srv|sys|tmp|usr|var|work|workspace|workspaces"
 )
+_SYSTEM = frozenset({"bin", "boot", "lib", "lib32", "lib64", "sbin"})  # nobody's models
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+# The last group is the root of any other path: it counts where this machine has such a folder.
 LOCAL_PATH = re.compile(
-    r"(?i:file:/)|(?<![\w.~/\\-])~(?:[a-z_][\w-]*)?/|(?<![\w./-])/(?P<root>[\w.@+-]+)/(?=[^\s/])"
+    r"(?i:file:/)|(?<![\w.~/\\-])~(?:[a-z_][\w-]*)?/"
+    rf"|(?:(?<![\w./-])/|(?<![\w./:-])//+)(?:{_ROOTS})/+(?=[^\s/\"'<>|`])"
     r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\|/(?:Users|Windows|Documents)\b)"
     r"|(?<![\\\w])\\\\[A-Za-z0-9.-]+\\[A-Za-z0-9]"
+    r"|(?<![\w./-])/(?P<root>[\w@+-][\w.@+-]{0,63})(?=/[^\s/\"'<>|`])"
 )
 _REST_OF_PATH = re.compile(r"[^\s\"'<>|`]*")
 
@@ -186,7 +190,7 @@ def assert_publishable(text: str, *, token: str | None = None) -> None:
     for shown in dict.fromkeys((text, _as_read(text))):
         if TOKEN.search(shown) or (token and len(token) >= 8 and token in shown):
             raise CardError("The text shows an access token. Remove it; revoke it if it was out.")
-        found = next(filter(_is_of_a_machine, LOCAL_PATH.finditer(shown)), None)
+        found = _local_path(shown)
         if found:
             line = shown.count("\n", 0, found.start()) + 1
             raise CardError(
@@ -195,25 +199,32 @@ def assert_publishable(text: str, *, token: str | None = None) -> None:
 
 
 def redact(text: str) -> str:
-    """`text` with tokens and local paths replaced, and whatever looks like a path from the root.
+    """`text` with tokens and local paths replaced, a quoted path to its closing quote.
 
     >>> redact("from /home/me/run/latest.pth, hf_abcdefghijklmnopqrstuvwx")
     'from [local path] [token]'
+    >>> redact("cannot read '/home/me/my runs/a.pth': truncated")
+    "cannot read '[local path]': truncated"
     """
     if "/" not in text and "\\" not in text and "hf_" not in text:
         return text
     shown, end = "", 0
-    while found := LOCAL_PATH.search(text, end):
+    while found := _local_path(text, end):
         shown += f"{text[end : found.start()]}[local path]"
+        before = text[found.start() - 1] if found.start() else ""
+        closing = text.find(before, found.end()) if before and before in "\"'`" else -1
         rest = _REST_OF_PATH.match(text, found.end())
-        end = rest.end() if rest else found.end()
+        end = closing if closing > 0 else rest.end() if rest else found.end()
     return TOKEN.sub("[token]", shown + text[end:])
 
 
-def _is_of_a_machine(found: re.Match[str]) -> bool:
-    """Whether the match of `LOCAL_PATH` is no token of a vocabulary, say, that begins with '/'."""
-    root = found["root"]
-    return root is None or bool(_ROOT.fullmatch(root)) or Path("/", root).is_dir()
+def _local_path(text: str, start: int = 0) -> re.Match[str] | None:
+    """The first path of a machine from `start` on."""
+    for found in LOCAL_PATH.finditer(text, start):
+        root = found["root"]
+        if root is None or (root not in _SYSTEM and os.path.isdir(f"/{root}")):  # noqa: PTH112
+            return found  # pathlib raises where the name is too long
+    return None
 
 
 def _as_read(text: str) -> str:

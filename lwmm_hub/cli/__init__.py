@@ -40,26 +40,27 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process as the interpreter does, without taking all values apart one by one.
+    """End the process without taking all values apart one by one, as the interpreter would.
 
     That takes a twentieth of the CPU of a whole merge, and the system frees their memory at once.
+    Files that are written have to be closed by then.
     """
     import atexit
     import threading
 
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
     atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        sys.exit(code)  # the interpreter knows how to say that nobody reads
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # nobody reads, or the disk is full
+            code = code or 1
     os._exit(code)
 
 
 def _nowhere() -> TextIO:
     """For a stream that was closed before we began (`>&-`)."""
-    return open(os.devnull, "w")  # noqa: PTH123  open to the end; pathlib is not needed yet
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123  pathlib is not needed yet
 
 
 def _on_interrupt(answer: object) -> None:

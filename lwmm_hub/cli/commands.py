@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -391,6 +392,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     debug = os.environ.get("HF_DEBUG") in {"1", "true", "True"}
     try:
         found = cli.main(args=arguments, prog_name="lwmm-hub", standalone_mode=False)
+        sys.stdout.flush()  # what cannot be written is answered for here
         return found if isinstance(found, int) else 0
     except LwmmError as error:
         if debug:
@@ -430,4 +432,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _say(text: str) -> None:
     from lwmm_hub.display import one_line  # here, so that --help stays instant
 
-    click.echo(f"lwmm-hub: {one_line(text)}", err=True)
+    with suppress(OSError):  # where nobody reads, the exit code alone says it
+        click.echo(f"lwmm-hub: {one_line(text)}", err=True)

@@ -269,7 +269,7 @@ def _key(parents: Parents, data: UnlabelledImages, options: FitOptions) -> dict[
         return None
     identity = identity_of(parents.plan, parents.checkpoints)
     where = [data.reference, data.revision, data.split]
-    return {"fit": 1, "options": vars(options), "images": where, **identity}
+    return {"fit": 2, "options": vars(options), "images": where, **identity}
 
 
 def _origin(

@@ -29,9 +29,10 @@ Progress = Callable[[str, int, int, float | None, float | None], None]
 CAP = 0.98  # no model starts with more of a layer, so that there are gradients for the others
 LOST = 0.2  # agreement that is lost to the start from which on a fit counts as diverged
 SAVE_EVERY = 20.0  # seconds
-# A class with a smaller part of the confident pixels counts as if it had this part: what a teacher
-# sees in a few dozen pixels of one image is mostly an error, and would have the say of the road.
-RARE = 1e-3
+# A class with a smaller part of the confident pixels (or of an equal part, where there are many
+# classes) counts as if it had this one. The few dozen pixels of a class that a teacher sees in a
+# single image are mostly an error, and would have the say of all that is road.
+RARE, RARE_OF_MANY = 1e-3, 0.02
 
 
 class Course:
@@ -179,7 +180,8 @@ def class_weights(pixels: NDArray[Any], power: float) -> NDArray[np.float64]:
     [0.556, 5.0, 0.0]
     """
     parts = pixels / pixels.sum()
-    weights = np.where(pixels > 0, np.maximum(parts, RARE) ** -power, 0.0)
+    least = min(RARE, RARE_OF_MANY / len(pixels))
+    weights = np.where(pixels > 0, np.maximum(parts, least) ** -power, 0.0)
     weights /= (weights * parts).sum()
     return weights
 
