@@ -56,7 +56,7 @@ def results(lines: Sequence[Line]) -> str:
     """The document."""
     worlds = list(dict.fromkeys(line["world"] for line in lines))
     done = [w for w in worlds if any(r["name"] == DEFAULT for r in lines if r["world"] == w)]
-    parts = [HEAD, _summary(lines, done)]
+    parts = [HEAD, _summary(lines, done), _variants(lines)]
     for world in done:
         rows = [line for line in lines if line["world"] == world]
         parts.append(f"## {world}\n\n{_table(rows)}\n")
@@ -101,6 +101,25 @@ def _summary(lines: Sequence[Line], worlds: Sequence[str]) -> str:
         )
     words += _rival(lines)
     return f"## In short\n\n{words}\n{_markdown([head, *cells])}\n"
+
+
+def _variants(lines: Sequence[Line]) -> str:
+    """What each variant brings over the defaults, in the runs that have both."""
+    scores = {(line["world"], line["seed"], line["name"]): line["miou"] for line in lines}
+    names = [n for n in dict.fromkeys(line["name"] for line in lines) if n.startswith("fit, ")]
+    kinds = list(dict.fromkeys(line["world"].partition(" ")[0] for line in lines))
+    table = [["over the default", *(text for kind in kinds for text in (kind, "runs"))]]
+    for name in names:
+        row = [name]
+        for kind in kinds:
+            gains = [
+                score - scores[world, seed, DEFAULT]
+                for (world, seed, what), score in scores.items()
+                if what == name and world.startswith(kind) and (world, seed, DEFAULT) in scores
+            ]
+            row += [f"{mean(gains):+.2f}" if gains else "", str(len(gains))]
+        table.append(row)
+    return f"## Variants\n\n{_markdown(table)}\n" if names else ""
 
 
 def _rival(lines: Sequence[Line]) -> str:
