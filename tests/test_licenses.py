@@ -6,7 +6,7 @@ import json
 from itertools import permutations, product
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lwmm_hub.errors import LicenseRefusedError, UsageError
@@ -305,6 +305,10 @@ def test_the_order_of_the_parents_does_not_matter(
 
 
 @given(st.lists(PARENT, min_size=1, max_size=4), PARENT)
+@example(
+    [ParentLicense("a/x", "cc-by-nc-sa-2.0"), ParentLicense("b/y", "apple-ascl")],
+    ParentLicense("c/z", "cc-by-nc-sa-2.0", "custom"),  # a name that says nothing beside an id
+)
 def test_one_more_parent_never_makes_publishing_easier(
     parents: list[ParentLicense], another: ParentLicense
 ) -> None:

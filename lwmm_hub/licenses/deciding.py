@@ -315,7 +315,7 @@ def _identity(parent: ParentLicense) -> tuple[str, ...]:
 
 def _classes(parent: ParentLicense) -> tuple[str, ...]:
     kind = parent.license_class
-    named = parent.name or parent.license or ""
+    named = (parent.name if parent.license == "other" else parent.license) or ""
     also = any(fnmatchcase(named, pattern) for pattern in ALSO_SHARE_ALIKE)
     return (kind, SHARE_ALIKE) if also and kind == NON_COMMERCIAL else (kind,)
 
