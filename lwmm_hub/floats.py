@@ -159,13 +159,19 @@ def _widen_half(bits: NDArray[np.uint16], out: Float) -> None:
 
 def _narrow_brain(values: Float, out: NDArray[np.uint16], work: NDArray[np.uint32]) -> None:
     """Finite float32 to bfloat16: the upper half, after adding half a last place of it."""
-    bits = values.view(np.uint32)
-    np.right_shift(bits, _16, out=work)
+    _round_off(values.view(np.uint32), _16, _HALF_OF_BRAIN, work)
+    np.copyto(out, work, casting="unsafe")
+
+
+def _round_off(
+    bits: NDArray[np.uint32], drop: np.uint32, add: np.uint32, work: NDArray[np.uint32]
+) -> None:
+    """`bits` without the lowest `drop` ones, to nearest even; `add` is half of what they count."""
+    np.right_shift(bits, drop, out=work)
     work &= _1
     work += bits
-    work += _HALF_OF_BRAIN
-    work >>= _16
-    np.copyto(out, work, casting="unsafe")
+    work += add
+    work >>= drop
 
 
 def _narrow_half(values: Float, out: NDArray[np.uint16], work: NDArray[np.uint32]) -> bool:
@@ -178,11 +184,7 @@ def _narrow_half(values: Float, out: NDArray[np.uint16], work: NDArray[np.uint32
     subnormal = (size[small] + np.float32(0.5)).view(np.uint32) - np.uint32(0x3F000000)
     # normal numbers: drop 13 bits, to nearest even, and move the bias from 127 to 15
     bits = values.view(np.uint32)
-    np.right_shift(bits, _13, out=work)
-    work &= _1
-    work += bits
-    work += _ROUND
-    work >>= _13
+    _round_off(bits, _13, _ROUND, work)
     work[small] = subnormal
     bits >>= _16
     bits &= _SIGN_OF_HALF

@@ -167,6 +167,11 @@ def test_a_legacy_pickle_asks_torch_and_nobody_else(tiny: Models, tmp_path: Path
     assert loaded.isdisjoint({"transformers", "huggingface_hub", "datasets", "evaluate"})
 
 
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_no_merge_loads_ml_dtypes(dtype: str, tiny: Models, tmp_path: Path) -> None:
+    assert "ml_dtypes" not in watched(tmp_path, "merge", tiny.anchor, tiny.donor, "--dtype", dtype)
+
+
 def test_the_package_says_that_it_is_typed() -> None:
     from importlib.resources import files
 

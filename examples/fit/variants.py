@@ -11,13 +11,13 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from report import DEFAULT
 
 from lwmm_hub.evaluation.post_processing import DenseScores
 from lwmm_hub.fitting.teaching import Lesson, teach
 from lwmm_hub.fitting.training import Course
 
 Image = NDArray[np.uint8]
-DEFAULT = "fit (default)"
 WIDTH = 3.0  # layers: standard deviation of the window that smooths over depth
 
 

@@ -164,9 +164,9 @@ def _name_alike(models: Sequence[Mapping[str, TensorEntry]]) -> list[NamedKeys]:
     """
     named: list[NamedKeys] = []
     for entries in models:
-        alike = (i for i in range(len(named)) if _same_names(models[i], entries))
-        same = next(alike, None)
-        named.append(name_keys(entries) if same is None else named[same])
+        before = zip(models, named, strict=False)  # those that are named already
+        same = next((keys for other, keys in before if _same_names(other, entries)), None)
+        named.append(same or name_keys(entries))
     if all(len(prefixes) == 1 for keys in named for prefixes in keys.places.values()):
         return named
     everywhere = {
