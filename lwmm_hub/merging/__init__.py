@@ -2,7 +2,7 @@
 
 The output is cut into ranges. For each range a worker reads the anchor's and the donors' bytes
 (neighbours in one call), adds them with their layers' weights, and writes the result at its place;
-the caller hashes the ranges in order meanwhile. Every element is
+the caller hashes the ranges in order meanwhile, or makes one itself. Every element is
 
     theta_anchor - sum over donors of H_i (theta_anchor - theta_i)
 

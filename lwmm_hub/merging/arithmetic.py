@@ -14,7 +14,7 @@ from lwmm_hub.floats import all_finite, doubles, narrow, narrow_fitting, sum_dty
 from lwmm_hub.merging.positional import read_at
 from lwmm_hub.merging.segments import Ingredient, OpenFiles, Piece, Range, Segment
 
-BLOCK = 1 << 17  # elements added at once: half a MiB of floats; far fewer cost more in calls
+BLOCK = 1 << 18  # elements added at once: a MiB of floats; far fewer cost more in calls
 
 
 class Slot:

@@ -1,4 +1,8 @@
-"""Run a plan: workers make ranges of the output and write them, the caller hashes in order."""
+"""Run a plan: workers make ranges of the output and write them, the caller hashes in order.
+
+Where the caller would wait for a range (half precisions take longer to add than to hash), it makes
+one that no worker has begun.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import hashlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple
@@ -48,7 +52,8 @@ def merge_files(
         plan: what to do.
         checkpoints: the parents, opened on this machine, in the plan's order.
         targets: the output's files; their tensors are those of `output_tensors`, in order.
-        threads: workers that read, add and write; the caller hashes. Default: cores less one.
+        threads: workers that read, add and write, beside the caller, which hashes and helps.
+            Default: cores less one.
         chunk: bytes of output made at once; the default keeps all buffers within 24 MiB.
         progress: called with the bytes of output made since the last call.
 
@@ -57,9 +62,9 @@ def merge_files(
         CheckpointError: a parent's file changed while it was read.
     """
     workers = threads or max(1, min(4, (os.cpu_count() or 1) - 1))
-    in_flight = workers + 2
+    in_flight = workers + 3
     models = len(checkpoints)
-    buffers = in_flight + workers * (models + 3)
+    buffers = in_flight + (workers + 1) * (models + 3)
     size = chunk or max(1 << 16, min(CHUNK, MEMORY // buffers & ~0xFFFF))
     by_key: dict[str, list[MergedTensor]] = {}
     for tensor in plan.merged:
@@ -77,7 +82,7 @@ def merge_files(
             task.made = make_range(task.work, local.slot, kitchen)
             write_at(task.descriptor, task.made, task.work.offset)
 
-        give = stack.enter_context(_workers(workers, make))
+        crew = stack.enter_context(_Crew(workers, make))
         free = deque(memoryview(bytearray(size)) for _ in range(in_flight))
         hashes = []
         for target in targets:
@@ -93,6 +98,8 @@ def merge_files(
 
             def finish(pending: deque[_Task] = pending, digest: Any = digest) -> None:
                 task = pending.popleft()
+                while not task.is_done() and crew.help():
+                    pass
                 made = task.wait()
                 digest.update(made)
                 free.append(task.room)
@@ -103,7 +110,7 @@ def merge_files(
                 if not free:
                     finish()
                 pending.append(_Task(work, free.popleft(), target.descriptor))
-                give(pending[-1])
+                crew.give(pending[-1])
             while pending:
                 finish()
             hashes.append(digest.hexdigest())
@@ -123,6 +130,10 @@ class _Task:
         self.done = threading.Lock()  # held until it is
         self.done.acquire()
 
+    def is_done(self) -> bool:
+        """Whether `wait` would not wait."""
+        return not self.done.locked()
+
     def wait(self) -> memoryview:
         """What was made, or the error it ended with."""
         self.done.acquire()
@@ -131,30 +142,56 @@ class _Task:
         return self.made
 
 
-@contextmanager
-def _workers(count: int, make: Callable[[_Task], None]) -> Iterator[Callable[[_Task], None]]:
-    """Threads that take tasks in turn, and stop at once where the caller fails."""
-    tasks: SimpleQueue[_Task | None] = SimpleQueue()
+class _Crew:
+    """Threads that do tasks in turn, and stop at once where the caller fails; the caller helps."""
 
-    def run() -> None:
-        while (task := tasks.get()) is not None:
-            try:
-                make(task)
-            except BaseException as error:  # noqa: BLE001  raised where it is waited for
-                task.error = error
-            task.done.release()
+    def __init__(self, workers: int, make: Callable[[_Task], None]) -> None:
+        self._make = make
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._threads = [
+            Thread(target=self._work, name="lwmm-merge", daemon=True) for _ in range(workers)
+        ]
 
-    threads = [Thread(target=run, name="lwmm-merge", daemon=True) for _ in range(count)]
-    try:
-        for thread in threads:
-            thread.start()
-        yield tasks.put
-    finally:
+    def __enter__(self) -> _Crew:
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
         with suppress(Empty):
             while True:
-                tasks.get_nowait()
-        for _ in threads:
-            tasks.put(None)
-        for thread in threads:
+                self._tasks.get_nowait()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
+
+    def give(self, task: _Task) -> None:
+        """Put a task last in turn."""
+        self._tasks.put(task)
+
+    def help(self) -> bool:
+        """Do one task in this thread; False where all have been begun."""
+        try:
+            task = self._tasks.get_nowait()
+        except Empty:
+            return False
+        assert task is not None
+        self._do(task)
+        return True
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            self._do(task)
+
+    def _do(self, task: _Task) -> None:
+        try:
+            self._make(task)
+        except BaseException as error:  # noqa: BLE001  raised where it is waited for
+            task.error = error
+        task.done.release()
