@@ -197,7 +197,9 @@ def run_merge(
     ]
     check_output(output, overwrite, inputs, written_bytes(opened.checkpoints[0], options))
     if any(m.on_hub for m in models):  # what can be refused, is refused before the download
-        draft = plan_merge(opened.key_map, opened.checkpoints, options, table=table)
+        draft = plan_merge(
+            opened.key_map, opened.checkpoints, options, kept_parts=kept_parts, table=table
+        )
         if approve is not None:
             approve(draft)
         pinned = [

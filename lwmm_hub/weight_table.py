@@ -6,7 +6,7 @@ import json
 import math
 import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,21 @@ class WeightTable:
                     "numbers from 0 to 1 that sum to 1."
                 )
 
-    def weights(self, layers: Sequence[str], models: int) -> list[tuple[float, ...]]:
+    def weights(
+        self,
+        layers: Sequence[str],
+        models: int,
+        left_out: Collection[str] = (),
+        undecided: Collection[str] = (),
+    ) -> list[tuple[float, ...]]:
         """A row for each of the shared layers; the longest name that covers a layer decides.
+
+        Args:
+            layers: those that are merged.
+            models: how many models.
+            left_out: shared layers that are not merged; a row for them is no mistake.
+            undecided: those of `layers` that may still be left out: without a row they are the
+                anchor's.
 
         >>> table = WeightTable({"stages": (0.5, 0.5), "stages.1": (0.75, 0.25)})
         >>> table.weights(["stages.0.norm", "stages.1.norm"], models=2)
@@ -59,11 +72,12 @@ class WeightTable:
             UsageError: a layer has no row, a row no layer, or a row is out of range.
         """
         self.check(models)
-        found, used = [], set()
+        found, used = [], {self._covering(layer) for layer in left_out}
         for layer in layers:
-            name = layer
-            while name and name not in self.rows:
-                name = name.rpartition(".")[0]
+            name = self._covering(layer)
+            if not name and layer in undecided:
+                found.append((1.0, *[0.0] * (models - 1)))
+                continue
             if not name:
                 raise UsageError(
                     f"the table of weights has no row for the layer {layer!r}. Add one; 'lwmm-hub "
@@ -81,6 +95,12 @@ class WeightTable:
                 about=f"layer_weights.{unknown[0]}",
             )
         return found
+
+    def _covering(self, layer: str) -> str:
+        """The longest name of a row that covers a layer; empty where there is none."""
+        while layer and layer not in self.rows:
+            layer = layer.rpartition(".")[0]
+        return layer
 
 
 def _rest(row: Sequence[float], donors: Sequence[float]) -> float:

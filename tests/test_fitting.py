@@ -552,6 +552,29 @@ def test_a_drift_ramp_follows_the_drift(trio: tuple[Path, Path, Path], tmp_path:
     assert weights(three)[-1] == pytest.approx([1, 0, 0])
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"schedule": "cosine"}, "schedule"),
+        ({"schedule": "isotropic"}, "schedule"),
+        ({"start": 0.5}, "start"),
+        ({"end": 0.6}, "end"),
+        ({"gamma": 3.0}, "gamma"),
+    ],
+)
+def test_what_a_drift_ramp_does_not_look_at_is_refused(
+    options: dict[str, Any], name: str, trio: tuple[Path, Path, Path]
+) -> None:
+    with pytest.raises(UsageError, match=f"^{name} changes nothing where the drift"):
+        drift_layer_weights(lw.plan(*trio, **options))
+
+
+def test_a_drift_ramp_ends_and_begins_where_it_is_told(trio: tuple[Path, Path, Path]) -> None:
+    made = drift_layer_weights(lw.plan(*trio[:2], anchor_weight=0.75, endpoint=0.5))
+    assert weights(made)[0] == pytest.approx([0.75, 0.25])
+    assert weights(made)[-1] == pytest.approx([0.875, 0.125])
+
+
 def test_entropy_gives_more_to_the_surer_donor(
     trio: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from clients import assert_one_line, client, files_of
 from enumerators import TINY, ancestor, finetuned, write_transformers_folder
-from safetensors.numpy import load_file
+from hub import TestHub
+from safetensors.numpy import load_file, save_file
 
 import lwmm_hub as lw
 from lwmm_hub.errors import RecipeError, UsageError
@@ -96,6 +99,66 @@ def test_a_whole_weight_of_a_donor_that_lacks_a_tensor_is_the_anchors(
     made, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "m", pair[1]))
     for tensor in result.plan.merged:
         np.testing.assert_allclose(made[tensor.key], theirs[tensor.key], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def other_head(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The donor with the head of another training, which the merge leaves out."""
+    folder = tmp_path_factory.mktemp("other") / "donor"
+    shutil.copytree(pair[1], folder)
+    tensors, theirs = load_file(folder / "model.safetensors"), ancestor(TINY, 99)
+    stranger = load_file(
+        write_transformers_folder(folder.parent / "stranger", theirs, TINY) / "model.safetensors"
+    )
+    head = {key: value for key, value in stranger.items() if key.startswith("decode_head")}
+    save_file(tensors | head, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_table_needs_no_rows_for_a_head_that_is_left_out_and_may_have_them(
+    pair: tuple[Path, Path], other_head: Path, tmp_path: Path
+) -> None:
+    """Whether it is, a plan from headers does not know: both tables can be planned and merged."""
+    backbone = {name: row for name, row in GROUPS.items() if name != "head"}
+    made = []
+    for name, rows in (("whole", GROUPS), ("backbone", backbone)):
+        plan = lw.plan(pair[0], other_head, weights=rows)
+        assert not plan.scope_decided
+        head = [layer.weights for layer in plan.layers if layer.part == "head"]
+        assert set(head) == {rows.get("head", (1.0, 0.0))}
+        for way, result in (
+            ("plan", lw.merge(plan, output=tmp_path / f"{name} plan")),
+            ("table", lw.merge(pair[0], other_head, output=tmp_path / name, weights=rows)),
+        ):
+            assert {layer.part for layer in result.plan.layers} == {"backbone"}, way
+            assert "decode_head.linear_fuse.weight" in result.plan.kept
+            made.append(result.files)
+    assert made == made[:1] * 4
+    with pytest.raises(UsageError, match="no row for the layer 'head"):
+        lw.merge(*pair, output=tmp_path / "related", weights=backbone)
+
+
+def test_numbers_for_models_of_the_hub_with_unlike_heads(
+    pair: tuple[Path, Path], other_head: Path, tmp_path: Path, hub: TestHub
+) -> None:
+    """What is refused before the download must not ask for rows of a head that is left out."""
+    for name, folder in (("org/a", pair[0]), ("org/b", other_head)):
+        hub.create_repo(name, files_of(folder))
+    with client(hub, tmp_path / "home", tmp_path / "cwd") as run:
+        done = run("merge", "org/a", "org/b", "--weights", "drift", "-o", "drift")
+        assert done.code == 0, done.err
+        done = run("merge", "org/a", "org/b", "--weights", "drift/lwmm_recipe.yaml", "-o", "again")
+        assert done.code == 0, done.err
+        done = run("merge", "--recipe", "drift/lwmm_recipe.yaml", "-o", "recipe")
+        assert done.code == 0, done.err
+        (tmp_path / "cwd" / "t.yaml").write_text("stages: [0.5, 0.5]\nneck: [0.5, 0.5]\n")
+        done = run("merge", "org/a", "org/b", "--weights", "t.yaml", "-o", "wrong")
+        assert_one_line(done, "a row for 'neck'", code=2)
+    files = [
+        (tmp_path / "cwd" / name / "model.safetensors").read_bytes()
+        for name in ("drift", "again", "recipe")
+    ]
+    assert files == files[:1] * 3
 
 
 @pytest.mark.parametrize(

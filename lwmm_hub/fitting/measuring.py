@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.drifting import Drift, measure_drift
-from lwmm_hub.errors import EvaluationError
+from lwmm_hub.errors import EvaluationError, UsageError
 from lwmm_hub.fitting.parents import open_parents, ramp_of
 from lwmm_hub.planning import MergePlan
+from lwmm_hub.schedule import Schedule
 from lwmm_hub.weight_table import WeightTable
 
 if TYPE_CHECKING:
     from lwmm_hub.fitting.forwarding import Net
     from lwmm_hub.fitting.training import Progress
+
+_COUNTS = ("endpoint", "anchor_weight")  # what counts of a schedule where the drift gives the ramp
 
 
 def drift_layer_weights(plan: MergePlan) -> MergePlan:
@@ -25,8 +28,16 @@ def drift_layer_weights(plan: MergePlan) -> MergePlan:
         plan: says which models; of its options `anchor_weight` and `endpoint` count.
 
     Raises:
+        UsageError: the plan has a schedule, start, end or gamma, which would change nothing.
         LwmmError: the plan's models cannot be opened.
     """
+    for name, value in vars(Schedule()).items():
+        if name not in _COUNTS and getattr(plan.options.curve, name) != value:
+            option = "schedule" if name == "kind" else name
+            raise UsageError(
+                f"{option} changes nothing where the drift gives the ramp: leave it out, or leave "
+                "out --weights drift."
+            )
     parents = open_parents(plan)
     plan = parents.plan
     used = {tensor.name for tensor in plan.merged}

@@ -68,7 +68,10 @@ def plan_merge(
     if (table is not None) != (options.schedule == TABLE):
         raise UsageError('a table of weights goes with the schedule "table": give both or none.')
     if table is not None:
-        weights = table.weights(names, len(checkpoints))
+        shared = {p.layer for p in key_map.shared} | {layer for _, layer in key_map.left_out}
+        decided = relatedness or kept_parts is not None or options.scope != "auto"
+        open_layers = () if decided else _judged_layers(key_map)
+        weights = table.weights(names, len(checkpoints), shared.difference(names), open_layers)
     else:
         weights = layer_weights(options.curve, names, len(checkpoints))
     number = {name: i for i, name in enumerate(names)}
@@ -159,14 +162,13 @@ def _left_out(
         )
     left_out: set[tuple[int, str]] = set()
     why: dict[str, str] = {}
+    known = _judged_parts(key_map)
     recorded = {
         (i, part)
         for i, parts in enumerate(kept_parts or ())
         for part in parts
         if (i, part) not in key_map.left_out
     }
-    guessed = [part.name for part in key_map.parts if part.backbone]
-    known = heads + (guessed if len(guessed) > 1 else [])
     for _, part in sorted(recorded):
         if part not in known:
             raise RecipeError(
@@ -188,6 +190,19 @@ def _left_out(
             text = f"the {part} of {label} is unrelated (mean cosine {result.cosine:.3f})"
         why[part] = f"{why[part]}; {text}" if part in why else text
     return left_out, why
+
+
+def _judged_parts(key_map: KeyMap) -> list[str]:
+    """What the weights may show to be unrelated: heads, and backbones that were guessed."""
+    heads = [part.name for part in key_map.parts if not part.backbone]
+    guessed = [part.name for part in key_map.parts if part.backbone]
+    return heads + (guessed if len(guessed) > 1 else [])
+
+
+def _judged_layers(key_map: KeyMap) -> set[str]:
+    """The layers that the weights, once they are read, may show to be left out."""
+    parts = _judged_parts(key_map)
+    return {p.layer for p in key_map.shared if p.part in parts} | set(key_map.doubtful)
 
 
 def _without_untrained(
