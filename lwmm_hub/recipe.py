@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from lwmm_hub.errors import ModelReferenceError, RecipeError, UsageError
@@ -94,15 +94,24 @@ def _relative(reference: str, folder: Path | None) -> str:
     except ValueError:  # another drive
         text = str(absolute)
     text = Path(text).as_posix()
-    text = text if text.startswith((".", "/")) else f"./{text}"
+    text = text if is_path(text) else f"./{text}"
     return f"{text}?{query}" if query else text
+
+
+def is_path(reference: str) -> bool:
+    """Whether a reference of a recipe is a local path; else it is the Hub's.
+
+    >>> is_path("./anchor"), is_path("D:/models/anchor"), is_path("org/name")
+    (True, True, False)
+    """
+    return reference.startswith((".", "/")) or PureWindowsPath(reference).is_absolute()
 
 
 def moved_recipe(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe as it reads from another folder: its local paths relative to `folder`."""
     models = (
         replace(model, reference=_relative(model.reference, folder))
-        if model.reference is not None and model.reference.startswith((".", "/"))
+        if model.reference is not None and is_path(model.reference)
         else model
         for model in recipe.models
     )
@@ -186,11 +195,11 @@ def read_recipe(path: Path) -> Recipe:
 
 def _from_folder(model: RecipeModel, folder: Path) -> RecipeModel:
     text = model.reference
-    if text is None or not text.startswith((".", "/")):
+    if text is None or not is_path(text):
         return model
     path, _, query = text.partition("?")
     moved = str(folder / path)
-    if not moved.startswith((".", "/")) and not Path(moved).is_absolute():
+    if not is_path(moved):
         moved = f"./{moved}"
     return replace(model, reference=f"{moved}?{query}" if query else moved)
 
@@ -349,7 +358,7 @@ class _Reader:
             row = self.mapping(item, "a model", known)
             reference = self.reference(row["reference"]) if "reference" in row else None
             local = self.scalar(row["local"], "local", str) if "local" in row else None
-            on_hub = reference is not None and not reference.startswith((".", "/"))
+            on_hub = reference is not None and not is_path(reference)
             if (on_hub and local) or not (reference or local):
                 self.fail(item, "a model has either 'reference' or 'local': write one of them.")
             weights = self.choice(row, "weights", WEIGHTS, reference) or "student"
@@ -364,7 +373,7 @@ class _Reader:
 
     def reference(self, node: Any) -> str:
         text = str(self.scalar(node, "reference", str))
-        if not text.startswith((".", "/")):
+        if not is_path(text):
             try:
                 reference = ModelReference.parse(text if "://" in text else f"hf://{text}")
             except ModelReferenceError as error:

@@ -12,7 +12,7 @@ from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.errors import OutputError, ResolveError, VerificationError
 from lwmm_hub.manifest import read_manifest
 from lwmm_hub.merging import Progress
-from lwmm_hub.recipe import Recipe, read_recipe
+from lwmm_hub.recipe import Recipe, is_path, read_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.rerunning import merge_recipe
 from lwmm_hub.writing import MANIFEST, RECIPE, public_config, sha256_of
@@ -104,7 +104,7 @@ def _recipe_in(folder: Path, reference: ModelReference) -> Recipe:
         OutputError: it is from the Hub and names paths.
     """
     recipe = read_recipe(folder / RECIPE)
-    if reference.on_hub and any((m.reference or "").startswith((".", "/")) for m in recipe.models):
+    if reference.on_hub and any(is_path(m.reference or "") for m in recipe.models):
         raise OutputError(
             f"the recipe of {reference} names paths of somebody's disk: it was not pushed by "
             "lwmm-hub."

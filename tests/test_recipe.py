@@ -338,3 +338,11 @@ def test_a_local_parent_with_another_checksum_is_refused(tmp_path: Path) -> None
             tmp_path / "r.yaml", output=tmp_path / "out", parents={"donor": str(tmp_path / "donor")}
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_path_of_another_drive_is_a_path() -> None:
+    """As Windows writes it where no relative path leads there."""
+    text = "version: 1\nmodels:\n- reference: D:/models/anchor\n- reference: ../donor\n"
+    recipe = parse(text)
+    assert [model.reference for model in recipe.models] == ["D:/models/anchor", "../donor"]
+    assert parse(write_recipe(recipe, "a test")) == recipe
