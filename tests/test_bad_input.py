@@ -641,7 +641,7 @@ def only_headers(folder: Path, size: SegformerSize) -> Path:
 
     folder.mkdir()
     entries = segformer_transformers_old(size)
-    head, _ = write_header([(e.key, e.dtype, e.shape) for e in entries], {"format": "pt"})
+    head = write_header([(e.key, e.dtype, e.shape) for e in entries], {"format": "pt"})
     total = sum(int(np.prod(e.shape)) * (8 if e.dtype == "I64" else 4) for e in entries)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(head)

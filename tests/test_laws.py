@@ -167,9 +167,9 @@ def merged_bytes(
 ) -> tuple[bytes, str]:
     """The output file and its sha256 as `merge_files` tells it."""
     tensors = output_tensors(plan, checkpoints[0])
-    head, starts = write_header([(t.key, t.dtype, t.shape) for t in tensors], {"format": "pt"})
+    head = write_header([(t.key, t.dtype, t.shape) for t in tensors], {"format": "pt"})
     with tempfile.TemporaryFile() as file:
-        target = TargetFile(tensors, starts, head, file.fileno())
+        target = TargetFile(tensors, head, file.fileno())
         (digest,) = merge_files(plan, checkpoints, [target], threads, chunk)
         file.seek(0)
         return file.read(), digest

@@ -202,7 +202,7 @@ def test_float8_is_kept_bit_for_bit(tmp_path: Path) -> None:
     for i, code in enumerate((mine, mine[::-1])):
         values = {k: ("F32", v.shape, bits(v)) for k, v in net(i).items()}
         values["backbone.1.code"] = ("F8_E4M3", (16,), code)
-        head, _ = write_header([(k, d, s) for k, (d, s, _) in values.items()], {})
+        head = write_header([(k, d, s) for k, (d, s, _) in values.items()], {})
         paths.append(tmp_path / f"{i}.safetensors")
         paths[-1].write_bytes(head + b"".join(data for _, _, data in values.values()))
     result = lw.merge(*paths, output=tmp_path / "merged")

@@ -220,21 +220,20 @@ def test_files_of_the_library_are_read_alike(tensors: dict[str, np.ndarray], met
 def test_files_of_ours_are_read_by_the_library_alike(tensors: dict[str, np.ndarray]) -> None:
     codes = {name: code for code, (_, name) in DTYPES.items()}
     listing = [(k, codes[v.dtype.name], v.shape) for k, v in tensors.items()]
-    head, starts = write_header(listing, {"format": "pt", "a": "é"})
+    head = write_header(listing, {"format": "pt", "a": "é"})
     content = head + b"".join(bits(v) for v in tensors.values())
     theirs = load(content)
     assert theirs.keys() == tensors.keys()
-    for (key, value), start in zip(tensors.items(), starts, strict=True):
+    for key, value in tensors.items():
         assert theirs[key].dtype == value.dtype
         assert bits(theirs[key]) == bits(value)
-        assert content[start : start + value.nbytes] == bits(value)
     assert len(head) % 8 == 0
     assert parse(content).keys() == tensors.keys()
 
 
 def test_bfloat16_and_metadata_through_a_file(tmp_path: Path) -> None:
     value = np.arange(6, dtype=ml_dtypes.bfloat16).reshape(2, 3)
-    head, _ = write_header([("x", "BF16", (2, 3))], {"format": "pt"})
+    head = write_header([("x", "BF16", (2, 3))], {"format": "pt"})
     (tmp_path / "x.safetensors").write_bytes(head + bits(value))
     with safe_open(tmp_path / "x.safetensors", "pt") as opened:
         assert opened.metadata() == {"format": "pt"}

@@ -62,28 +62,24 @@ def read_safetensors(reader: ByteReader) -> tuple[dict[str, TensorEntry], dict[s
 
 def write_header(
     tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str]
-) -> tuple[bytes, list[int]]:
-    """The header of a file with these (key, dtype, shape), in this order, and where each starts.
+) -> bytes:
+    """The header of a file with these (key, dtype, shape), whose bytes follow in this order.
 
-    The offsets are absolute. Metadata is sorted and nothing depends on time or machine, so equal
-    merges give equal bytes. Padded to 8 bytes, so tensors sorted by falling element size are
-    aligned.
+    Metadata is sorted and nothing depends on time or machine, so equal merges give equal bytes.
+    Padded to 8 bytes, so tensors sorted by falling element size are aligned.
 
-    >>> head, starts = write_header([("a", "F32", (2,))], {"format": "pt"})
-    >>> starts == [len(head)], len(head) % 8
-    (True, 0)
+    >>> len(write_header([("a", "F32", (2,))], {"format": "pt"})) % 8
+    0
     """
     header: dict[str, Any] = {RESERVED: dict(sorted(metadata.items()))}
-    starts, end = [], 0
+    end = 0
     for key, dtype, shape in tensors:
         size = tensor_bytes(dtype, tuple(shape))
         header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
-        starts.append(end)
         end += size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    head = struct.pack("<Q", len(text)) + text
-    return head, [len(head) + start for start in starts]
+    return struct.pack("<Q", len(text)) + text
 
 
 _AGAIN = "Download it again, or ask its author for a sound copy."

@@ -36,7 +36,7 @@ def copy_tensors(
         MergeError: a value is too large for the wanted dtype.
         CheckpointError: a file changed while it was read.
     """
-    head, _ = write_header(((t.key, t.dtype, t.shape) for t in tensors), METADATA)
+    head = write_header(((t.key, t.dtype, t.shape) for t in tensors), METADATA)
     digest = hashlib.sha256(head)
     buffer = memoryview(bytearray(CHUNK * 8))
     with path.open("xb") as file:

@@ -116,7 +116,6 @@ class OpenFiles:
         self._numbers: dict[tuple[int, str], int] = {}
         self._checkpoints = checkpoints
         self._stack = stack
-        self.names: list[str] = []
 
     def ingredient(self, model: int, source: Source, weight: float) -> Ingredient:
         """A model's share: where its parameter, or its part of a fused one, lies."""
@@ -139,7 +138,6 @@ class OpenFiles:
                 self._stack.callback(os.close, descriptor)
             self._numbers[model, file] = len(self.descriptors)
             self.descriptors.append(descriptor)
-            self.names.append(f"{self._checkpoints[model].label}: {file}")
         return self._numbers[model, file]
 
 

@@ -30,10 +30,9 @@ Progress = Callable[[int], None]
 
 
 class TargetFile(NamedTuple):
-    """One file of the output: its tensors, where each starts, and its opened descriptor."""
+    """One file of the output: its tensors, its header, and its opened descriptor."""
 
     tensors: Sequence[OutputTensor]
-    starts: Sequence[int]
     header: bytes
     descriptor: int
 

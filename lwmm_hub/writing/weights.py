@@ -78,11 +78,11 @@ def write_weights(
         with ExitStack() as stack:
             targets = []
             for name, members in shards:
-                head, starts = write_header(((t.key, t.dtype, t.shape) for t in members), METADATA)
+                head = write_header(((t.key, t.dtype, t.shape) for t in members), METADATA)
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
                 descriptor = os.open(folder / name, flags, 0o644)
                 stack.callback(os.close, descriptor)
-                targets.append(TargetFile(members, starts, head, descriptor))
+                targets.append(TargetFile(members, head, descriptor))
             hashes = merge_files(plan, checkpoints, targets, threads, progress=progress)
         if as_pth:
             return _as_pth(folder, checkpoints[0])
