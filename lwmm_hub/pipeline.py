@@ -160,11 +160,11 @@ def run_merge(
     *,
     kept_parts: tuple[tuple[str, ...], ...] | None,
     output: Path,
-    overwrite: bool,
-    threads: int | None,
-    progress: Progress | None,
-    tags: Sequence[str],
     started: float,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    tags: Sequence[str] = (),
     approve: Approval | None = None,
     made: MergePlan | None = None,
     pairs_sha256: str | None = None,
@@ -177,11 +177,11 @@ def run_merge(
         options: what is asked for.
         kept_parts: per model the parts that are kept out, where that is decided already.
         output: the folder.
+        started: `time.monotonic()` of the call.
         overwrite: replace an earlier merge of that name.
         threads: workers.
         progress: called with the bytes made since the last call.
         tags: more tags for the card.
-        started: `time.monotonic()` of the call.
         approve: called with the plan before anything is downloaded whole or written.
         made: the plan that this must turn out to be.
         pairs_sha256: what values must match, as a checksum.
