@@ -60,6 +60,130 @@ def test_a_prefix_that_is_taken_off_never_gives_way_to_another_tensor(tmp_path: 
     )
     assert sources(plan) == {name: f"m.{name}" for name in anchor}
     assert {row["key"] for row in plan.to_dict()["unused"]} == {"c.weight", "d.weight"}
+    assert any("2 of the anchor's tensors (c.weight, ...)" in text for text in plan.warnings)
+
+
+@pytest.mark.parametrize("prefix", ["aux.", "ema.", "momentum.encoder."])
+def test_a_second_network_does_not_displace_names_that_match_as_they_are(
+    prefix: str, tmp_path: Path
+) -> None:
+    """It covers no more of the anchor, though the donor has more names that would fit."""
+    names = [f"layer{i}.weight" for i in range(4)] + ["fc.weight"]
+    anchor = tensors(*names)
+    donor = tensors(*names, like=anchor, noise=0.1)
+    for other in (names, names[2:]):
+        both = {**donor, **{f"{prefix}{name}": anchor[name] + 9 for name in other}}
+        anchor_file = save(tmp_path / "anchor.safetensors", anchor)
+        plan = lw.plan(anchor_file, save(tmp_path / "donor.safetensors", both))
+        assert sources(plan) == {name: name for name in names}
+        assert not any("instead" in text or "under" in text for text in plan.warnings)
+        assert len(plan.unused[0]) == len(other)
+        moved = {f"{prefix}{name}": value for name, value in anchor.items()}
+        turned = lw.plan(
+            save(tmp_path / "long.safetensors", moved), save(tmp_path / "both.safetensors", both)
+        )
+        kept = all(key == name for name, key in sources(turned).items() if name in both)
+        said = any("of the anchor's tensors" in text for text in turned.warnings)
+        assert kept != said
+        assert kept or other != names
+
+
+def test_a_copy_never_displaces_a_student_that_lacks_a_little(tmp_path: Path) -> None:
+    anchor = tensors("a.weight", "b.weight", "c.weight")
+    student = tensors("a.weight", "b.weight", like=anchor, noise=0.1)
+    copy = {f"ema.{name}": value for name, value in anchor.items()}
+    plan = lw.plan(
+        save(tmp_path / "anchor.safetensors", anchor),
+        save(tmp_path / "donor.safetensors", student | copy),
+    )
+    assert sources(plan) == {"a.weight": "a.weight", "b.weight": "b.weight"}
+    assert plan.kept == {"c.weight": "absent in donor"}
+
+
+def tiny_mit(prefix: str, without: str = "", seed: int = 1) -> Tensors:
+    spelt = spell_nvlabs(finetuned(START, seed), TINY)
+    backbone = {key: value for key, value in spelt.items() if key.startswith("backbone.")}
+    found = {prefix + key.removeprefix("backbone."): v for key, v in backbone.items()}
+    return {key: value for key, value in found.items() if not without or without not in key}
+
+
+@pytest.mark.parametrize(("without", "taken"), [("block1.0.norm1", "student"), ("block", "ema")])
+def test_a_tabled_student_wins_over_a_more_complete_copy_or_it_is_said(
+    without: str, taken: str, tmp_path: Path
+) -> None:
+    donor = tiny_mit("student.net.", without) | tiny_mit("ema.net.", seed=2)
+    plan = lw.plan(
+        save(tmp_path / "anchor.safetensors", tiny_mit("")),
+        save(tmp_path / "donor.safetensors", donor),
+    )
+    assert {(key or "").partition(".")[0] for key in sources(plan).values()} == {taken}
+    said = [text for text in plan.warnings if "a copy that is not the student" in text]
+    assert len(said) == (taken == "ema")
+
+
+def test_a_part_of_a_fused_tensor_that_stays_the_anchors_is_listed(tmp_path: Path) -> None:
+    """Where the donor, which keeps k and v apart, has no bias for v."""
+    donor = tmp_path / "donor"
+    write_transformers_folder(donor, finetuned(START, 2), TINY)
+    theirs = load_file(donor / "model.safetensors")
+    key = "segformer.encoder.block.0.0.attention.self.value.bias"
+    save(donor / "model.safetensors", {k: v for k, v in theirs.items() if k != key})
+    anchor = write_pth(tmp_path / "anchor.pth", spell_nvlabs(finetuned(START, 1), TINY))
+    result = lw.merge(anchor, donor, output=tmp_path / "merged")
+    fused = "backbone.block1.0.attn.kv.bias"
+    assert result.plan.kept[fused].startswith("part 2 of 2 (stages.0.blocks.0.")
+    assert result.plan.kept[fused].endswith("absent in donor")
+    own = spell_nvlabs(finetuned(START, 1), TINY)[fused]
+    made = load_file(tmp_path / "merged" / "model.safetensors")[fused]
+    half = len(own) // 2
+    assert np.array_equal(made[half:], own[half:])
+    assert not np.array_equal(made[:half], own[:half])
+    card = (tmp_path / "merged" / "README.md").read_text("utf-8")
+    assert "part 2 of 2" in card
+
+
+CONVOLUTION = tensors("body.conv.weight")
+
+
+@pytest.mark.parametrize("weights", [(0.0, 1.0, 0.0), (0.0, 1 / 3, 2 / 3), (1e-7, 1 - 1e-7, 0.0)])
+def test_an_anchor_with_little_weight_and_large_values_leaves_no_trace(
+    weights: tuple[float, ...], tmp_path: Path
+) -> None:
+    """The sum is made from the model of the largest weight: nothing cancels."""
+    values = (1e5, 1e-3, 2e-3)
+    files = [
+        save(
+            tmp_path / f"{i}.safetensors",
+            {**CONVOLUTION, "body.bn.running_var": np.full(5, value, np.float32)},
+        )
+        for i, value in enumerate(values)
+    ]
+    lw.merge(*files, output=tmp_path / "out", weights={"body": weights})
+    made = load_file(tmp_path / "out" / "model.safetensors")["body.bn.running_var"]
+    singles = [np.float64(np.float32(value)) for value in values]
+    exact = sum(w * v for w, v in zip(weights, singles, strict=True))
+    np.testing.assert_allclose(made, exact, rtol=1e-6)
+    if 1.0 in weights:
+        assert np.all(made == np.float32(values[weights.index(1.0)]))
+
+
+def test_moments_of_an_anchor_without_weight_where_donors_agree(tmp_path: Path) -> None:
+    def model(mean: float, spread: float) -> Tensors:
+        return {
+            **CONVOLUTION,
+            "body.bn.running_mean": np.array([mean, 1.0], np.float32),
+            "body.bn.running_var": np.array([spread, 2.0], np.float32),
+        }
+
+    files = [
+        save(tmp_path / f"{i}.safetensors", model(mean, spread))
+        for i, (mean, spread) in enumerate([(9.0, 9.0), (1.0, 1.0), (3.0, 1.0)])
+    ]
+    weights = {"body": (0.0, 0.5, 0.5)}
+    lw.merge(*files, output=tmp_path / "out", weights=weights, batch_norm="moment")
+    made = load_file(tmp_path / "out" / "model.safetensors")
+    assert made["body.bn.running_mean"].tolist() == [2.0, 1.0]
+    assert made["body.bn.running_var"].tolist() == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -309,6 +309,24 @@ def test_the_trained_weights_come_before_averages_of_them(tmp_path: Path) -> Non
     assert state.unused == ("'params_ema': 1 tensors", "'ema': 2 tensors")
 
 
+def test_the_student_comes_before_its_teacher(tmp_path: Path) -> None:
+    content = {"teacher": weights("a", "b"), "student": weights("a", "b"), "epoch": 1}
+    state = found(tmp_path, content)
+    assert (state.path, state.unused) == (("student",), ("'teacher': 2 tensors",))
+
+
+@pytest.mark.parametrize(("average", "other"), [("ema", "net_g"), ("teacher", "online")])
+def test_an_average_beside_what_may_be_the_network_is_refused(
+    average: str, other: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=f"an average of weights, '{average}', .*'{other}'"):
+        found(tmp_path, {average: weights("a", "b"), other: weights("a", "b")})
+    small = found(tmp_path, {average: weights("a", "b"), other: weights("a")})
+    assert (small.path, small.unused) == ((average,), (f"'{other}': 1 tensors",))
+    both = found(tmp_path, {average: weights("a"), "params_ema": weights("a"), "optimizer": {}})
+    assert both.path in {(average,), ("params_ema",)}
+
+
 def test_wrappers_may_be_nested_and_reordered(tmp_path: Path) -> None:
     state = found(tmp_path, {"model": {"state_dict": weights("module.a", "module.b")}})
     assert (state.path, state.prefix) == (("model", "state_dict"), "module.")

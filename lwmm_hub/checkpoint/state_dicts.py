@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from lwmm_hub.checkpoint.entries import TensorEntry
@@ -16,6 +16,15 @@ MAX_TENSORS = 200_000
 MAX_SHOWN = 200  # characters of a path that is only told
 MAX_NAMES = 64 * 1024 * 1024  # characters in all paths together
 
+# averages of a student over its training
+_AVERAGES: tuple[tuple[str, ...], ...] = (
+    ("params_ema",),
+    ("state_dict_ema",),  # timm
+    ("model_ema",),  # torchvision
+    ("ema",),
+    ("teacher",),
+)
+
 # Keys under which training code saves the weights, most wanted first: the trained student before
 # averages of it. Several keys in a row are parts of one model.
 WRAPPERS: tuple[tuple[str, ...], ...] = (
@@ -27,12 +36,9 @@ WRAPPERS: tuple[tuple[str, ...], ...] = (
     ("network",),
     ("module",),  # DeepSpeed
     ("params",),  # BasicSR
+    ("student",),  # DINO, mean teachers
     ("feature_extractor", "classifier"),  # FADA
-    ("params_ema",),
-    ("state_dict_ema",),  # timm
-    ("model_ema",),  # torchvision
-    ("ema",),
-    ("teacher",),
+    *_AVERAGES,
 )
 _OPTIMIZERS = ("optim", "scheduler", "scaler")
 
@@ -172,7 +178,11 @@ def find_state_dicts(
     parts: tuple[str, ...] = ()
     while not parts:
         here = _below(tree, path)
-        found = _first_wrapper(here, wrappers, counted) or _only_child(here, name, counted)
+        found = _first_wrapper(here, wrappers, counted)
+        if found is not None and found in _AVERAGES:
+            known = {key for row in wrappers for key in row}
+            _refuse_unknown_student(here, found[0], known, name, counted)
+        found = found or _only_child(here, name, counted)
         if found is None:
             break
         if len(found) == 1:
@@ -265,6 +275,29 @@ def _first_wrapper(
         if all(counts) and sum(counts) >= beside:
             return row
     return None
+
+
+def _refuse_unknown_student(
+    value: object, average: str, known: Collection[str], name: str, counted: dict[int, int]
+) -> None:
+    """An average is taken only where nothing as large and unknown lies beside it: the student.
+
+    Raises:
+        CheckpointError: something does.
+    """
+    assert isinstance(value, dict)
+    size = _tensor_count(value[average], counted)
+    others = [
+        key
+        for key, item in value.items()
+        if key not in known and not _of_optimizer(key) and _tensor_count(item, counted) >= size
+    ]
+    if others:
+        raise CheckpointError(
+            f"{name} holds an average of weights, {shown(average)}, and may hold the network "
+            f"itself as {', '.join(map(shown_key, others[:8]))}. Save the one to merge in a file "
+            "of its own with torch.save."
+        )
 
 
 def _only_child(value: object, name: str, counted: dict[int, int]) -> tuple[str, ...] | None:

@@ -14,12 +14,18 @@ def align(
     my_entries: Mapping[str, TensorEntry],
     theirs: NamedKeys,
     their_entries: Mapping[str, TensorEntry],
-) -> tuple[NamedKeys, str]:
+) -> tuple[NamedKeys, str, tuple[str, ...]]:
     """Put a donor's own names under the anchor's, where one prefix makes the difference.
 
-    Every pair of prefixes that ends at a dot is tried by counting; the one with most equal names
-    and shapes wins if it beats matching by name as it is, and is reported ("-encoder." was taken
-    off the donor's keys, "+encoder." was put on). What a table named stays as it is.
+    Every pair of prefixes that ends at a dot is tried by counting; the one under which most of the
+    anchor's names are found with equal shapes wins if it beats matching by name as it is, and is
+    reported ("-encoder." was taken off the donor's keys, "+encoder." was put on). What a table
+    named stays as it is. A copy that is not the student never displaces a name that matches as it
+    is; another network may, since the one found whole is what belongs together.
+
+    Returns:
+        the donor's names, the prefix, and the names of the anchor that the donor has as they are
+        and that are matched under the prefix instead.
     """
     my_shapes = _untabled_shapes(mine, my_entries)
     their_shapes = _untabled_shapes(theirs, their_entries)
@@ -28,20 +34,25 @@ def align(
     for sign, prefixes in (("+", _leading(my_shapes)), ("-", _leading(their_shapes))):
         for prefix in prefixes:
             moved = _moved(sign, prefix, my_shapes, their_shapes)
-            rank = (len(as_they_are | moved), int(not is_other_copy(prefix)))
+            made = {_rename(sign, prefix, name) for name in moved}
+            copy = is_other_copy(prefix)
+            if copy and made & as_they_are:
+                continue
+            rank = (len(made | (as_they_are - moved)), int(not copy))
             if rank > best:
                 best, change = rank, (sign, prefix)
     sign, prefix = change
     if not sign:
-        return theirs, ""
+        return theirs, "", ()
     moved = _moved(sign, prefix, my_shapes, their_shapes)
     renamed: dict[str, Source] = {}
     for name in moved:
         renamed[_rename(sign, prefix, name)] = theirs.sources[name]
+    displaced = tuple(name for name in my_shapes if name in renamed and name in as_they_are)
     for name, source in theirs.sources.items():
         if name not in moved:
             renamed.setdefault(name, source)  # a name that the prefix did not make does not win
-    return replace(theirs, sources=renamed), sign + prefix
+    return replace(theirs, sources=renamed), sign + prefix, displaced
 
 
 def _untabled_shapes(

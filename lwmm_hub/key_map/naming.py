@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from lwmm_hub.families import TABLES, Dialect, Table
 
 # copies of a network that are not its student: taken only where nothing else matches as well
 OTHER_COPIES = ("ema", "teacher", "imnet", "momentum", "target")
+
+_WHOLE = 0.9  # the share of a copy's tensors that makes a student whole
 
 MAX_WRAPPERS = 16  # looked below for a backbone; a file made to be slow has thousands
 
@@ -42,6 +44,8 @@ class NamedKeys:
         conventions: table name -> its dialect and what the names do not show of its networks.
         places: table name -> the prefix its keys were found under, then those of equally complete
             networks in the same file, which keep their own keys.
+        copies: table name -> the prefix of a copy that is taken though a student, which lacks much
+            of it, is there.
     """
 
     sources: dict[str, Source]
@@ -51,6 +55,7 @@ class NamedKeys:
     found: tuple[Table, ...]
     conventions: dict[str, tuple[str, str]] = field(default_factory=dict)
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str, other: NamedKeys) -> Source | None:
         """Where the parameter lies that `other` calls `name`; None unless one table named both."""
@@ -78,6 +83,7 @@ def name_keys(
     dialects: dict[str, str] = {}
     conventions: dict[str, tuple[str, str]] = {}
     places: dict[str, tuple[str, ...]] = {}
+    copies: dict[str, str] = {}
     found: list[Table] = []
     named_keys: set[str] = set()
     tails = _Tails(entries)
@@ -85,15 +91,15 @@ def name_keys(
         readings = _readings(table, entries, tails)
         if not readings:
             continue
-        rank = [
-            (len(r.names), not is_other_copy(r.prefix), (table.name, r.prefix) in prefer)
-            for r in readings
-        ]
-        best = readings[rank.index(max(rank))]
+        best = _best(readings, {prefix for name, prefix in prefer if name == table.name})
         alike = [
-            r.prefix for r, its in zip(readings, rank, strict=True) if its[:2] == max(rank)[:2]
+            r.prefix
+            for r in readings
+            if (len(r.names), r.is_copy) == (len(best.names), best.is_copy)
         ]
         places[table.name] = tuple(dict.fromkeys((best.prefix, *alike)))
+        if best.is_copy and any(r.names and not r.is_copy for r in readings):
+            copies[table.name] = best.prefix
         dialect, names = best.dialect, best.names
         dialects[table.name] = dialect.name
         if dialect.convention:
@@ -110,7 +116,9 @@ def name_keys(
             sources[key] = Source(key)
     place = {key: i for i, key in enumerate(entries)}
     ordered = sorted(sources.items(), key=lambda item: (place[item[1].key], item[1].part))
-    return NamedKeys(dict(ordered), tables, dead, dialects, tuple(found), conventions, places)
+    return NamedKeys(
+        dict(ordered), tables, dead, dialects, tuple(found), conventions, places, copies
+    )
 
 
 class _Reading(NamedTuple):
@@ -120,6 +128,18 @@ class _Reading(NamedTuple):
     prefix: str
     names: dict[str, Source]
     dead: dict[str, str]
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is a copy that is not the student."""
+        return is_other_copy(self.prefix)
+
+
+def _best(readings: Sequence[_Reading], prefer: Collection[str]) -> _Reading:
+    """The most complete network; a student wins over its copies even if it lacks a little."""
+    whole = max(len(r.names) for r in readings)
+    students = [r for r in readings if not r.is_copy and len(r.names) >= _WHOLE * whole]
+    return max(students or readings, key=lambda r: (len(r.names), r.prefix in prefer))
 
 
 def _readings(table: Table, entries: Mapping[str, TensorEntry], tails: _Tails) -> list[_Reading]:

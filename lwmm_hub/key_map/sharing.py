@@ -41,7 +41,8 @@ class KeyMap:
         shared: in depth order; float parameters only.
         parts: of the anchor, in depth order.
         layers: canonical names of the shared layers, in depth order.
-        kept: per key of the anchor and part of it, why it is the anchor's own.
+        kept: per key of the anchor, why it is the anchor's own; where some parts of a fused tensor
+            are, which, and why.
         unused: per donor, key -> why it is not used.
         families: per model, name of its family or None.
         dialects: per model, table -> dialect.
@@ -93,8 +94,16 @@ def match_keys(
     named = _name_alike(models)
     tabled = any(table.backbone for table in named[0].found)
     named_donors, prefixes = [], []
+    displacing: list[str] = []
     for i, donor in enumerate(named[1:], start=1):
-        aligned, prefix = align(named[0], models[0], donor, models[i])
+        aligned, prefix, instead = align(named[0], models[0], donor, models[i])
+        if instead:
+            where = f"{'under' if prefix[0] == '-' else 'without'} {prefix[1:]!r}"
+            displacing.append(
+                f"{labels[i]} has {len(instead)} of the anchor's tensors ({instead[0]}, ...) "
+                f"under their own names, too: those {where} are merged, where more of the network "
+                "is. If that is the wrong one, give a file without it."
+            )
         mine = [pair for pair in pairs or () if pair.model == i]
         named_donors.append(with_pairs(named[0], models[0], aligned, models[i], mine))
         prefixes.append(prefix)
@@ -105,12 +114,15 @@ def match_keys(
     normed = normed_modules(named[0].sources)
     shared: list[SharedParameter] = []
     kept: dict[str, str] = dict(named[0].dead)
+    parts_kept: dict[str, list[str]] = {}
     part_of_key: dict[str, str] = {}
     for name, source in named[0].sources.items():
         part_of_key.setdefault(source.key, part_of(name, source.key))
         sources, why = _find(name, source, named, models, labels, normed, pairs is not None)
         if why:
             kept.setdefault(source.key, why)
+            part = f"part {source.part + 1} of {source.parts} ({name}): {why}"
+            parts_kept.setdefault(source.key, []).append(part)
         else:
             shape = source.shape(models[0])
             layer = module_of(name)
@@ -119,7 +131,11 @@ def match_keys(
         depth = with_rest(depth, order())
     shared.sort(key=_ranker(named[0], depth))
     merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
-    kept = {key: why for key, why in kept.items() if key not in merged_keys}
+    kept = {
+        key: "; ".join(parts_kept[key]) if key in merged_keys else why
+        for key, why in kept.items()
+        if key not in merged_keys or key in parts_kept
+    }
     displaced = [key for key in models[0] if key not in merged_keys and key not in kept]
     kept |= dict.fromkeys(displaced, "it is called as a table calls another tensor")
     unused = tuple(_unused(i, named, models, shared, labels, normed) for i in range(1, len(models)))
@@ -139,6 +155,13 @@ def match_keys(
         classifiers,
         part_of_key,
         (
+            *displacing,
+            *(
+                f"{label} holds its {table} whole only below {prefix!r}, a copy that is not the "
+                "student: that is taken. If the student is wanted, give a file of it alone."
+                for keys, label in zip(named, labels, strict=True)
+                for table, prefix in keys.copies.items()
+            ),
             *_unlike_conventions(named, labels),
             *_several_networks(named, labels),
             *norm_warnings(normed, named[0].sources),

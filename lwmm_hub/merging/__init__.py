@@ -4,11 +4,13 @@ The output is cut into ranges. For each range a worker reads the anchor's and th
 (neighbours in one call), adds them with their layers' weights, and writes the result at its place;
 the caller hashes the ranges in order meanwhile, or makes one itself. Every element is
 
-    theta_anchor - sum over donors of H_i (theta_anchor - theta_i)
+    theta_p - sum over the others of H_i (theta_p - theta_i)
 
-in float32 (float64 where a float64 takes part), summed in the order of the donors and rounded once,
-to nearest even. This form gives a parameter back bit for bit where all models agree, signed zeros
-included. The result depends neither on the number of threads nor on the size of the ranges.
+in float32 (float64 where a float64 takes part), summed in the order of the models and rounded once,
+to nearest even; p is the model with the largest weight, the first of several: the anchor, with any
+schedule. This form gives a parameter back bit for bit where all models agree, signed zeros
+included, and loses nothing to a model of no weight with far larger values. The result depends
+neither on the number of threads nor on the size of the ranges.
 """
 
 from __future__ import annotations

@@ -112,19 +112,22 @@ def _merge_piece(piece: Piece, raw: Sequence[memoryview], slot: Slot, kitchen: K
         return
     out = view(slot.result, segment.dtype, count, piece.at)
     stored = [view(data, part.dtype, count) for part, data in zip((own, *donors), raw, strict=True)]
+    parts = (own, *donors)
+    first = max(range(len(parts)), key=lambda i: parts[i].weight)
+    others = [i for i, part in enumerate(parts) if i != first and part.weight]
     as_it_is = not donors and segment.computed is None and own.dtype == segment.dtype
     if as_it_is and not in_place:
         np.copyto(out, stored[0])
     real = sum_dtype({own.dtype, segment.dtype, *(d.dtype for d in donors)})
     for start in range(0, count, BLOCK):
         here = slice(start, min(start + BLOCK, count))
-        mine = _floats(stored[0][here], own.dtype, real, slot, 0)
+        mine = _floats(stored[first][here], parts[first].dtype, real, slot, 0)
         if segment.computed is not None:
             skip = piece.skip
             mine = segment.computed[skip + here.start : skip + here.stop].astype(real)
-        elif donors:
-            theirs = [values[here] for values in stored[1:]]
-            mine = _weighted(mine, theirs, donors, real, slot, kitchen.allow_nonfinite)
+        elif others:
+            theirs = [(parts[i], stored[i][here]) for i in others]
+            mine = _weighted(mine, theirs, real, slot, kitchen.allow_nonfinite)
         room = slot.scratch(1, len(mine), np.dtype(np.uint32))  # what it held is in `mine` now
         if not as_it_is and narrow_fitting(mine, segment.dtype, out[here], room):
             continue
@@ -164,21 +167,20 @@ def _floats(
 
 def _weighted(
     mine: NDArray[Any],
-    stored: Sequence[NDArray[Any]],
-    donors: Sequence[Ingredient],
+    others: Sequence[tuple[Ingredient, NDArray[Any]]],
     real: np.dtype[Any],
     slot: Slot,
     allow_nonfinite: bool,
 ) -> NDArray[Any]:
-    """theta_anchor - sum of H_i (theta_anchor - theta_i), in place of the anchor's elements."""
+    """Take sum of H_i (mine - theta_i) off `mine`, the model with the largest weight; in place."""
     total: NDArray[Any] | None = None
-    for donor, elements in zip(donors, stored, strict=True):
-        theirs = _floats(elements, donor.dtype, real, slot, 1 if total is None else 2)
+    for part, elements in others:
+        theirs = _floats(elements, part.dtype, real, slot, 1 if total is None else 2)
         equal = allow_nonfinite and mine == theirs
         np.subtract(mine, theirs, out=theirs)
         if equal is not False:  # infinity - infinity is no difference
             theirs[equal] = 0
-        theirs *= real.type(donor.weight)
+        theirs *= real.type(part.weight)
         if total is None:
             total = theirs
         else:

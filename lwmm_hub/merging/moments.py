@@ -27,7 +27,7 @@ def mixture_statistics(
         means = _vectors(mean, checkpoints)
         with np.errstate(over="ignore", invalid="ignore"):  # the merge names what is not finite
             mixed = sum(w * v for w, v in zip(mean.weights, means, strict=True) if v is not None)
-            found[name] = _exact(mixed, means[0], _agree(means))
+            found[name] = _exact(mixed, means)
             variance = by_name.get(name.removesuffix("running_mean") + "running_var")
             if variance is None:
                 continue
@@ -39,8 +39,7 @@ def mixture_statistics(
                 for w, s, m in zip(variance.weights, spreads, means, strict=True)
                 if s is not None and m is not None
             )
-            same = _agree(means) & _agree(spreads)
-            found[variance.name] = _exact(mixed_spread, spreads[0], same)
+            found[variance.name] = _exact(mixed_spread, spreads, means)
     return found
 
 
@@ -57,13 +56,9 @@ def _vectors(
     return vectors
 
 
-def _agree(vectors: Sequence[NDArray[np.float64] | None]) -> Any:
-    """Where all parents have one value."""
-    there = [v for v in vectors if v is not None]
-    return np.logical_and.reduce([v == there[0] for v in there])
-
-
-def _exact(mixed: Any, own: Any, same: Any) -> NDArray[Any]:
-    """The mixture, and exactly the anchor's own where all parents agree."""
-    values: NDArray[Any] = np.where(same, own, mixed)
+def _exact(mixed: Any, *kinds: Sequence[NDArray[np.float64] | None]) -> NDArray[Any]:
+    """The mixture, and exactly the parents' own where all agree in all kinds; of the first kind."""
+    there = [[v for v in vectors if v is not None] for vectors in kinds]
+    same = np.logical_and.reduce([v == vectors[0] for vectors in there for v in vectors])
+    values: NDArray[Any] = np.where(same, there[0][0], mixed)
     return values

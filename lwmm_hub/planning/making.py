@@ -88,6 +88,7 @@ def plan_merge(
         for p, there in present
     )
     merged_keys = {tensor.key for tensor in merged}
+    partly = {_key(parameter) for parameter in key_map.shared} & key_map.kept.keys()
     anchor = checkpoints[0]
     return MergePlan(
         tuple(
@@ -106,7 +107,11 @@ def plan_merge(
             for i, (name, row) in enumerate(zip(names, weights, strict=True))
         ),
         merged,
-        {key: kept[key] for key in anchor.entries if key in kept and key not in merged_keys},
+        {
+            key: kept[key]
+            for key in anchor.entries
+            if key in kept and (key not in merged_keys or key in partly)
+        },
         tuple(
             _unused_now(i, donor, key_map, merged, reasons, left_out)
             for i, donor in enumerate(checkpoints[1:], start=1)
@@ -293,7 +298,8 @@ def _gaps(key_map: KeyMap, checkpoints: Sequence[Checkpoint]) -> list[str]:
     apart = [
         key
         for key, why in key_map.kept.items()
-        if key_map.part_of_key.get(key) in backbone and why.startswith(("absent", "shape differs"))
+        if key_map.part_of_key.get(key) in backbone
+        and why.startswith(("absent", "shape differs", "part "))
     ]
     shared = [p for p in key_map.shared if p.part in backbone]
     warnings = []

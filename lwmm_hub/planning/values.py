@@ -115,7 +115,7 @@ class MergePlan:
         scope_decided: whether the weights were read and the scope is final.
         layers: the shared layers in depth order.
         merged: one entry per canonical parameter, in depth order.
-        kept: key of the anchor -> why it is copied unchanged, in file order.
+        kept: key of the anchor -> why it, or which part of it, is copied unchanged; in file order.
         unused: per donor, key -> why it is left out.
         warnings: what the user should know.
         cost: bytes to move.
