@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,9 +110,19 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, folder: str | Path, options: InferenceOptions | None = None, name: str | None = None
+        cls,
+        folder: str | Path,
+        options: InferenceOptions | None = None,
+        name: str | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> Predictor:
         """The model in a folder, as config.json and preprocessor_config.json describe it.
+
+        Args:
+            folder: with both, and with weights unless they are given.
+            options: how images go through.
+            name: what to call the model in messages; None is the folder's name.
+            weights: its tensors, where they are not those that transformers finds in the folder.
 
         Raises:
             OutputError: config.json names no class, or weights and class do not go together.
@@ -122,7 +132,7 @@ class Predictor:
 
         folder = Path(folder)
         name = name or folder.name
-        model = load_model(folder)
+        model = load_model(folder, weights)
         processor = _load_processor(folder, name)
         tokens = None
         if "task_inputs" in inspect.signature(model.forward).parameters:

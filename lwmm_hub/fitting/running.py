@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import EvaluationError, UsageError
-from lwmm_hub.evaluation.inference import InferenceOptions, Predictor, memory_watched
+from lwmm_hub.evaluation.inference import InferenceOptions, memory_watched
+from lwmm_hub.evaluation.networks import predictor_of
 from lwmm_hub.evaluation.unlabelled import UnlabelledImages, open_images
 from lwmm_hub.fitting.blending import Blend
 from lwmm_hub.fitting.forwarding import LibraryNet, Net, OwnNet, Predict
@@ -152,13 +153,13 @@ def library_net(checkpoint: Checkpoint, options: InferenceOptions) -> Net:
     Raises:
         EvaluationError: its files do not say which class it is of.
     """
-    if checkpoint.folder is None or checkpoint.config is None:
-        raise EvaluationError(
-            f"{checkpoint.label} is a weight file without a config.json, so nobody knows which "
-            "network it is of. Convert it with 'lwmm-hub convert', or fit from Python with "
-            "predict=."
+    return LibraryNet(
+        predictor_of(
+            checkpoint,
+            options,
+            "Convert it with 'lwmm-hub convert', or fit from Python with predict=.",
         )
-    return LibraryNet(Predictor.load(checkpoint.folder, options, checkpoint.label))
+    )
 
 
 class _Own:
