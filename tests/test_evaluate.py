@@ -210,7 +210,7 @@ def test_when_memory_runs_out_a_smaller_batch_goes_on(
     large = subject(models["one"], data, batch_size=3)
     whole = plain(run(large, data, batch_size=3, states=""))
     broken = Watched(large, 4, out_of_memory)
-    with pytest.raises(EvaluationError, match=r"memory ran out.*--batch-size.*--window"):
+    with pytest.raises(EvaluationError, match=r"^memory ran out.*--batch-size.*--window"):
         run(broken, data, batch_size=3)
     rest = Watched(subject(models["one"], data, batch_size=1))
     assert plain(run(rest, data, batch_size=1)) == whole

@@ -266,6 +266,8 @@ class Predictor:
         try:
             with torch.inference_mode(not gradients), memory_watched(self.name):
                 return self.network(**inputs)
+        except EvaluationError:  # memory ran out, which is no fault of the size: said already
+            raise
         except (ValueError, IndexError, RuntimeError) as error:
             height, width = batch.shape[2:]
             raise EvaluationError(
