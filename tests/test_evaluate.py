@@ -250,6 +250,36 @@ def test_states_are_of_one_model_one_data_set_and_one_setting(
     assert str(tmp_path) not in "".join(path.read_text() for path in own_cache.iterdir())
 
 
+def test_states_are_of_one_way_to_read_the_data(models: dict[str, Path], streets: Path) -> None:
+    """Other columns of the same table, or another layout of the same files, are other truth."""
+    import datasets
+
+    rows = {
+        "image": [Image.fromarray(image(i)) for i in range(2)],
+        "label_a": [Image.fromarray(truth(i)) for i in range(2)],
+        "label_b": [Image.fromarray(np.roll(truth(i), 20)) for i in range(2)],
+    }
+    table = datasets.Dataset.from_dict(rows)
+    found = {}
+    for column in ("label_a", "label_b"):
+        data = open_data(table, label_column=column, label_space=str(streets / "id2label.json"))
+        model = subject(models["one"], data)
+        found[column] = plain(run(model, data))
+        assert found[column] == plain(run(model, data, fresh=True))
+        assert data.columns == ("semantic", "image", column)
+    assert found["label_a"] != found["label_b"]
+    data = open_data(streets)
+    model = subject(models["one"], data)
+    run(model, data)
+    for other in (
+        replace(data, columns=("semantic", "pairs", "another")),
+        replace(data, space=replace(data.space, void=(2,))),
+    ):
+        watched = Watched(model)
+        run(watched, other)
+        assert watched.seen == COUNT
+
+
 @pytest.mark.parametrize(
     "content",
     [

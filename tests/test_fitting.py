@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from stories import Command
 import lwmm_hub as lw
 from lwmm_hub.errors import EvaluationError, UsageError
 from lwmm_hub.evaluation.inference import Predictor
-from lwmm_hub.evaluation.unlabelled import open_images
+from lwmm_hub.evaluation.unlabelled import UnlabelledImages, open_images
 from lwmm_hub.fitting import drift_layer_weights, entropy_layer_weights, fit_layer_weights
 from lwmm_hub.fitting.blending import Blend
 from lwmm_hub.fitting.forwarding import LibraryNet, OwnNet, log_probabilities
@@ -359,6 +360,23 @@ def test_an_interrupted_fit_gives_the_best_so_far_and_goes_on_to_the_same_end(
         plan, folder, states=states, progress=lambda what, *_: again.append(what), **options
     )
     assert "fitting" not in again
+
+
+def test_a_fit_on_another_column_begins_anew(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    day = UnlabelledImages("city", "a" * 40, "train", 3, pictures(3).__getitem__, ("day",))
+    night = replace(day, columns=("night",), read=lambda i: pictures(3)[i] // 8)
+    seen: dict[str, list[int]] = {}
+    for name, images in (("day", day), ("night", night), ("day again", day)):
+        steps = seen[name] = []
+        fit_layer_weights(
+            lw.plan(*trio[:2]),
+            images,
+            steps=1,
+            threshold=0.3,
+            states=tmp_path / "states",
+            progress=lambda what, done, *_, to=steps: to.append(done) if what == "fitting" else 0,
+        )
+    assert seen == {"day": [0, 1], "night": [0, 1], "day again": []}
 
 
 def test_weights_of_a_stage_move_together(trio: tuple[Path, Path, Path]) -> None:

@@ -35,6 +35,7 @@ class UnlabelledImages:
         split: of a data set.
         count: number of images.
         read: number -> uint8 RGB, (height, width, 3).
+        columns: what of a table is read.
     """
 
     reference: str
@@ -42,6 +43,7 @@ class UnlabelledImages:
     split: str | None
     count: int
     read: Callable[[int], Image]
+    columns: tuple[str, ...] = ()
 
     def chosen(self, limit: int) -> list[int]:
         """At most `limit` numbers at equal steps, so that all parts of a film are seen."""
@@ -158,7 +160,9 @@ def _of_data(data: DataSet) -> UnlabelledImages:
     def read(number: int) -> Image:
         return next(data.samples(number, 1)).image
 
-    return UnlabelledImages(data.reference, data.revision, data.split, data.count, read)
+    return UnlabelledImages(
+        data.reference, data.revision, data.split, data.count, read, data.columns
+    )
 
 
 def _of_table(
@@ -176,7 +180,7 @@ def _of_table(
         return image_of(row[image], name)
 
     mark = revision or getattr(table, "_fingerprint", None)
-    return UnlabelledImages(reference, mark, split, len(table), read)
+    return UnlabelledImages(reference, mark, split, len(table), read, (image,))
 
 
 def _of_arrays(source: Any) -> UnlabelledImages:

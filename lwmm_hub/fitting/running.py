@@ -269,8 +269,8 @@ def _key(parents: Parents, data: UnlabelledImages, options: FitOptions) -> dict[
     if not data.revision:
         return None
     identity = identity_of(parents.plan, parents.checkpoints)
-    where = [data.reference, data.revision, data.split]
-    return {"fit": 2, "options": vars(options), "images": where, **identity}
+    where = [data.reference, data.revision, data.split, data.columns]
+    return {"fit": 3, "options": vars(options), "images": where, **identity}
 
 
 def _origin(

@@ -127,6 +127,7 @@ def open_layout(
         len(listing.items),
         _samples(folder, listing.items, truth),
         unknown,
+        (task, layout.name, truth.files.name),
     )
 
 
