@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.columns import IMAGES, choose_column, decoding_row
 from lwmm_hub.evaluation.data_sets import DataSet, choose_split
 from lwmm_hub.evaluation.hub_tables import on_hub, table_from_hub
-from lwmm_hub.evaluation.opening import folder_of
+from lwmm_hub.evaluation.opening import folder_of, own_split, stored_table
 from lwmm_hub.evaluation.reading import image_of, open_picture
 
 Image = NDArray[np.uint8]
@@ -113,12 +113,19 @@ def open_images(
 def _open(
     source: Any, split: str | None, revision: str | None, column: str | None
 ) -> UnlabelledImages:
-    if isinstance(source, UnlabelledImages):
-        return source
-    if isinstance(source, DataSet):
-        return _of_data(source)
+    name = "images in memory"
+    if isinstance(source, UnlabelledImages | DataSet):
+        if split not in (None, source.split):
+            raise EvaluationError(
+                f"{source.reference} is open already, of the split {source.split!r}: leave split "
+                "out."
+            )
+        return source if isinstance(source, UnlabelledImages) else _of_data(source)
+    if isinstance(source, Mapping):  # a DatasetDict
+        chosen = _training(list(source), split, name)
+        return _of_table(source[chosen], name, None, chosen, column)
     if hasattr(source, "features") and hasattr(source, "__getitem__"):
-        return _of_table(source, "images in memory", None, split, column)
+        return _of_table(source, name, None, own_split(source, split, name), column)
     if isinstance(source, np.ndarray) or not isinstance(source, str | os.PathLike):
         return _of_arrays(source)
     text = os.fspath(source)
@@ -127,14 +134,8 @@ def _open(
         data = on_hub(text, revision)
         table, commit, chosen = table_from_hub(data, split or "train", False)
         return _of_table(table, data.location, commit, chosen, column)
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        import datasets
-
-        table = datasets.load_from_disk(str(folder))
-        if isinstance(table, dict):
-            split = _training(list(table), split, folder.name)
-            table = table[split]
-        return _of_table(table, folder.name, None, split, column)
+    if layout is None and (stored := stored_table(folder, split, _training)) is not None:
+        return _of_table(stored[0], folder.resolve().name, None, stored[1], column)
     return _of_folder(folder, layout, split)
 
 
@@ -203,19 +204,23 @@ def _of_arrays(source: Any) -> UnlabelledImages:
 
 def _of_folder(folder: Path, layout: str | None, split: str | None) -> UnlabelledImages:
     """A folder of a known layout, or just of pictures."""
-    from lwmm_hub.evaluation.layouts import LAYOUTS, recognise
+    from lwmm_hub.evaluation.layouts import LAYOUTS, layout_of
+    from lwmm_hub.evaluation.layouts.objects import CLASSES
 
     if not folder.is_dir():
         raise EvaluationError(f"there is no folder {folder.name}. Check its path.")
-    try:
-        known = LAYOUTS[layout] if layout else recognise(folder)
-    except EvaluationError:
+    known = LAYOUTS[layout] if layout else layout_of(folder)
+    if known is None:
         return _of_pictures(folder, split)
     splits = known.splits(folder)
-    if not splits:
-        return _of_pictures(folder, split)
-    chosen = _training(splits, split, folder.name)
-    items = known.list(folder, chosen, known.tasks[0]).items
+    if not splits and known is CLASSES and layout is None:
+        return _of_pictures(folder, split)  # folders of pictures may be splits as well as classes
+    if not splits and split is not None:
+        raise EvaluationError(
+            f"{folder.name} lies as {known.name} does, which has no splits: leave --split out."
+        )
+    chosen = _training(splits, split, folder.name) if splits else None
+    items = known.list(folder, chosen or "", known.tasks[0]).items
     return _of_files(folder, [item.image for item in items], chosen)
 
 
