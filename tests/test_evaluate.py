@@ -390,6 +390,13 @@ def test_a_module_of_ones_own_is_evaluated_with_predict(streets: Path) -> None:
     assert turned.iou == scores.iou
 
 
+def test_predict_may_give_a_mask_of_bools(streets: Path) -> None:
+    space = custom_space(["road", "car"])
+    own = OwnModule(None, lambda _, shown: shown[..., 0] > 127, space)
+    (found,) = own.predict([image(0)], "semantic")
+    assert (found.semantic == (image(0)[..., 0] > 127)).all()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -106,6 +106,16 @@ def test_ids_outside_the_space_are_an_error(ids: Any, message: str) -> None:
         label_space("cityscapes-19").indices(ids, "frame_7")
 
 
+def test_a_mask_of_bools_is_one_of_two_classes() -> None:
+    space = custom_space(["background", "road"])
+    mask = np.array([[True, False], [False, True]])
+    found = space.indices(mask)
+    assert (found.dtype, found.tolist()) == (np.uint8, [[1, 0], [0, 1]])
+    assert map_labels(space, space)(mask).tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(EvaluationError, match="labels 0 to 1 where custom-1 has 0 to 0"):
+        map_labels(custom_space(["road"]), space)(mask)
+
+
 def test_background_zero_is_counted_down_where_the_table_says_so_or_when_asked() -> None:
     raw = np.array([[0, 1, 150, 255]], np.uint8)
     ade = label_space("ade20k-150").indices(raw)

@@ -47,6 +47,8 @@ class LabelMap:
         Raises:
             EvaluationError: an index that the source does not have.
         """
+        if indices.dtype.kind == "b":  # a mask of two classes
+            indices = indices.astype(np.uint8)
         if indices.size:
             ignored = self.source.ignored
             known = indices[indices != ignored] if int(indices.max()) == ignored else indices

@@ -67,7 +67,7 @@ class LabelSpace:
         """Ids of a label file as label indices.
 
         Args:
-            ids: integers of any shape, as the file holds them.
+            ids: integers (or bools, for 0 and 1) of any shape, as the file holds them.
             where: what the map is of, for the message.
 
         Returns:
@@ -77,7 +77,9 @@ class LabelSpace:
         Raises:
             EvaluationError: an id that the space does not know, or no integers.
         """
-        if ids.dtype.kind not in "iub":
+        if ids.dtype.kind == "b":  # a mask of two classes; as an index numpy takes it for a filter
+            ids = ids.astype(np.uint8)
+        if ids.dtype.kind not in "iu":
             raise EvaluationError(
                 f"{where} holds {ids.dtype} values, not label ids. Name the column or folder of "
                 "the labels."
