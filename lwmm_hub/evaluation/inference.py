@@ -370,10 +370,10 @@ def _load_tokens(folder: Path, name: str, length: int) -> Callable[[str], Tensor
 
 
 def _labels_of(config: Any, name: str) -> list[str]:
-    """Names of a model's classes, in order.
+    """Names of a model's classes, in order; a number without a name is "unnamed" with its number.
 
     Raises:
-        EvaluationError: config.json numbers them with gaps.
+        EvaluationError: config.json names none.
     """
     labels = dict(getattr(config, "id2label", None) or {})
     if sorted(labels) != list(range(len(labels))):
