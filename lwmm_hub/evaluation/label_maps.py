@@ -66,12 +66,6 @@ class LabelMap:
         return self.table[: len(self.source)]
 
     @property
-    def is_identity(self) -> bool:
-        """Whether nothing changes."""
-        count = len(self.source)
-        return count == len(self.target) and bool((self.of_labels == np.arange(count)).all())
-
-    @property
     def left_out(self) -> tuple[str, ...]:
         """Labels of the source that the target has no counterpart of."""
         found = self.of_labels != self.target.ignored

@@ -91,7 +91,7 @@ def fit_layer_weights(
     if predict is None and (modules is not None or labels is not None):
         raise UsageError("modules and labels go with predict=: pass all or none of them.")
     read = data.reader(chosen.window, chosen.seed)
-    lessons = _lessons(make, parents, read, numbers, chosen, progress)
+    lessons = _lessons(make, read, numbers, chosen, progress)
     live, states_of_parents, numbering = make.live()
     groups, _ = groups_of(parents.plan)
     with memory_watched("the merged model", _HINT):
@@ -234,7 +234,6 @@ def _fill(network: torch.nn.Module, checkpoint: Checkpoint) -> None:
 
 def _lessons(
     make: _Library | _Own,
-    parents: Parents,
     read: Callable[[int], Any],
     numbers: Sequence[int],
     options: FitOptions,
