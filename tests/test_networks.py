@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from clients import client, files_of
+from hub import TestHub
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lwmm_hub.errors import OutputError
@@ -119,3 +122,25 @@ def test_a_legacy_file_that_changes_is_another_model(runs: Path) -> None:
     weak = load_file(runs / "model.safetensors")
     torch.save(weak, runs / "old.pt", _use_new_zipfile_serialization=False)
     assert before != identity_of_checkpoint(resolve(reference, download=True))
+
+
+def test_a_file_of_a_repository_is_scored_whether_or_not_the_usual_one_is_in_the_cache(
+    runs: Path, tmp_path: Path, hub: TestHub
+) -> None:
+    cwd = tmp_path / "cwd"
+    for kind in ("images", "labels"):
+        (cwd / "city" / kind).mkdir(parents=True)
+        Image.fromarray(image() if kind == "images" else image()[..., 0] % 3).save(
+            cwd / "city" / kind / "0.png"
+        )
+    (cwd / "city" / "id2label.json").write_text(json.dumps(dict(enumerate(zoo.LABELS))))
+    hub.create_repo("org/runs", files_of(runs))
+    found = {}
+    with client(hub, tmp_path / "home", cwd) as run:
+        for name in ("org/runs:best.safetensors", "org/runs", "org/runs:best.pth"):
+            done = run("evaluate", name, "--dataset", "./city", "--json")
+            assert done.code == 0, done.err
+            found[name] = json.loads(done.out)["models"][0]["iou"]
+    assert found["org/runs:best.safetensors"] == found["org/runs:best.pth"]
+    assert found["org/runs"] != found["org/runs:best.pth"]
+    assert found["org/runs:best.pth"][zoo.LABELS[0]] == 0
