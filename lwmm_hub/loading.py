@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
+def load_model(
+    folder: str | Path, weights: Mapping[str, Any] | None = None, **options: Any
+) -> PreTrainedModel:
     """The model in a folder, loaded by the transformers class that its config names.
 
     transformers fills missing keys with random numbers and only logs it; here that is an error.
 
     Args:
         folder: with config.json and weights.
+        weights: file key -> tensor, instead of the folder's own weights.
         **options: passed to `from_pretrained`.
 
     Raises:
@@ -47,14 +50,23 @@ def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
             f"this transformers ({transformers.__version__}) has no class {name!r}. Update it."
         )
     options["ignore_mismatched_sizes"] = True  # they are told below, in words of ours
+
+    def load() -> tuple[PreTrainedModel, dict[str, Any]]:
+        if weights is None:
+            model, found = model_class.from_pretrained(folder, output_loading_info=True, **options)
+        else:  # transformers takes a folder or tensors, not both
+            config = model_class.config_class.from_pretrained(folder)
+            model, found = model_class.from_pretrained(
+                None, config=config, state_dict=dict(weights), output_loading_info=True, **options
+            )
+        return model, found
+
     with no_hub():  # configs that name a backbone make transformers ask whether it is a repository
-        model, found = model_class.from_pretrained(folder, output_loading_info=True, **options)
+        model, found = load()
         if _complaint(found):
             with borrowed_renames(name) as borrowed:
                 if borrowed:
-                    model, found = model_class.from_pretrained(
-                        folder, output_loading_info=True, **options
-                    )
+                    model, found = load()
     if found["mismatched_keys"]:
         key, there, wanted = min(found["mismatched_keys"])
         raise OutputError(
@@ -62,10 +74,16 @@ def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
             f"{tuple(wanted)}. Put the config.json of these weights there; its id2label names "
             "every class."
         )
-    if complaint := _complaint(found):
+    complaint = _complaint(found)
+    if complaint and weights is not None:
+        raise OutputError(
+            f"the weights that are named in {folder.name} are not those of {name}, which its "
+            f"config.json names: it {complaint}. Put them into a folder of their own with the "
+            "config.json of their network: 'lwmm-hub convert FILE FOLDER --to transformers'."
+        )
+    if complaint:
         raise OutputError(f"{folder} {complaint}: it is incomplete. Merge again.")
-    loaded: PreTrainedModel = model
-    return loaded
+    return model
 
 
 # Keys that may be missing: counters, and the final norm of a Swin that is a backbone, which older

@@ -35,6 +35,7 @@ from lwmm_hub.card.describing import rule_sentence
 from lwmm_hub.card.finding import start_of
 from lwmm_hub.display import one_line
 from lwmm_hub.errors import CardError
+from lwmm_hub.evaluation.values import Scores
 from lwmm_hub.licenses import ParentLicense, decide, known_license
 
 LABELS = [
@@ -379,11 +380,78 @@ def test_scores_make_a_model_index_of_finite_numbers(manifest: dict[str, Any]) -
     (result,) = matter["model-index"][0]["results"]
     values = {metric["name"]: metric["value"] for metric in result["metrics"]}
     assert values == {
-        "mIoU": 0.763, "Pixel accuracy": 0.96, "Mean accuracy": 0.84, "IoU (road)": 0.976,
+        "mIoU": 0.763, "Pixel accuracy": 0.96, "Mean class accuracy": 0.84, "IoU (road)": 0.976,
     }  # fmt: skip
     assert result["dataset"]["type"] == "org/cityscapes"
     assert matter["metrics"] == ["mean_iou", "accuracy", "mean_accuracy"]
     assert "| **this model** | 76.3 | 96.0 | 84.0 | 3.1 |" in card
+
+
+SORTED = Scores("merged", None, "classification", 90, accuracy=0.91, mean_accuracy=0.89,
+                class_accuracy={"bike": 0.95, "mug": 0.83, "pen": math.nan}, known_accuracy=0.89,
+                unknown_accuracy=0.7, h_score=0.784)  # fmt: skip
+BOXED = Scores("merged", None, "detection", 90, map=0.41, map50=0.62,
+               ap_per_class={"car": 0.5, "dog": 0.32})  # fmt: skip
+PANOPTIC = Scores("merged", None, "panoptic", 90, miou=0.5, iou={"road": 0.5}, pq=0.4, sq=0.8,
+                  rq=0.5, pq_per_class={"road": 0.4}, class_accuracy={"road": 0.9})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scores", "task", "metrics", "row", "classes"),
+    [
+        (
+            SORTED,
+            "image-classification",
+            ["mean_accuracy", "accuracy", "known_accuracy", "unknown_accuracy", "h_score"],
+            "| **this model** | 89.0 | 91.0 | 89.0 | 70.0 | 78.4 |",
+            {"Accuracy (bike)": 0.95, "Accuracy (mug)": 0.83},
+        ),
+        (
+            BOXED,
+            "object-detection",
+            ["map_50", "map"],
+            "| **this model** | 62.0 | 41.0 |",
+            {"AP (car)": 0.5, "AP (dog)": 0.32},
+        ),
+        (
+            PANOPTIC,
+            "image-segmentation",
+            ["mean_iou", "pq", "sq", "rq"],
+            "| **this model** | 50.0 | 40.0 | 80.0 | 50.0 |",
+            {"IoU (road)": 0.5, "PQ (road)": 0.4},
+        ),
+    ],
+    ids=lambda value: value.task if isinstance(value, Scores) else "",
+)
+def test_scores_of_every_task_reach_table_and_model_index(
+    manifest: dict[str, Any],
+    scores: Scores,
+    task: str,
+    metrics: list[str],
+    row: str,
+    classes: dict[str, float],
+) -> None:
+    manifest["scores"] = {**SCORES, "models": [{**scores.to_dict(), "role": "merged"}]}
+    card = render_card(manifest)
+    check_card(card)
+    matter = matter_of(card)
+    (result,) = matter["model-index"][0]["results"]
+    assert (result["task"]["type"], matter["metrics"]) == (task, metrics)
+    values = {metric["name"]: metric["value"] for metric in result["metrics"]}
+    found = {name: value for name, value in values.items() if "(" in name}
+    assert found == classes
+    assert row in card
+    for name, value in classes.items():
+        assert f"| {name.partition('(')[2][:-1]} | {100 * value:.1f} |" in card
+
+
+def test_classes_by_the_thousand_stay_in_the_manifest(manifest: dict[str, Any]) -> None:
+    many = {f"synset {i}": 0.5 for i in range(1000)}
+    scores = {**SORTED.to_dict(), "class_accuracy": many, "role": "merged"}
+    manifest["scores"] = {**SCORES, "models": [scores]}
+    card = render_card(manifest)
+    assert "synset 1" not in card
+    assert "Accuracy of 1,000 classes is in `lwmm_manifest.json`." in card
 
 
 def test_a_comparison_that_was_not_made_is_named(manifest: dict[str, Any]) -> None:

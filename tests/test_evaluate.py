@@ -210,7 +210,7 @@ def test_when_memory_runs_out_a_smaller_batch_goes_on(
     large = subject(models["one"], data, batch_size=3)
     whole = plain(run(large, data, batch_size=3, states=""))
     broken = Watched(large, 4, out_of_memory)
-    with pytest.raises(EvaluationError, match=r"memory ran out.*--batch-size.*--window"):
+    with pytest.raises(EvaluationError, match=r"^memory ran out.*--batch-size.*--window"):
         run(broken, data, batch_size=3)
     rest = Watched(subject(models["one"], data, batch_size=1))
     assert plain(run(rest, data, batch_size=1)) == whole
@@ -248,6 +248,36 @@ def test_states_are_of_one_model_one_data_set_and_one_setting(
     names = {path.name for path in own_cache.iterdir()}
     assert all(name.endswith(".json") for name in names)
     assert str(tmp_path) not in "".join(path.read_text() for path in own_cache.iterdir())
+
+
+def test_states_are_of_one_way_to_read_the_data(models: dict[str, Path], streets: Path) -> None:
+    """Other columns of the same table, or another layout of the same files, are other truth."""
+    import datasets
+
+    rows = {
+        "image": [Image.fromarray(image(i)) for i in range(2)],
+        "label_a": [Image.fromarray(truth(i)) for i in range(2)],
+        "label_b": [Image.fromarray(np.roll(truth(i), 20)) for i in range(2)],
+    }
+    table = datasets.Dataset.from_dict(rows)
+    found = {}
+    for column in ("label_a", "label_b"):
+        data = open_data(table, label_column=column, label_space=str(streets / "id2label.json"))
+        model = subject(models["one"], data)
+        found[column] = plain(run(model, data))
+        assert found[column] == plain(run(model, data, fresh=True))
+        assert data.columns == ("semantic", "image", column)
+    assert found["label_a"] != found["label_b"]
+    data = open_data(streets)
+    model = subject(models["one"], data)
+    run(model, data)
+    for other in (
+        replace(data, columns=("semantic", "pairs", "another")),
+        replace(data, space=replace(data.space, void=(2,))),
+    ):
+        watched = Watched(model)
+        run(watched, other)
+        assert watched.seen == COUNT
 
 
 @pytest.mark.parametrize(
@@ -358,6 +388,13 @@ def test_a_module_of_ones_own_is_evaluated_with_predict(streets: Path) -> None:
         network, streets, predict=lambda m, x: brightness(m, x)[[2, 0, 1]], labels=order
     )
     assert turned.iou == scores.iou
+
+
+def test_predict_may_give_a_mask_of_bools(streets: Path) -> None:
+    space = custom_space(["road", "car"])
+    own = OwnModule(None, lambda _, shown: shown[..., 0] > 127, space)
+    (found,) = own.predict([image(0)], "semantic")
+    assert (found.semantic == (image(0)[..., 0] > 127)).all()
 
 
 @pytest.mark.parametrize(

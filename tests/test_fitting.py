@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from stories import Command
 import lwmm_hub as lw
 from lwmm_hub.errors import EvaluationError, UsageError
 from lwmm_hub.evaluation.inference import Predictor
-from lwmm_hub.evaluation.unlabelled import open_images
+from lwmm_hub.evaluation.opening import open_data
+from lwmm_hub.evaluation.unlabelled import UnlabelledImages, open_images
 from lwmm_hub.fitting import drift_layer_weights, entropy_layer_weights, fit_layer_weights
 from lwmm_hub.fitting.blending import Blend
 from lwmm_hub.fitting.forwarding import LibraryNet, OwnNet, log_probabilities
@@ -361,6 +363,23 @@ def test_an_interrupted_fit_gives_the_best_so_far_and_goes_on_to_the_same_end(
     assert "fitting" not in again
 
 
+def test_a_fit_on_another_column_begins_anew(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    day = UnlabelledImages("city", "a" * 40, "train", 3, pictures(3).__getitem__, ("day",))
+    night = replace(day, columns=("night",), read=lambda i: pictures(3)[i] // 8)
+    seen: dict[str, list[int]] = {}
+    for name, images in (("day", day), ("night", night), ("day again", day)):
+        steps = seen[name] = []
+        fit_layer_weights(
+            lw.plan(*trio[:2]),
+            images,
+            steps=1,
+            threshold=0.3,
+            states=tmp_path / "states",
+            progress=lambda what, done, *_, to=steps: to.append(done) if what == "fitting" else 0,
+        )
+    assert seen == {"day": [0, 1], "night": [0, 1], "day again": []}
+
+
 def test_weights_of_a_stage_move_together(trio: tuple[Path, Path, Path]) -> None:
     plan = lw.plan(*trio[:2], schedule="isotropic")
     fitted = fit_layer_weights(plan, pictures(4), steps=4, lr=0.3, per="stage", **QUICK)
@@ -526,6 +545,80 @@ def test_a_fit_is_not_scored_on_its_own_images(
     done = lwmm("merge", *common, "--split", "val", "--transductive", "-o", "b", "--json")
     assert done.code == 0, done.err
     assert done.data["scores"]["dataset"]["split"] == "val"
+
+
+def labelled(split: str | None = None) -> Any:
+    """A table of pictures and label maps."""
+    import datasets
+
+    maps = [Pictures.fromarray(image[..., 0] // 32) for image in pictures(2)]
+    rows = {"image": [Pictures.fromarray(image) for image in pictures(2)], "label": maps}
+    chosen = datasets.Split(split) if split else None
+    return datasets.Dataset.from_dict(rows, split=chosen)
+
+
+def test_a_split_is_what_the_data_says_and_not_what_is_typed(
+    trio: tuple[Path, Path, Path], tmp_path: Path, lwmm: Command
+) -> None:
+    """Else the guard above would believe `--split train`, and so would recipe and card."""
+    import datasets
+
+    names = tmp_path / "names.json"
+    names.write_text((trio[0] / "config.json").read_text())
+    names.write_text(json.dumps(json.loads(names.read_text())["id2label"]))
+    labelled().save_to_disk(str(tmp_path / "saved"))
+    labelled("train").save_to_disk(str(tmp_path / "told"))
+    common = (*trio[:2], "--weights", "fit", "--fit-steps", "1", "--fit-threshold", "0.2",
+              "--evaluate-labels", names)  # fmt: skip
+    for folder, split, code, said in (
+        ("saved", ("--split", "train"), 1, "saved has no splits"),
+        ("saved", ("--split", "nonsense"), 1, "saved has no splits"),
+        ("saved", (), 2, "pass --transductive"),
+        ("told", ("--split", "val"), 1, "told is the split 'train' alone"),
+        ("told", ("--split", "train"), 2, "pass --transductive"),
+        ("told", (), 2, "pass --transductive"),
+    ):
+        data = ("--images", tmp_path / folder, "--evaluate", tmp_path / folder)
+        done = lwmm("merge", *common, *data, *split, "-o", "out")
+        assert (done.code, said in done.err) == (code, True), (folder, split, done.err)
+    assert open_images(tmp_path / "told").split == "train"
+    assert open_images(labelled("train")).split == "train"
+    assert open_data(labelled("train"), label_space=str(names)).split == "train"
+    whole = datasets.DatasetDict({"train": labelled(), "val": labelled()})
+    assert open_images(whole).split == "train"
+    for source in (labelled(), labelled("val"), whole, open_images(labelled("val"))):
+        with pytest.raises(EvaluationError, match=r"split"):
+            open_images(source, split="test")
+
+
+def test_parquet_files_give_images_as_they_give_truth(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        labelled().to_parquet(str(tmp_path / "city" / f"{split}-00000-of-00001.parquet"))
+    found = open_images(tmp_path / "city")
+    assert (found.count, found.split, found.reference) == (2, "train", "city")
+    assert found.read(1).tolist() == pictures(2)[1].tolist()
+    assert open_images(tmp_path / "city", split="validation").split == "validation"
+    with pytest.raises(EvaluationError, match="city has no split 'test'"):
+        open_images(tmp_path / "city", split="test")
+
+
+def test_label_maps_of_a_data_set_without_splits_are_no_images(tmp_path: Path) -> None:
+    for name, kinds in (("synthia", ("RGB", "GT/LABELS")), ("pairs", ("images", "labels"))):
+        for kind in kinds:
+            (tmp_path / name / kind).mkdir(parents=True)
+            for i, image in enumerate(pictures(2)):
+                Pictures.fromarray(image).save(tmp_path / name / kind / f"{i}.png")
+        found = open_images(tmp_path / name)
+        assert (found.count, found.split) == (2, None)
+        with pytest.raises(EvaluationError, match=f"as {name} does, which has no splits"):
+            open_images(tmp_path / name, split="train")
+    for kind in ("images/0.jpg", "v1.2/labels/0.png", "v2.0/labels/0.png"):
+        path = tmp_path / "vistas" / "training" / kind
+        path.parent.mkdir(parents=True)
+        Pictures.fromarray(pictures(1)[0]).save(path)
+    with pytest.raises(EvaluationError, match="several data sets lie in vistas"):
+        open_images(tmp_path / "vistas")
+    assert open_images(f"mapillary-v2.0:{tmp_path / 'vistas'}").count == 1
 
 
 # -------------------------------------------------------------------------------- measured weights

@@ -312,12 +312,23 @@ def test_a_window_that_the_network_cannot_take_is_an_error_of_ours(
 
 def test_memory_that_runs_out_names_what_helps() -> None:
     with (
-        pytest.raises(EvaluationError, match=r"memory ran out.*--batch-size.*--window"),
+        pytest.raises(EvaluationError, match=r"^memory ran out.*--batch-size.*--window"),
         memory_watched("the model"),
     ):
         np.empty(1 << 60, np.uint8)
     with pytest.raises(RuntimeError, match="other"), memory_watched("the model"):
         raise RuntimeError("other")
+
+
+def test_memory_that_runs_out_in_the_network_is_no_wrong_size(folders: dict[str, Path]) -> None:
+    predictor = Predictor.load(folders["segformer"])
+
+    def grow(*_: Any) -> None:
+        np.empty(1 << 60, np.uint8)
+
+    predictor.network.register_forward_pre_hook(grow)
+    with pytest.raises(EvaluationError, match=r"^memory ran out.*--batch-size.*--window"):
+        predictor.segment([image(64, 64)])
 
 
 def test_oneformer_is_told_its_task(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -10,17 +10,11 @@ from lwmm_hub.card.escaping import is_web_address
 from lwmm_hub.card.linting import PIPELINE_TAGS, redact, valid_repo_id
 from lwmm_hub.card.naming import hub_id, is_commit, last_part, public_names, reference_id
 from lwmm_hub.display.text import one_line
+from lwmm_hub.evaluation.score_table import HUB_TASKS, MOST_SHOWN, OVERALL, Metric, per_class
 from lwmm_hub.licenses import LICENSES
 
-SCORES: tuple[tuple[str, str, str], ...] = (
-    ("miou", "mean_iou", "mIoU"),
-    ("pixel_accuracy", "accuracy", "Pixel accuracy"),
-    ("mean_accuracy", "mean_accuracy", "Mean accuracy"),
-    ("pq", "pq", "PQ"),
-    ("sq", "sq", "SQ"),
-    ("rq", "rq", "RQ"),
-)
-"""Field of an evaluation, its metric type on the Hub, its name on the card."""
+SCORES = tuple(metric for metric in OVERALL if metric.hub_type)
+"""What a card says of an evaluation as a whole."""
 
 
 def front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +37,7 @@ def front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
     fields["datasets"] = _unique(
         name for model in models for name in model.get("datasets") or [] if valid_repo_id(name)
     )
-    index, metrics = _model_index(manifest, fields["pipeline_tag"] or "image-segmentation")
+    index, metrics = _model_index(manifest, fields["pipeline_tag"])
     fields["metrics"] = metrics
     fields["model-index"] = index
     return {key: value for key, value in fields.items() if value not in (None, [])}
@@ -74,23 +68,34 @@ def _license(decision: Mapping[str, Any]) -> dict[str, str]:
     return fields
 
 
-def _model_index(manifest: Mapping[str, Any], task: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The merged model's finite scores in the Hub's shape, and the metrics among them."""
+def _model_index(
+    manifest: Mapping[str, Any], tag: str | None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The merged model's finite scores in the Hub's shape, and the metrics among them.
+
+    The task is what was evaluated; of scores that do not say it, what the model is for (`tag`).
+    """
     scores, output = manifest.get("scores") or {}, manifest.get("output") or {}
     own = merged_scores(manifest)
     if own is None:
         return [], []
     found = [
-        {"type": kind, "value": own[field], "name": name}
-        for field, kind, name in SCORES
-        if finite(own.get(field))
+        {"type": metric.hub_type, "value": own[metric.field], "name": metric.heading}
+        for metric in SCORES
+        if finite(own.get(metric.field))
     ]
     metrics = [entry["type"] for entry in found]
-    for field, kind, short in (("iou", "iou", "IoU"), ("pq_per_class", "pq", "PQ")):
-        per_class = own.get(field) or {}
+    for metric in class_metrics([own]):
+        scored = own[metric.field]
+        if len(scored) > MOST_SHOWN:
+            continue
         found += [
-            {"type": kind, "value": value, "name": f"{short} ({_plain(label) or '?'})"}
-            for label, value in per_class.items()
+            {
+                "type": metric.hub_type,
+                "value": value,
+                "name": f"{metric.heading} ({_plain(label) or '?'})",
+            }
+            for label, value in scored.items()
             if finite(value)
         ]
     if not found:
@@ -102,9 +107,15 @@ def _model_index(manifest: Mapping[str, Any], task: str) -> tuple[list[dict[str,
         where["split"] = _plain(dataset["split"]) or "unknown"
     if is_commit(dataset.get("revision")):
         where["revision"] = dataset["revision"]
+    task = HUB_TASKS.get(str(own.get("task"))) or tag or "image-segmentation"
     result = {"task": {"type": task}, "dataset": where, "metrics": found}
     title = _plain(last_part(str(output.get("repository") or output.get("name") or "")))
     return [{"name": title or "merged", "results": [result]}], metrics
+
+
+def class_metrics(entries: Iterable[Mapping[str, Any]]) -> list[Metric]:
+    """What the evaluated models are scored in class by class."""
+    return per_class({field for entry in entries for field, value in entry.items() if value})
 
 
 def merged_scores(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:

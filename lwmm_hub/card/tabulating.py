@@ -8,7 +8,14 @@ from typing import Any
 
 from lwmm_hub.card.escaping import NOTHING, Markdown, table
 from lwmm_hub.card.finding import start_of
-from lwmm_hub.card.metadata import SCORES, dataset_name, finite, merged_scores, score_names
+from lwmm_hub.card.metadata import (
+    SCORES,
+    class_metrics,
+    dataset_name,
+    finite,
+    merged_scores,
+    score_names,
+)
 from lwmm_hub.card.naming import (
     cell,
     is_commit,
@@ -21,6 +28,7 @@ from lwmm_hub.card.naming import (
 from lwmm_hub.card.wording import counted, listed, weight, weight_range, weights_in_words
 from lwmm_hub.display.grouping import LayerGroup, layer_groups
 from lwmm_hub.display.text import size
+from lwmm_hub.evaluation.score_table import MOST_SHOWN
 from lwmm_hub.schedule import TABLE
 
 MANY_ROWS = 250
@@ -107,14 +115,14 @@ def evaluation(manifest: Mapping[str, Any]) -> dict[str, Markdown]:
         words = "This model was not evaluated."
         return {"evaluation": Markdown(words), "class_scores": Markdown("")}
     names = score_names(manifest)
-    columns = [(field, name) for field, _, name in SCORES if _any_finite(entries, field)]
+    columns = [metric for metric in SCORES if _any_finite(entries, metric.field)]
     speed = _any_finite(entries, "images_per_second")
-    headings = ["Model", *(f"{name} (%)" for _, name in columns), *["Images/s"] * speed]
+    headings = ["Model", *(f"{metric.heading} (%)" for metric in columns), *["Images/s"] * speed]
     rows = []
     for entry, name in zip(entries, names, strict=True):
         shown = text(name)
         row = [Markdown(f"**{shown}**") if name == "this model" else shown]
-        row += [_percent(entry.get(field)) for field, _ in columns]
+        row += [_percent(entry.get(metric.field)) for metric in columns]
         rows.append([*row, *[_decimal(entry.get("images_per_second"))] * speed])
     dataset = scores.get("dataset") or {}
     words = f"On {text(dataset_name(dataset))}"
@@ -281,19 +289,16 @@ def _notes(scores: Mapping[str, Any]) -> str:
 
 
 def _class_scores(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markdown:
-    kinds = [
-        (field, name)
-        for field, name in (("iou", "IoU"), ("pq_per_class", "PQ"))
-        if any(entry.get(field) for entry in entries)
-    ]
     parts = []
-    for field, name in kinds:
-        labels = dict.fromkeys(label for entry in entries for label in entry.get(field) or {})
-        rows = [
-            [text(label), *(_percent((entry.get(field) or {}).get(label)) for entry in entries)]
-            for label in labels
-        ]
-        parts.append(table([f"{name} (%)", *names], rows))
+    for metric in class_metrics(entries):
+        tables = [entry.get(metric.field) or {} for entry in entries]
+        labels = dict.fromkeys(label for scored in tables for label in scored)
+        if len(labels) > MOST_SHOWN:
+            words = f"{metric.heading} of {len(labels):,} classes is in `lwmm_manifest.json`."
+            parts.append(Markdown(words))
+            continue
+        rows = [[text(label), *(_percent(s.get(label)) for s in tables)] for label in labels]
+        parts.append(table([f"{metric.heading} (%)", *names], rows))
     return Markdown("\n\n".join(parts))
 
 

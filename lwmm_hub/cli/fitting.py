@@ -147,7 +147,7 @@ def check_not_tested(finding: Finding | None, tested: str | None, data: DataSet 
     """Refuse to fit on what is scored afterwards.
 
     Raises:
-        UsageError: both are the same split of the same data.
+        UsageError: both are the same split of the same data, or nobody can tell that they are not.
     """
     images = finding.options["images"] if finding is not None else None
     if images is None or tested is None or finding is None or finding.options["transductive"]:
@@ -156,9 +156,13 @@ def check_not_tested(finding: Finding | None, tested: str | None, data: DataSet 
         return
     from lwmm_hub.evaluation.unlabelled import open_images
 
-    split = finding.options["images_split"]
-    found = open_images(images, split=split, revision=finding.options["images_revision"])
-    if data is not None and found.split == data.split:
+    found = open_images(
+        images,
+        split=finding.options["images_split"],
+        revision=finding.options["images_revision"],
+        column=finding.options["image_column"],
+    )
+    if data is not None and (None in (found.split, data.split) or found.split == data.split):
         where = f"the split {found.split!r} of {found.reference}" if found.split else images
         raise UsageError(
             f"the layer weights would be fitted on {where}, and scored on it. Name another --split "

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.label_spaces import shorten
+from lwmm_hub.evaluation.values import known_mean
 
 UNKNOWN_ABOVE = 0.55
 """Entropy, as a part of the largest possible one, above which GLC calls an image unknown (w_0)."""
@@ -161,13 +162,13 @@ class ClassificationCounts:
         total = int(self.true.sum())
         accuracy = int(self.right.sum()) / total if total else np.nan
         known = rates[: self.num_classes]
-        mean = _mean(known)
+        mean = known_mean(known)
         if not self.with_unknown:
             return ClassificationScores(accuracy, mean, known, labels=self.labels)
         unknown = float(rates[-1])
         return ClassificationScores(
             accuracy,
-            _mean(rates),
+            known_mean(rates),
             known,
             known_accuracy=mean,
             unknown_accuracy=unknown,
@@ -207,12 +208,6 @@ class ClassificationCounts:
                 f"a damaged state of classification counts ({error}). Delete it and evaluate again."
             ) from error
         return counts
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of what is not NaN; NaN where all is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else np.nan
 
 
 def call_unknown(probabilities: ArrayLike, above: float = UNKNOWN_ABOVE) -> NDArray[np.int64]:

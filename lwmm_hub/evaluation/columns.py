@@ -95,7 +95,7 @@ def from_table(
     image = choose_column(columns.image, IMAGES, shown, features, "image", reference)
     others = [name for name in pictures if name != image]
     task = columns.task or _task_of(features, others, columns.label)
-    read, names = _READERS[task](features, others, columns.label, reference)
+    read, names, labels = _READERS[task](features, others, columns.label, reference)
     space = space or _space_of(names, reference)
     return DataSet(
         reference,
@@ -105,11 +105,12 @@ def from_table(
         task,
         len(table) if hasattr(table, "__len__") else None,
         _samples(table, image, read, space, reference, reading),
+        columns=(task, image, *labels),
     )
 
 
 _Read = Callable[[Mapping[str, Any], LabelSpace, str], dict[str, Any]]
-_Found = tuple[_Read, list[str] | None]
+_Found = tuple[_Read, list[str] | None, tuple[str, ...]]  # how, class names, columns of labels
 
 
 def _samples(
@@ -226,7 +227,7 @@ def _semantic(
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
         return {"semantic": labels_in(row[column], space, name)}
 
-    return read, None
+    return read, None, (column,)
 
 
 def _panoptic(
@@ -247,7 +248,7 @@ def _panoptic(
             return {"panoptic": panoptic, "semantic": flat(panoptic, space.ignored)}
         return {"panoptic": panoptic, "semantic": labels_in(row[semantic], space, name)}
 
-    return read, None
+    return read, None, (column, segments, semantic or "")
 
 
 def _rows_of(table: Any) -> list[dict[str, Any]]:
@@ -274,7 +275,7 @@ def _classification(
             )
         return {"label": label}
 
-    return read, getattr(features[column], "names", None)
+    return read, getattr(features[column], "names", None), (column,)
 
 
 def _detection(
@@ -313,7 +314,7 @@ def _detection(
             areas = np.array([o["area"] for o in objects], np.float32)
         return {"boxes": Boxes(corners, categories, is_crowd=crowd, areas=areas)}
 
-    return read, names
+    return read, names, (column,)
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any], list[str], str | None, str], _Found]] = {

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.label_maps import compared
 from lwmm_hub.evaluation.label_spaces import label_space
-from lwmm_hub.evaluation.values import IGNORED, Labels
+from lwmm_hub.evaluation.values import IGNORED, Labels, known_mean
 
 Counts = NDArray[np.int64]
 _MOST = 4096  # classes; a matrix of 128 MB
@@ -266,9 +266,9 @@ class ConfusionMatrix:
         occurs = true > 0
         weighted = float((iou[occurs] * true[occurs]).sum() / total) if total else np.nan
         return SemanticScores(
-            miou=_mean(iou),
+            miou=known_mean(iou),
             pixel_accuracy=int(found.sum()) / total if total else np.nan,
-            mean_accuracy=_mean(accuracy),
+            mean_accuracy=known_mean(accuracy),
             frequency_weighted_iou=weighted,
             iou=iou,
             class_accuracy=accuracy,
@@ -281,7 +281,7 @@ class ConfusionMatrix:
         mine, wanted = compared(self.labels or (), label_space(space).labels)
         if not set(wanted) <= set(mine):
             return None
-        return _mean(iou[[mine.index(label) for label in wanted]])
+        return known_mean(iou[[mine.index(label) for label in wanted]])
 
     def to_dict(self) -> dict[str, Any]:
         """The state, as JSON takes it."""
@@ -340,12 +340,6 @@ def _ratio(part: Counts, whole: Counts) -> NDArray[np.float64]:
     result = np.full(len(whole), np.nan)
     np.divide(part, whole, out=result, where=whole > 0)
     return result
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of what is not NaN; NaN where all is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else np.nan
 
 
 def _size(array: NDArray[Any]) -> str:

@@ -27,6 +27,8 @@ class DataSet:
         samples: (start, step) -> samples number start, start + step, ...
         with_unknown: whether the label behind the last of `space` stands for classes that no model
             was trained on (open-partial classification).
+        columns: what of it is read as what, where there may be more than one way: names of columns
+            and the task; of a folder its layout and what its label files hold.
     """
 
     reference: str
@@ -37,6 +39,7 @@ class DataSet:
     count: int | None
     samples: Callable[[int, int], Iterator[Sample]]
     with_unknown: bool = False
+    columns: tuple[str, ...] = ()
 
 
 def choose_split(splits: Sequence[str], wanted: str | None, name: str) -> str:

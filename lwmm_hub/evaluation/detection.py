@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.label_spaces import shorten
-from lwmm_hub.evaluation.values import Boxes
+from lwmm_hub.evaluation.values import Boxes, known_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ class DetectionResults:
                 if (precision[:, :, k] > -1).any():
                     ap[k] = precision[:, :, k].mean()
                     ap50[k] = precision[0, :, k].mean()
-        return DetectionScores(_mean(ap), _mean(ap50), ap, ap50, self.labels)
+        return DetectionScores(known_mean(ap), known_mean(ap50), ap, ap50, self.labels)
 
     def _evaluate(self) -> Any:
         """What pycocotools finds; None without any image."""
@@ -247,8 +247,3 @@ def _from_dict(state: Mapping[str, Any]) -> Boxes:
         name: np.array(state[name], kind) for name, kind in _PARTS.items() if name in state
     }
     return Boxes(**{**parts, "corners": parts["corners"].reshape(-1, 4)})
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else np.nan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,9 +110,19 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, folder: str | Path, options: InferenceOptions | None = None, name: str | None = None
+        cls,
+        folder: str | Path,
+        options: InferenceOptions | None = None,
+        name: str | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> Predictor:
         """The model in a folder, as config.json and preprocessor_config.json describe it.
+
+        Args:
+            folder: with both, and with weights unless they are given.
+            options: how images go through.
+            name: what to call the model in messages; None is the folder's name.
+            weights: its tensors, where they are not those that transformers finds in the folder.
 
         Raises:
             OutputError: config.json names no class, or weights and class do not go together.
@@ -122,7 +132,7 @@ class Predictor:
 
         folder = Path(folder)
         name = name or folder.name
-        model = load_model(folder)
+        model = load_model(folder, weights)
         processor = _load_processor(folder, name)
         tokens = None
         if "task_inputs" in inspect.signature(model.forward).parameters:
@@ -256,6 +266,8 @@ class Predictor:
         try:
             with torch.inference_mode(not gradients), memory_watched(self.name):
                 return self.network(**inputs)
+        except EvaluationError:  # memory ran out, which is no fault of the size: said already
+            raise
         except (ValueError, IndexError, RuntimeError) as error:
             height, width = batch.shape[2:]
             raise EvaluationError(
@@ -358,10 +370,10 @@ def _load_tokens(folder: Path, name: str, length: int) -> Callable[[str], Tensor
 
 
 def _labels_of(config: Any, name: str) -> list[str]:
-    """Names of a model's classes, in order.
+    """Names of a model's classes, in order; a number without a name is "unnamed" with its number.
 
     Raises:
-        EvaluationError: config.json numbers them with gaps.
+        EvaluationError: config.json names none.
     """
     labels = dict(getattr(config, "id2label", None) or {})
     if sorted(labels) != list(range(len(labels))):

@@ -47,6 +47,8 @@ class LabelMap:
         Raises:
             EvaluationError: an index that the source does not have.
         """
+        if indices.dtype.kind == "b":  # a mask of two classes
+            indices = indices.astype(np.uint8)
         if indices.size:
             ignored = self.source.ignored
             known = indices[indices != ignored] if int(indices.max()) == ignored else indices
@@ -62,12 +64,6 @@ class LabelMap:
     def of_labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """The part of `table` that is about labels of the source."""
         return self.table[: len(self.source)]
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether nothing changes."""
-        count = len(self.source)
-        return count == len(self.target) and bool((self.of_labels == np.arange(count)).all())
 
     @property
     def left_out(self) -> tuple[str, ...]:

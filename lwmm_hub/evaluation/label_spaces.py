@@ -6,8 +6,8 @@ Three conventions meet here, and each is said aloud:
   indices 0 to C-1, with `LabelSpace.ignored` wherever nothing is labelled or scored: 255, or 65535
   where there are over 255 classes. Nothing else is dropped: an id that the space does not know is
   an error.
-- Some label files call 0 "background" or "other" and begin counting at 1 (ADE20K). Either the
-  space knows that, or `reduce_labels` does it for a data set without a table.
+- Some label files call 0 "background" or "other" and begin counting at 1 (ADE20K): the space knows
+  that, by its `ids` and `void`.
 - A `LabelMap` takes indices of one space to indices of another, and what has no counterpart to
   what is ignored. In a truth nothing is counted there; in a prediction it counts as missed
   (`ConfusionMatrix(no_class=...)`).
@@ -67,7 +67,7 @@ class LabelSpace:
         """Ids of a label file as label indices.
 
         Args:
-            ids: integers of any shape, as the file holds them.
+            ids: integers (or bools, for 0 and 1) of any shape, as the file holds them.
             where: what the map is of, for the message.
 
         Returns:
@@ -77,7 +77,9 @@ class LabelSpace:
         Raises:
             EvaluationError: an id that the space does not know, or no integers.
         """
-        if ids.dtype.kind not in "iub":
+        if ids.dtype.kind == "b":  # a mask of two classes; as an index numpy takes it for a filter
+            ids = ids.astype(np.uint8)
+        if ids.dtype.kind not in "iu":
             raise EvaluationError(
                 f"{where} holds {ids.dtype} values, not label ids. Name the column or folder of "
                 "the labels."
@@ -130,11 +132,6 @@ def label_space(name: str) -> LabelSpace:
             f"no label space is called {name!r}. There are {', '.join(sorted(TABLES))}."
         )
     return _from_table(name)
-
-
-def label_space_names() -> tuple[str, ...]:
-    """The names that `label_space` knows."""
-    return tuple(TABLES)
 
 
 @functools.cache
@@ -261,28 +258,6 @@ def labels_of(id2label: Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:
     if isinstance(id2label, str) or not all(isinstance(name, str) for name in id2label):
         raise EvaluationError("class names are texts. Correct the model's config.json.")
     return tuple(id2label)
-
-
-def reduce_labels(ids: Labels) -> NDArray[np.uint8]:
-    """Labels counted from 1, with 0 for background, as labels counted from 0, with 255 for it.
-
-    What image processors call `do_reduce_labels`. 255 stays 255.
-
-    >>> reduce_labels(np.array([0, 1, 150, 255]))
-    array([255,   0, 149, 255], dtype=uint8)
-
-    Raises:
-        EvaluationError: a value outside 0 to 255.
-    """
-    if ids.size and not (ids.min() >= 0 and ids.max() <= IGNORED):
-        raise EvaluationError(
-            f"labels {ids.min()} to {ids.max()}: only 0 to 255 can be counted down. Name the label "
-            "space of the data set."
-        )
-    table = np.arange(-1, IGNORED, dtype=np.int16).astype(np.uint8)  # -1 becomes 255
-    table[IGNORED] = IGNORED
-    reduced: NDArray[np.uint8] = table[ids]
-    return reduced
 
 
 def describe(labels: Sequence[str]) -> str:

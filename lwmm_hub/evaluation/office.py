@@ -8,11 +8,10 @@ of the alphabet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.label_spaces import canonical, describe
+from lwmm_hub.evaluation.label_spaces import canonical
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,14 @@ class OpenPartial:
         )
 
 
-def open_partial(name: str, labels: Sequence[str] | None = None) -> OpenPartial:
+def open_partial(name: str) -> OpenPartial:
     """The open-partial split of a data set.
 
     Args:
         name: "office-31" or "office-home".
-        labels: a model's classes, to be the `known` ones in this order.
 
     Raises:
-        EvaluationError: no such data set, or the model knows other classes.
+        EvaluationError: no such data set.
     """
     if name not in _SPLITS:
         raise EvaluationError(
@@ -80,13 +78,7 @@ def open_partial(name: str, labels: Sequence[str] | None = None) -> OpenPartial:
         )
     classes, shared, private = _SPLITS[name]
     names = tuple(classes.split())
-    split = OpenPartial(name, names[:shared], names[shared:private], names[private:])
-    if labels is not None and [*map(canonical, labels)] != [*map(canonical, split.known)]:
-        raise EvaluationError(
-            f"the model's {describe(labels)} are not the {describe(split.known)} that open-partial "
-            f"{name} trains on. Evaluate it closed, on the classes that it knows."
-        )
-    return split
+    return OpenPartial(name, names[:shared], names[shared:private], names[private:])
 
 
 _OFFICE_31 = """

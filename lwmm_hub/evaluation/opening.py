@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from lwmm_hub.evaluation.values import TASKS
 
 LABEL_FILE = "id2label.json"  # beside a data set's card, as label files are kept on the Hub
 MAX_LABEL_FILE = 1 << 20
+
+_Choose = Callable[[list[str], str | None, str], str]
 
 
 def open_data(
@@ -89,14 +91,13 @@ def _is_table(source: Any) -> bool:
 def _from_memory(
     source: Any, split: str | None, space: LabelSpace | None, columns: Columns
 ) -> DataSet:
-    name, chosen = "data in memory", None
+    name = "data in memory"
+    chosen: str | None
     if isinstance(source, Mapping):  # a DatasetDict
         chosen = choose_split(list(source), split, name)
         source = source[chosen]
-    elif split is not None:
-        chosen = str(source.split) if getattr(source, "split", None) is not None else None
-        if chosen != split:
-            raise EvaluationError(f"{name} is one split. Give all of them, or leave split out.")
+    else:
+        chosen = own_split(source, split, name)
     return from_table(source, name, None, chosen, space, columns)
 
 
@@ -172,31 +173,62 @@ def _open_folder(
 ) -> DataSet:
     if space is None and (folder / LABEL_FILE).is_file():
         space = read_space(str(folder / LABEL_FILE))
-    name = folder.resolve().name
-    saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-    tables = any(any(True for _ in folder.glob(sign)) for sign in ("*.parquet", "*/*.parquet"))
-    if layout is None and (saved or tables):
-        with reading(HubData(name, None)):
-            loaded, chosen = _stored(folder, split, name)
-        return from_table(loaded, name, None, chosen, space, columns)
+    if layout is None and (stored := stored_table(folder, split)) is not None:
+        table, chosen = stored
+        return from_table(table, folder.resolve().name, None, chosen, space, columns)
     return open_layout(folder, layout, split, space, columns.task, unknown=open_partial)
 
 
-def _stored(folder: Path, split: str | None, name: str) -> tuple[Any, str | None]:
-    """(the table, its split): saved by `datasets`, or parquet files."""
+def stored_table(
+    folder: Path, split: str | None, choose: _Choose = choose_split
+) -> tuple[Any, str | None] | None:
+    """The table that lies in a folder, saved by `datasets` or as parquet files, and its split.
+
+    Args:
+        folder: any.
+        split: the one that is asked for.
+        choose: (splits, the one that is asked for, name) -> the one that is meant.
+
+    Returns:
+        None where there is no table.
+
+    Raises:
+        EvaluationError: there is no such split, or the table cannot be read.
+    """
+    name = folder.resolve().name
+    whole, one = folder / "dataset_dict.json", folder / "state.json"
+    parquet = any(any(True for _ in folder.glob(sign)) for sign in ("*.parquet", "*/*.parquet"))
+    if not (whole.is_file() or one.is_file() or parquet):
+        return None
     import datasets
 
-    if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"]
-        chosen = choose_split(splits, split, name)
-        return _saved(folder / chosen, f"{name} {chosen}"), chosen
-    if (folder / "state.json").is_file():
-        if split is not None:
-            raise EvaluationError(f"{name} has no splits: leave --split out.")
-        return _saved(folder, name), None
-    loaded = datasets.load_dataset(str(folder))
-    chosen = choose_split(list(loaded), split, name)
-    return loaded[chosen], chosen
+    with reading(HubData(name, None)):
+        if whole.is_file():
+            chosen = choose(json.loads(whole.read_text("utf-8"))["splits"], split, name)
+            return _saved(folder / chosen, f"{name} {chosen}"), chosen
+        if one.is_file():
+            table = _saved(folder, name)
+            return table, own_split(table, split, name)
+        loaded = datasets.load_dataset(str(folder))
+        chosen = choose(list(loaded), split, name)
+        return loaded[chosen], chosen
+
+
+def own_split(table: Any, wanted: str | None, name: str) -> str | None:
+    """The split that a table is, as far as it knows; nobody else's word is taken for it.
+
+    Raises:
+        EvaluationError: another one is asked for.
+    """
+    own = getattr(table, "split", None)
+    own = None if own is None else str(own)
+    if wanted in (None, own):
+        return own
+    what = f"the split {own!r} alone" if own else "no splits, or does not say which it is"
+    has = "is" if own else "has"
+    raise EvaluationError(
+        f"{name} {has} {what}: leave --split out, or give the data set with all of its splits."
+    )
 
 
 def _saved(folder: Path, name: str) -> Any:

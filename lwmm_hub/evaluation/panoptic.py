@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.label_spaces import LabelSpace
 from lwmm_hub.evaluation.overlaps import Overlap, Segments, Side, overlap, sort_segments
-from lwmm_hub.evaluation.values import Labels, Panoptic, Segment
+from lwmm_hub.evaluation.values import Labels, Panoptic, Segment, known_mean
 
 _STEPS = 2**40
 
@@ -237,15 +237,15 @@ class PanopticCounts:
         np.divide(iou_sum, self.matched, out=sq, where=self.matched > 0)
         thing = np.array([category.is_thing for category in self.categories])
         return PanopticScores(
-            pq=_mean(pq),
-            sq=_mean(sq),
-            rq=_mean(rq),
-            pq_things=_mean(pq[thing]),
-            sq_things=_mean(sq[thing]),
-            rq_things=_mean(rq[thing]),
-            pq_stuff=_mean(pq[~thing]),
-            sq_stuff=_mean(sq[~thing]),
-            rq_stuff=_mean(rq[~thing]),
+            pq=known_mean(pq),
+            sq=known_mean(sq),
+            rq=known_mean(rq),
+            pq_things=known_mean(pq[thing]),
+            sq_things=known_mean(sq[thing]),
+            rq_things=known_mean(rq[thing]),
+            pq_stuff=known_mean(pq[~thing]),
+            sq_stuff=known_mean(sq[~thing]),
+            rq_stuff=known_mean(rq[~thing]),
             pq_per_class=pq,
             sq_per_class=sq,
             rq_per_class=rq,
@@ -296,11 +296,6 @@ def _category(value: Category | Mapping[str, Any]) -> Category:
         raise EvaluationError(
             f"{value!r} is no category. Give id, name and isthing, as COCO does."
         ) from error
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else np.nan
 
 
 def _size(array: NDArray[Any]) -> str:

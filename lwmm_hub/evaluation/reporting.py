@@ -5,41 +5,15 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from lwmm_hub.display import one_line
 from lwmm_hub.evaluation.costs import Cost
 from lwmm_hub.evaluation.data_sets import DataSet
+from lwmm_hub.evaluation.score_table import MOST_SHOWN, OVERALL, per_class
 from lwmm_hub.evaluation.values import Scores
 
-# field of `Scores` -> what to call it; all are fractions that are shown as percent
-OVERALL = {
-    "miou": "mIoU",
-    "miou16": "mIoU, 16 classes",
-    "miou13": "mIoU, 13 classes",
-    "frequency_weighted_iou": "IoU by frequency",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean class accuracy",
-    "pq": "PQ",
-    "sq": "SQ",
-    "rq": "RQ",
-    "pq_things": "PQ of things",
-    "pq_stuff": "PQ of stuff",
-    "accuracy": "accuracy",
-    "known_accuracy": "accuracy of known classes",
-    "unknown_accuracy": "accuracy of unknown",
-    "h_score": "H-score",
-    "map50": "mAP at IoU 0.5",
-    "map": "mAP",
-}
-PER_CLASS = {
-    "iou": "IoU",
-    "pq_per_class": "PQ",
-    "ap_per_class": "AP",
-    "class_accuracy": "accuracy",
-}
-MOST_SHOWN = 255  # classes of a table for people; every one is in the data
 _COST = {"images_per_second": "images per second", "peak_memory_mb": "peak memory, MB"}
 
 
@@ -88,10 +62,10 @@ class Report:
     def _overall(self) -> list[tuple[str, list[float | None], bool]]:
         """The rows that are of no class."""
         found: list[tuple[str, list[float | None], bool]] = []
-        for name, title in OVERALL.items():
-            values = [getattr(scores, name) for scores in self.scores]
+        for metric in OVERALL:
+            values = [getattr(scores, metric.field) for scores in self.scores]
             if any(value is not None for value in values):
-                found.append((title, values, True))
+                found.append((metric.title, values, True))
         for name, title in _COST.items():
             values = [getattr(scores, name) for scores in self.scores]
             if any(value is not None for value in values):
@@ -107,13 +81,12 @@ class Report:
 
     def _per_class(self) -> Iterator[list[tuple[str, list[float | None], bool]]]:
         """The rows of classes, metric by metric."""
-        for name, title in PER_CLASS.items():
-            if name == "class_accuracy" and any(scores.iou is not None for scores in self.scores):
-                continue  # IoU says more
-            tables = [getattr(scores, name) or {} for scores in self.scores]
+        there = {f.name for f in fields(Scores) for s in self.scores if getattr(s, f.name)}
+        for metric in per_class(there):
+            tables = [getattr(scores, metric.field) or {} for scores in self.scores]
             labels = dict.fromkeys(label for table in tables for label in table)
             yield [
-                (f"{title} {label}", [table.get(label) for table in tables], True)
+                (f"{metric.title} {label}", [table.get(label) for table in tables], True)
                 for label in labels
             ]
 

@@ -149,8 +149,8 @@ class _Run:
         self._key = state_key(
             {
                 "subject": subject.identity,
-                "data": [data.reference, data.revision, data.split],
-                "labels": [data.space.labels, data.space.ids, data.with_unknown],
+                "data": [data.reference, data.revision, data.split, data.columns],
+                "labels": [data.space.labels, data.space.ids, data.space.void, data.with_unknown],
                 "things": sorted(data.space.things or ()),
                 "task": task,
                 "limit": options.limit,

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
+VERSION = 2  # of their keys and content: states of another one are not gone on with
 
 
 def states_folder() -> Path:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from lwmm_hub.checkpoint import Checkpoint, LocalFile
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.classification import NO_CLASS
-from lwmm_hub.evaluation.inference import InferenceOptions, Predictor, wrong_names
+from lwmm_hub.evaluation.inference import InferenceOptions, wrong_names
 from lwmm_hub.evaluation.label_maps import LabelMap, match_labels
 from lwmm_hub.evaluation.label_spaces import LabelSpace
+from lwmm_hub.evaluation.networks import predictor_of
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
 from lwmm_hub.evaluation.values import Labels, Panoptic, Prediction, Segment
 from lwmm_hub.reference import ModelReference
@@ -118,15 +119,14 @@ class HubModel:
             else ModelReference.parse(str(reference))
         )
         checkpoint = resolve(parsed, download=True)
-        if checkpoint.folder is None or checkpoint.config is None:
-            raise EvaluationError(
-                f"{checkpoint.label} is a weight file without a config.json, so nobody knows which "
-                "network it is of. Evaluate it from Python: lw.evaluate(module, data, predict=...)."
-            )
         self.name, self.reference = checkpoint.label, str(reference)
         self.commit = checkpoint.commit
         self.options = options or InferenceOptions()
-        self._predictor = Predictor.load(checkpoint.folder, self.options, self.name)
+        self._predictor = predictor_of(
+            checkpoint,
+            self.options,
+            "Evaluate it from Python: lw.evaluate(module, data, predict=...).",
+        )
         self.map = (labels or LabelOptions()).match(self._predictor.labels, space, self.name)
         # Scores do not hang on how many images go through together: after memory ran out, a
         # smaller batch goes on where the larger one stopped.
@@ -368,13 +368,12 @@ def identity_of_checkpoint(checkpoint: Checkpoint) -> str:
     if checkpoint.commit is not None:
         return f"{checkpoint.reference.location}@{checkpoint.commit} {about}"
     assert checkpoint.folder is not None
-    weights = [r.path for r in checkpoint.readers.values() if isinstance(r, LocalFile)]
+    settings = [LocalFile(path, path.name) for path in sorted(checkpoint.folder.glob("*.json"))]
     seen = hashlib.sha256(about.encode())
-    for path in sorted({*weights, *checkpoint.folder.glob("*.json")}):
-        seen.update(f"{path.name} {path.stat().st_size} ".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                seen.update(block)
+    for reader in (*checkpoint.readers.values(), *settings):  # a legacy pickle's is no `LocalFile`
+        seen.update(f"{reader.name} {reader.size} ".encode())
+        for start in range(0, reader.size, 1 << 20):
+            seen.update(reader.read(start, min(1 << 20, reader.size - start)))
     return seen.hexdigest()
 
 

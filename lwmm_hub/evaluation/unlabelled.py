@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.columns import IMAGES, choose_column, decoding_row
 from lwmm_hub.evaluation.data_sets import DataSet, choose_split
 from lwmm_hub.evaluation.hub_tables import on_hub, table_from_hub
-from lwmm_hub.evaluation.opening import folder_of
+from lwmm_hub.evaluation.opening import folder_of, own_split, stored_table
 from lwmm_hub.evaluation.reading import image_of, open_picture
 
 Image = NDArray[np.uint8]
@@ -35,6 +35,7 @@ class UnlabelledImages:
         split: of a data set.
         count: number of images.
         read: number -> uint8 RGB, (height, width, 3).
+        columns: what of a table is read.
     """
 
     reference: str
@@ -42,6 +43,7 @@ class UnlabelledImages:
     split: str | None
     count: int
     read: Callable[[int], Image]
+    columns: tuple[str, ...] = ()
 
     def chosen(self, limit: int) -> list[int]:
         """At most `limit` numbers at equal steps, so that all parts of a film are seen."""
@@ -111,12 +113,19 @@ def open_images(
 def _open(
     source: Any, split: str | None, revision: str | None, column: str | None
 ) -> UnlabelledImages:
-    if isinstance(source, UnlabelledImages):
-        return source
-    if isinstance(source, DataSet):
-        return _of_data(source)
+    name = "images in memory"
+    if isinstance(source, UnlabelledImages | DataSet):
+        if split not in (None, source.split):
+            raise EvaluationError(
+                f"{source.reference} is open already, of the split {source.split!r}: leave split "
+                "out."
+            )
+        return source if isinstance(source, UnlabelledImages) else _of_data(source)
+    if isinstance(source, Mapping):  # a DatasetDict
+        chosen = _training(list(source), split, name)
+        return _of_table(source[chosen], name, None, chosen, column)
     if hasattr(source, "features") and hasattr(source, "__getitem__"):
-        return _of_table(source, "images in memory", None, split, column)
+        return _of_table(source, name, None, own_split(source, split, name), column)
     if isinstance(source, np.ndarray) or not isinstance(source, str | os.PathLike):
         return _of_arrays(source)
     text = os.fspath(source)
@@ -125,14 +134,8 @@ def _open(
         data = on_hub(text, revision)
         table, commit, chosen = table_from_hub(data, split or "train", False)
         return _of_table(table, data.location, commit, chosen, column)
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        import datasets
-
-        table = datasets.load_from_disk(str(folder))
-        if isinstance(table, dict):
-            split = _training(list(table), split, folder.name)
-            table = table[split]
-        return _of_table(table, folder.name, None, split, column)
+    if layout is None and (stored := stored_table(folder, split, _training)) is not None:
+        return _of_table(stored[0], folder.resolve().name, None, stored[1], column)
     return _of_folder(folder, layout, split)
 
 
@@ -158,7 +161,9 @@ def _of_data(data: DataSet) -> UnlabelledImages:
     def read(number: int) -> Image:
         return next(data.samples(number, 1)).image
 
-    return UnlabelledImages(data.reference, data.revision, data.split, data.count, read)
+    return UnlabelledImages(
+        data.reference, data.revision, data.split, data.count, read, data.columns
+    )
 
 
 def _of_table(
@@ -176,7 +181,7 @@ def _of_table(
         return image_of(row[image], name)
 
     mark = revision or getattr(table, "_fingerprint", None)
-    return UnlabelledImages(reference, mark, split, len(table), read)
+    return UnlabelledImages(reference, mark, split, len(table), read, (image,))
 
 
 def _of_arrays(source: Any) -> UnlabelledImages:
@@ -199,19 +204,23 @@ def _of_arrays(source: Any) -> UnlabelledImages:
 
 def _of_folder(folder: Path, layout: str | None, split: str | None) -> UnlabelledImages:
     """A folder of a known layout, or just of pictures."""
-    from lwmm_hub.evaluation.layouts import LAYOUTS, recognise
+    from lwmm_hub.evaluation.layouts import LAYOUTS, layout_of
+    from lwmm_hub.evaluation.layouts.objects import CLASSES
 
     if not folder.is_dir():
         raise EvaluationError(f"there is no folder {folder.name}. Check its path.")
-    try:
-        known = LAYOUTS[layout] if layout else recognise(folder)
-    except EvaluationError:
+    known = LAYOUTS[layout] if layout else layout_of(folder)
+    if known is None:
         return _of_pictures(folder, split)
     splits = known.splits(folder)
-    if not splits:
-        return _of_pictures(folder, split)
-    chosen = _training(splits, split, folder.name)
-    items = known.list(folder, chosen, known.tasks[0]).items
+    if not splits and known is CLASSES and layout is None:
+        return _of_pictures(folder, split)  # folders of pictures may be splits as well as classes
+    if not splits and split is not None:
+        raise EvaluationError(
+            f"{folder.name} lies as {known.name} does, which has no splits: leave --split out."
+        )
+    chosen = _training(splits, split, folder.name) if splits else None
+    items = known.list(folder, chosen or "", known.tasks[0]).items
     return _of_files(folder, [item.image for item in items], chosen)
 
 

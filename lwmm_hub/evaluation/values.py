@@ -15,12 +15,22 @@ from lwmm_hub.errors import EvaluationError
 Labels = NDArray[np.integer[Any]]
 
 IGNORED = 255
-"""The label that is counted nowhere, in every semantic map after it was read."""
+"""The label that is counted nowhere, in a semantic map of up to 255 classes after it was read."""
 
 WIDE_IGNORED = 65535
 """The same where there are over 255 classes, whose labels take 16 bits (as ADE20K-full's files)."""
 
 TASKS = ("semantic", "panoptic", "classification", "detection")
+
+
+def known_mean(values: NDArray[np.float64]) -> float:
+    """Mean of what is not NaN; NaN where all is.
+
+    >>> known_mean(np.array([0.5, np.nan, 1.0]))
+    0.75
+    """
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else np.nan
 
 
 @dataclass(frozen=True)

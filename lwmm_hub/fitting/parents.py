@@ -184,7 +184,7 @@ def load_transformers(folder: Path) -> State:
 
 
 def identity_of(plan: MergePlan, checkpoints: Sequence[Checkpoint]) -> Mapping[str, Any]:
-    """What tells this plan's models from others; a local file by its size and time."""
+    """What tells this plan's models from others; a local file by its content."""
     from lwmm_hub.evaluation.subjects import identity_of_checkpoint
 
     return {

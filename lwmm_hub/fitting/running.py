@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import EvaluationError, UsageError
-from lwmm_hub.evaluation.inference import InferenceOptions, Predictor, memory_watched
+from lwmm_hub.evaluation.inference import InferenceOptions, memory_watched
+from lwmm_hub.evaluation.networks import predictor_of
 from lwmm_hub.evaluation.unlabelled import UnlabelledImages, open_images
 from lwmm_hub.fitting.blending import Blend
 from lwmm_hub.fitting.forwarding import LibraryNet, Net, OwnNet, Predict
@@ -90,7 +91,7 @@ def fit_layer_weights(
     if predict is None and (modules is not None or labels is not None):
         raise UsageError("modules and labels go with predict=: pass all or none of them.")
     read = data.reader(chosen.window, chosen.seed)
-    lessons = _lessons(make, parents, read, numbers, chosen, progress)
+    lessons = _lessons(make, read, numbers, chosen, progress)
     live, states_of_parents, numbering = make.live()
     groups, _ = groups_of(parents.plan)
     with memory_watched("the merged model", _HINT):
@@ -152,13 +153,13 @@ def library_net(checkpoint: Checkpoint, options: InferenceOptions) -> Net:
     Raises:
         EvaluationError: its files do not say which class it is of.
     """
-    if checkpoint.folder is None or checkpoint.config is None:
-        raise EvaluationError(
-            f"{checkpoint.label} is a weight file without a config.json, so nobody knows which "
-            "network it is of. Convert it with 'lwmm-hub convert', or fit from Python with "
-            "predict=."
+    return LibraryNet(
+        predictor_of(
+            checkpoint,
+            options,
+            "Convert it with 'lwmm-hub convert', or fit from Python with predict=.",
         )
-    return LibraryNet(Predictor.load(checkpoint.folder, options, checkpoint.label))
+    )
 
 
 class _Own:
@@ -233,7 +234,6 @@ def _fill(network: torch.nn.Module, checkpoint: Checkpoint) -> None:
 
 def _lessons(
     make: _Library | _Own,
-    parents: Parents,
     read: Callable[[int], Any],
     numbers: Sequence[int],
     options: FitOptions,
@@ -268,8 +268,8 @@ def _key(parents: Parents, data: UnlabelledImages, options: FitOptions) -> dict[
     if not data.revision:
         return None
     identity = identity_of(parents.plan, parents.checkpoints)
-    where = [data.reference, data.revision, data.split]
-    return {"fit": 2, "options": vars(options), "images": where, **identity}
+    where = [data.reference, data.revision, data.split, data.columns]
+    return {"fit": 3, "options": vars(options), "images": where, **identity}
 
 
 def _origin(

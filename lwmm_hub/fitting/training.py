@@ -209,8 +209,12 @@ class Fit:
         best_step: after how many steps that was; 0 is the plan's own.
         weights: the layer weights of that; None is the plan's own.
         steps: how many were taken.
-        held: how many images the agreement is of.
+        bad: how many looks at the images held back in a row found nothing better.
+        done: whether there are no more steps to take.
         ended: why it ended before the last step, in words.
+        offsets: what is learned, added to the logits of the start: (knots, models); None before
+            the first step.
+        moments: Adam's two moments of that, each of its shape.
     """
 
     before: float | None = None

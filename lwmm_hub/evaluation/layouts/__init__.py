@@ -127,6 +127,7 @@ def open_layout(
         len(listing.items),
         _samples(folder, listing.items, truth),
         unknown,
+        (task, layout.name, truth.files.name),
     )
 
 
@@ -153,11 +154,11 @@ def _spaces(
     return told, _Truth(task, files, categories, layout)
 
 
-def recognise(folder: Path) -> Layout:
-    """The layout of a folder.
+def layout_of(folder: Path) -> Layout | None:
+    """The layout of a folder; None where it lies like no data set that is known.
 
     Raises:
-        EvaluationError: it is none that is known, or several.
+        EvaluationError: several data sets lie there.
     """
     for plain in (False, True):
         found = [x for x in LAYOUTS.values() if x.plain == plain and x.fits(folder)]
@@ -168,6 +169,17 @@ def recognise(folder: Path) -> Layout:
             raise EvaluationError(
                 f"several data sets lie in {folder.resolve().name}. Say which: {choices}."
             )
+    return None
+
+
+def recognise(folder: Path) -> Layout:
+    """The layout of a folder.
+
+    Raises:
+        EvaluationError: it is none that is known, or several.
+    """
+    if (layout := layout_of(folder)) is not None:
+        return layout
     if pictures_in(folder / "images", deep=True):
         raise EvaluationError(
             f"{folder.resolve().name} has images and no labels beside them: there is nothing to "
