@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Relatedness:
             itself then names the model that has it.
         weak_layers: layers of the sample under 0.1, with their cosine.
         identical: whether the whole sample is equal bit for bit.
+        like: the part whose verdict this one follows, having nothing to judge by.
     """
 
     model: int
@@ -52,6 +53,7 @@ class Relatedness:
     verdict: str
     weak_layers: tuple[tuple[str, float], ...] = ()
     identical: bool = False
+    like: str | None = None
 
 
 def measure_relatedness(
@@ -142,7 +144,8 @@ def require_related(
 
 
 def _like(result: Relatedness, before: Relatedness) -> Relatedness:
-    return Relatedness(result.model, result.part, result.backbone, before.cosine, 0, before.verdict)
+    source = before.like or before.part
+    return replace(result, verdict=before.verdict, like=source)
 
 
 def _judge(

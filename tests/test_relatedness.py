@@ -211,7 +211,8 @@ def test_a_part_without_matrices_follows_the_part_before_it(tmp_path: Path) -> N
     results = {r.part: r for r in judge(tmp_path, model(0.0), model(np.pi / 2))}
     assert results["decoder"].verdict == "unrelated"
     assert results["fc"].verdict == "unrelated"
-    assert (results["fc"].tensors, results["fc"].cosine) == (0, results["decoder"].cosine)
+    assert (results["fc"].tensors, results["fc"].cosine) == (0, None)
+    assert (results["fc"].like, results["decoder"].like) == ("decoder", None)
     results = {r.part: r for r in judge(tmp_path, model(0.0), model(0.2))}
     assert results["fc"].verdict == "related"
 

@@ -109,12 +109,17 @@ def _parts_left_out(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -
     for model, name in zip(models[1:], names[1:], strict=True):
         for part in model.get("kept_parts") or (["head"] if model.get("head") == "kept" else []):
             apart.setdefault(str(part), []).append(text(name))
-    sentences = []
+    groups: dict[tuple[str, ...], list[str]] = {}
     for part, donors in apart.items():
         shown = "the head" if part == "head" else name_in_code(part)
-        of_all = len(donors) == len(models) - 1
-        left = "the anchor keeps its own" if of_all else "it counts as absent there"
-        sentences.append(f"{shown} of {listed(donors)} was not merged: {left}.")
+        groups.setdefault(tuple(donors), []).append(shown)
+    sentences = []
+    for where, parts in groups.items():
+        of_all, one = len(where) == len(models) - 1, len(parts) == 1
+        absent = "it counts" if one else "they count"
+        left = "the anchor keeps its own" if of_all else f"{absent} as absent there"
+        was = "was" if one else "were"
+        sentences.append(f"{listed(parts)} of {listed(where)} {was} not merged: {left}.")
     return Markdown(" ".join(sentence[0].upper() + sentence[1:] for sentence in sentences))
 
 

@@ -87,10 +87,8 @@ def layer_section(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str
             f"The anchor's weight {course} ({counted(len(layers), 'shared layer')}, from "
             f"{name_in_code(layers[0].get('name') or '?')} to "
             f"{name_in_code(layers[-1].get('name') or '?')}). {_began(plan)}A layer is one module "
-            "with parameters; depth is the order of the forward pass"
+            f"with parameters; depth is taken from {text(plan.get('order_source') or 'the names')}."
         )
-        order = plan.get("order_source")
-        caption += f" ({text(order)})." if order else "."
     warnings = plan.get("warnings") or []
     return {
         "figure_alt": Markdown(alt),
@@ -169,14 +167,21 @@ def _relatedness(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
             [
                 text(names[model]) if 0 <= model < len(names) else "?",
                 cell(entry.get("part")),
-                _decimal(cosine, 2),
+                _decimal(cosine, 3),
                 _number(entry.get("tensors")),
-                Markdown("identical") if entry.get("identical") else cell(entry.get("verdict")),
+                _verdict(entry),
                 listed(weak[:8]) or NOTHING,
             ]
         )
     headings = ["Donor", "Part", "Cosine", "Tensors", "Verdict", "Layers under 0.1"]
     return table(headings, rows) if rows else Markdown("")
+
+
+def _verdict(entry: Mapping[str, Any]) -> Markdown:
+    if entry.get("identical"):
+        return Markdown("identical")
+    follows = f", as {name_in_code(entry['like'])}" if entry.get("like") else ""
+    return Markdown(f"{cell(entry.get('verdict'))}{follows}")
 
 
 def _lineage(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markdown:

@@ -220,7 +220,7 @@ def _relatedness(plan: Mapping[str, Any]) -> list[str]:
             row["part"],
             "-" if row["cosine"] is None else f"{row['cosine']:.3f}",
             str(row["tensors"]),
-            row["verdict"],
+            row["verdict"] + (f", as {one_line(row['like'])}" if row.get("like") else ""),
         )
         for row in plan["relatedness"]
     ]

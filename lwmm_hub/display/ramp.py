@@ -97,7 +97,7 @@ def ramp_svg(
         parts.append(
             _words(x(index), top + plot_height + 18, str(index), "lwmm-soft", anchor="middle")
         )
-    bottom_words = "layer, in the order of the forward pass"
+    bottom_words = "layer, by depth"
     parts.append(
         _words(left + plot_width / 2, height - 10, bottom_words, "lwmm-soft", anchor="middle")
     )

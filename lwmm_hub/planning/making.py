@@ -121,6 +121,7 @@ def plan_merge(
             *lineage_warnings(lineage, [c.label for c in checkpoints], relatedness),
             *key_map.warnings,
             *_undecided(key_map, options, relatedness),
+            *_unrelated_parts(relatedness if kept_parts is None else (), left_out, checkpoints),
             *_gaps(key_map, checkpoints),
             *_dtype_warnings(merged, checkpoints),
         ),
@@ -189,6 +190,11 @@ def _left_out(
         label = checkpoints[i].label
         if result is None or result.verdict != "unrelated":
             text = f"the {part} of {label} is left out, as the recipe says"
+        elif result.like is not None:
+            text = (
+                f"the {part} of {label} has nothing to judge by, and the {result.like} before it "
+                "is unrelated"
+            )
         elif result.cosine is None:
             text = f"nothing in the {part} of {label} shows that it is related"
         else:
@@ -235,6 +241,26 @@ def _undecided(
         f"{', '.join(key_map.doubtful)}: some systems save them untrained under these names. They "
         "are judged when the weights are read (plan --check-weights, or the merge)."
     ]
+
+
+def _unrelated_parts(
+    relatedness: Sequence[Relatedness],
+    left_out: set[tuple[int, str]],
+    checkpoints: Sequence[Checkpoint],
+) -> list[str]:
+    """A warning per donor of which parts are left out because they are unrelated."""
+    warnings = []
+    for i, donor in enumerate(checkpoints[1:], start=1):
+        parts = list(
+            dict.fromkeys(r.part for r in relatedness if r.model == i and (i, r.part) in left_out)
+        )
+        if parts:
+            named = ", ".join(parts[:8]) + (f" and {len(parts) - 8} more" if parts[8:] else "")
+            warnings.append(
+                f"the {named} of {donor.label} {'is' if len(parts) == 1 else 'are'} unrelated to "
+                "the anchor's and left out (--scope all merges all the same)."
+            )
+    return warnings
 
 
 def _key(parameter: SharedParameter) -> str:
