@@ -155,7 +155,7 @@ def plot_drift(
         axis.set_xlabel("layer, in depth order")
         axis.set_ylim(-0.02, 1.02)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))  # beside the lines
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
@@ -173,16 +173,17 @@ def drift_text(drifts: Sequence[Drift], labels: Sequence[str], threshold: float)
     ]
     for model in sorted({d.model for d in drifts}):
         lines += ["", f"  {one_line(labels[model])}"]
-        lines.append(f"  {'layers':<28}{'changed':>9}{'distance':>10}{'cosine':>9}")
         groups: dict[str, list[Drift]] = {}
         for drift in drifts:
             if drift.model == model:
                 groups.setdefault(stage_name(drift.layer), []).append(drift)
+        width = max(28, *(len(one_line(name)) for name in groups))
+        lines.append(f"  {'layers':<{width}}{'changed':>9}{'distance':>10}{'cosine':>9}")
         for name, members in groups.items():
             changed = _mean([d.changed for d in members])
             distance = _mean([d.distance for d in members])
             cosine = _mean([d.cosine for d in members])
-            lines.append(f"  {one_line(name):<28}{changed:>9}{distance:>10}{cosine:>9}")
+            lines.append(f"  {one_line(name):<{width}}{changed:>9}{distance:>10}{cosine:>9}")
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ FIT_OPTIONS = (
                  help="Of the images (default: the one for training)."),
     click.option("--images-revision", metavar="REV", help="Of the images on the Hub."),
     click.option("--image-column", metavar="NAME", help="Where they have several."),
-    click.option("--fit-steps", type=int, default=60, show_default=True, metavar="N",
+    click.option("--fit-steps", type=click.IntRange(1), default=60, show_default=True, metavar="N",
                  help="Steps of the fit."),
     click.option("--fit-batch-size", type=int, default=4, show_default=True, metavar="N",
                  help="Images a step."),

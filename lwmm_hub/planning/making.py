@@ -123,6 +123,7 @@ def plan_merge(
             *_undecided(key_map, options, relatedness),
             *_unrelated_parts(relatedness if kept_parts is None else (), left_out, checkpoints),
             *_gaps(key_map, checkpoints),
+            *_no_config(anchor, key_map),
             *_dtype_warnings(merged, checkpoints),
         ),
         _cost(merged, checkpoints, options),
@@ -316,6 +317,17 @@ def _classes(checkpoint: Checkpoint, classifier: int | None) -> int | None:
     if isinstance(labels, dict) and labels:
         return len(labels)
     return number if isinstance(number, int) else None
+
+
+def _no_config(anchor: Checkpoint, key_map: KeyMap) -> list[str]:
+    """A warning where the anchor's keys are those of transformers, which asks for more."""
+    spelt = any(dialect.startswith("transformers") for dialect in key_map.dialects[0].values())
+    if not spelt or anchor.config is not None:
+        return []
+    return [
+        f"{anchor.label} has no config.json, so transformers will not load the result: put the "
+        "model's own beside its weights."
+    ]
 
 
 def _gaps(key_map: KeyMap, checkpoints: Sequence[Checkpoint]) -> list[str]:
