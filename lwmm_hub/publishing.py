@@ -346,7 +346,7 @@ def _checksums(model: RecipeModel, merged_at: float) -> dict[str, str]:
     except Exception:  # noqa: BLE001  gone, moved or changed: then there is nothing to state
         return {}
     found = {}
-    for name in checkpoint.readers:
+    for name in checkpoint.files:
         file = checkpoint.folder / name if checkpoint.folder is not None else None
         if file is not None and file.is_file():
             if file.stat().st_mtime > merged_at:

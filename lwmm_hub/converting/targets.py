@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lwmm_hub.checkpoint import Checkpoint, TensorEntry
-from lwmm_hub.checkpoint.spool import new_spool
+from lwmm_hub.checkpoint.spool import derived_spool
 from lwmm_hub.converting import resnet, segformer, swin
 from lwmm_hub.converting.drafting import ConfigDraft, Described, Shapes
 from lwmm_hub.errors import CheckpointError, UsageError
@@ -294,7 +294,7 @@ def _zeros(
     """Counters of 0, and the readers of all files with the one that holds them."""
     if not keys:
         return {}, dict(checkpoint.readers)
-    spooled = new_spool(f"{checkpoint.label} (counters)")
+    spooled = derived_spool(f"{checkpoint.label} (counters)")
     offset = spooled.append(bytes(8))
     entries = {key: TensorEntry(key, "I64", (), spooled.name, offset) for key in keys}
     return entries, {**checkpoint.readers, spooled.name: spooled}

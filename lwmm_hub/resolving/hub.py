@@ -53,6 +53,8 @@ MAX_BESIDE = 64 << 20  # of a file that the model needs beside its weights, such
 class HubFile:
     """A file on the Hub, read by ranges; what was read lately is not asked for again."""
 
+    derived = False
+
     def __init__(self, reference: ModelReference, commit: str, name: str, size: int) -> None:
         self.name, self.size = name, size
         self._reference = reference
