@@ -622,6 +622,23 @@ def test_verify_agrees_with_a_merge(merged: Path, lwmm: Command) -> None:
     assert everything_below(Path()) == before
 
 
+@pytest.mark.parametrize("name", ["merged", "two words", "again"])
+def test_the_commands_of_a_card_run_as_it_prints_them(
+    name: str, merged: Path, lwmm: Command
+) -> None:
+    """From the folder that holds the merged one, one after the other."""
+    assert_done(lwmm("merge", "city", "rain", "-o", name, *["--overwrite"] * (name == "merged")))
+    card = (Path(name) / "README.md").read_text("utf-8")
+    commands = card.split("## Reproduce")[1].split("```bash\n")[1].split("```")[0].splitlines()
+    assert commands[0].endswith(f", from the folder that holds ./{name}")
+    assert len(commands) == 3
+    for command in commands[1:]:
+        program, *arguments = shlex.split(command)
+        assert program == "lwmm-hub"
+        assert_done(lwmm(*arguments))
+    assert assert_complete(Path(f"{name}-again")) == assert_complete(Path(name))
+
+
 def tampered(merged: Path, what: str) -> None:
     if what == "weights":
         with (merged / "model.safetensors").open("r+b") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from lwmm_hub.card.escaping import Markdown, fence
 from lwmm_hub.card.linting import redact, valid_repo_id
 from lwmm_hub.card.naming import last_part
 from lwmm_hub.display.text import one_line
+
+RECIPE = "lwmm_recipe.yaml"  # as `writing` calls it, which stands below this room
 
 _SEGMENTATION = (
     "labels = processor.post_process_semantic_segmentation"
@@ -71,19 +74,30 @@ def use_note(manifest: Mapping[str, Any]) -> Markdown:
 
 
 def reproduce_code(manifest: Mapping[str, Any]) -> Markdown:
-    """Commands that merge again from the recipe and compare the hashes."""
+    """Commands that merge again from the recipe and compare the hashes, all run in one folder.
+
+    That is any folder for a model of the Hub, and the one in which the merged folder lies for a
+    local one, since there the paths of the card's other code lead to it, too.
+    """
     output = manifest.get("output") or {}
     version = redact(one_line(str(manifest.get("lwmm_hub") or "")))
     pinned = f"=={version}" if re.fullmatch(r"[\w.+-]+", version, re.ASCII) else ""
     repository = _repository(output)
-    where = repository or _folder(output)
-    commands = [f"# with lwmm-hub{pinned}"]
     if repository:
-        commands.append(f"hf download {repository} lwmm_recipe.yaml --local-dir .")
-    commands += [
-        "lwmm-hub merge --recipe lwmm_recipe.yaml -o again",
-        f"lwmm-hub verify {where}",
-    ]
+        commands = [
+            f"# with lwmm-hub{pinned}",
+            f"hf download {repository} {RECIPE} --local-dir .",
+            f"lwmm-hub merge --recipe {RECIPE} -o again",
+            f"lwmm-hub verify {repository}",
+        ]
+    else:
+        folder = _folder(output)
+        commands = [
+            f"# with lwmm-hub{pinned}, from the folder that holds {folder}",
+            f"lwmm-hub merge --recipe {shlex.quote(f'{folder}/{RECIPE}')}"
+            f" -o {shlex.quote(f'{folder}-again')}",
+            f"lwmm-hub verify {shlex.quote(folder)}",
+        ]
     return fence("\n".join(commands), "bash")
 
 
