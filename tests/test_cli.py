@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -409,9 +410,10 @@ def test_an_agent_is_known_by_its_environment(
 
 
 def at_a_terminal(folder: Path, *arguments: str | Path, **environment: str) -> str:
-    """What a command writes to a terminal."""
-    pty = pytest.importorskip("pty")
+    """What a command writes to a terminal of 24 lines and 80 columns."""
+    pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
         [PROGRAM, *map(str, arguments)],
         cwd=folder,
@@ -444,6 +446,26 @@ def test_colours_are_for_people_at_a_terminal(tiny: Models, tmp_path: Path) -> N
     piped = run(*plan, cwd=tmp_path)
     assert "\x1b" not in piped.out
     assert "█" in piped.out
+
+
+def test_a_bar_counts_what_is_merged_where_somebody_waits(tiny: Models, tmp_path: Path) -> None:
+    """The bytes of the plan, for models of any place; a merge that is done at once shows none."""
+    bars = {"HF_HUB_DISABLE_PROGRESS_BARS": "0"}  # which the suite sets to 1
+    small = at_a_terminal(tmp_path, "merge", tiny.anchor, tiny.donor, "-o", "small", **bars)
+    assert "merging" not in small
+    folder = Path(shutil.copytree(tiny.anchor, tmp_path / "large"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["beside"] = np.zeros(210_000_000, np.uint8)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    made = sum(tensor.nbytes for tensor in tensors.values()) // 10**6
+    for what, *arguments in (
+        ("merging", "merge", folder, tiny.donor, "-o", "out"),
+        ("merging", "merge", "--recipe", "out/lwmm_recipe.yaml", "-o", "again"),
+        ("verifying", "verify", "out"),
+    ):
+        shown = at_a_terminal(tmp_path, *arguments, **bars)
+        assert re.search(rf"\r{what}: +\d+%\|█* *\| [\d.]+M/{made}M ", shown)
+        assert re.search(rf"\r{what}: 100%\|█+\| {made}M/{made}M ", shown)
 
 
 def test_a_reader_that_goes_away_is_no_error(tiny: Models, tmp_path: Path) -> None:
