@@ -152,10 +152,10 @@ def _make_locked(output: Path, folders: list[Path]) -> int | None:
     """Make a folder beside `output`, the last of `folders`, and return its lock.
 
     Another run that clears leftovers may find the folder before it is locked: then there is
-    another one. Where there are no locks, it stays unlocked. A folder is noted before it is made,
-    so that an interrupt leaves none behind.
+    another one. Where there are no locks, the first stays unlocked. A folder is noted before it is
+    made, so that an interrupt leaves none behind.
     """
-    tries = 3
+    tries = 3 if _has_locks() else 1
     while True:
         tries -= 1
         folders.append(output.parent / f".{output.name}.lwmm-{os.urandom(6).hex()}.tmp")
@@ -251,11 +251,11 @@ def _lock(folder: Path) -> int | None:
     The folder itself is locked, so that no file has to be cleared away; the lock goes with the
     process. Where there are no such locks (Windows), a folder counts as left behind after a day.
     """
-    try:
-        import fcntl
-    except ImportError:
+    if not _has_locks():
         old = time.time() - folder.stat().st_mtime > 24 * 3600
         return os.open(os.devnull, os.O_RDONLY) if old else None
+    import fcntl
+
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -266,6 +266,14 @@ def _lock(folder: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _has_locks() -> bool:
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _unlock(lock: int | None) -> None:
