@@ -26,6 +26,7 @@ from lwmm_hub.cli.options import (
     parents_of,
     with_options,
     with_output,
+    written,
 )
 from lwmm_hub.cli.output import Output
 from lwmm_hub.cli.scoring import (
@@ -107,7 +108,7 @@ def merge(
     if recipe is not None:
         beside = [name for name in options if given(name)]
         if models or beside:
-            what = f"--{beside[0].replace('_', '-')}" if beside else "models"
+            what = written(beside[0]) if beside else "models"
             raise UsageError(f"--recipe holds the models and options: leave {what} out.")
     elif parents:
         raise UsageError("--parent goes with --recipe: name the model itself.")
