@@ -202,9 +202,19 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
         folder = Path(str(_fetch(pinned, commit, name))[: -len(name)])
     assert folder is not None
     found = open_folder(folder, pinned, None if parts else chosen, commit, facts)
-    above = "../" * chosen.count("/")  # licences lie at the top, whatever file was chosen
-    facts = replace(facts, license_files=tuple(above + name for name in facts.license_files))
-    return replace(found, facts=facts, warnings=(*found.warnings, *warnings))
+    return replace(_placed(found, folder, facts), warnings=(*found.warnings, *warnings))
+
+
+def _placed(found: Checkpoint, snapshot: Path, facts: ModelFacts) -> Checkpoint:
+    """The model with the facts of its repository, whose licence texts lie at the top.
+
+    Their names are as seen from the folder that was opened, which is another one where a file
+    below the top was named.
+    """
+    assert found.folder is not None
+    above = "../" * len(found.folder.relative_to(snapshot).parts)
+    texts = tuple(above + name for name in facts.license_files)
+    return replace(found, facts=replace(facts, license_files=texts))
 
 
 def _check_beside(names: Sequence[str], sizes: Mapping[str, int], label: str) -> None:
@@ -285,7 +295,7 @@ def _from_cache(reference: ModelReference) -> Checkpoint:
     )
     found = open_folder(folder, reference, reference.file, commit, facts)
     own = {name: digest for name, digest in facts.sha256.items() if name in found.files}
-    return replace(found, facts=replace(facts, sha256=own))
+    return _placed(found, folder, replace(facts, sha256=own))
 
 
 def _no_such_file(reference: ModelReference, file: str, sizes: dict[str, int]) -> NoReturn:
