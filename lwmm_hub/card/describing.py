@@ -107,7 +107,7 @@ def _parts_left_out(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -
     """Which parts of which donors did not take part, and what stands in their place."""
     apart: dict[str, list[str]] = {}
     for model, name in zip(models[1:], names[1:], strict=True):
-        for part in model.get("kept_parts") or (["head"] if model.get("head") == "kept" else []):
+        for part in model.get("kept_parts") or []:
             apart.setdefault(str(part), []).append(text(name))
     sentences = []
     for part, donors in apart.items():
@@ -240,11 +240,9 @@ def versions(manifest: Mapping[str, Any]) -> Markdown:
 
 
 def cost(manifest: Mapping[str, Any]) -> Markdown:
-    """Seconds, threads, hardware and bytes of the run."""
+    """Seconds, hardware and bytes of the run."""
     run, bytes_of = manifest.get("run") or {}, (manifest.get("plan") or {}).get("cost") or {}
     spent = f"{run['seconds']:.1f} s" if finite(run.get("seconds")) else "Time not recorded"
-    if run.get("threads"):
-        spent += f" with {text(run['threads'])} thread{'' if run['threads'] == 1 else 's'}"
     if run.get("hardware"):
         spent += f" on {text(run['hardware'])}"
     moved = [

@@ -63,14 +63,12 @@ def use_code(manifest: Mapping[str, Any]) -> Markdown:
 def use_note(manifest: Mapping[str, Any]) -> Markdown:
     """What to change in the code before it runs."""
     output = manifest.get("output") or {}
-    if not _repository(output):
-        return Markdown(
-            "The folder is where you put this model. On the Hub, write the repository's id and "
-            'pin it with `revision="<commit>"`.'
-        )
-    if not _pinned(output):
+    if _repository(output):  # the commit that a card goes into is not known when it is written
         return Markdown("Put a commit of this repository in place of `main` to pin what is loaded.")
-    return Markdown("The revision pins what is loaded.")
+    return Markdown(
+        "The folder is where you put this model. On the Hub, write the repository's id and "
+        'pin it with `revision="<commit>"`.'
+    )
 
 
 def reproduce_code(manifest: Mapping[str, Any]) -> Markdown:
@@ -131,9 +129,8 @@ def _weights_code(output: Mapping[str, Any]) -> str:
         load, call = "from safetensors.torch import load_file", "load_file({})"
     lines = [load]
     if repository:
-        revision = _pinned(output) or "main"
         lines.insert(0, "from huggingface_hub import hf_hub_download")
-        each = f"hf_hub_download({_literal(repository)}, name, revision={_literal(revision)})"
+        each = f'hf_hub_download({_literal(repository)}, name, revision="main")'
     else:
         each = f"{_literal(_folder(output) + '/')} + name"
     lines += [
@@ -152,19 +149,12 @@ def _where(output: Mapping[str, Any]) -> str:
     repository = _repository(output)
     if not repository:
         return _literal(_folder(output))
-    return f"{_literal(repository)}, revision={_literal(_pinned(output) or 'main')}"
+    return f'{_literal(repository)}, revision="main"'
 
 
 def _repository(output: Mapping[str, Any]) -> str | None:
     repository = output.get("repository")
     return repository if isinstance(repository, str) and valid_repo_id(repository) else None
-
-
-def _pinned(output: Mapping[str, Any]) -> str | None:
-    revision = output.get("revision")
-    if isinstance(revision, str) and re.fullmatch(r"[\w.-]{1,96}", revision, re.ASCII):
-        return revision if revision != "main" else None
-    return None
 
 
 def _folder(output: Mapping[str, Any]) -> str:
