@@ -41,7 +41,6 @@ class ModelFacts:
     gated: bool = False
     private: bool = False
     datasets: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
     pipeline_tag: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     download_bytes: int = 0
