@@ -1,4 +1,4 @@
-"""The command line as INTERFACE.md promises it: schemas, formats, files and exit codes."""
+"""The command line as its users rely on it: schemas, formats, files and exit codes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ OPTIONS = {
     "batch_norm": "linear",
     "scope": "auto",
 }
-# the fields that INTERFACE.md lists, with their types
+# the fields that programs read, with their types
 MODEL = {
     "role": str,
     "reference": str,
@@ -98,7 +98,7 @@ def has(row: dict[str, Any], fields: dict[str, Any]) -> None:
 
 
 def assert_plan(plan: dict[str, Any], models: list[Path]) -> None:
-    """Everything that INTERFACE.md says of a plan."""
+    """Everything that programs read of a plan."""
     assert plan["version"] == 1
     assert [model["role"] for model in plan["models"]] == [
         "anchor",

@@ -42,7 +42,8 @@ class SpooledFile:
     def fd(self) -> int:
         """The file descriptor; everything appended can be read from it.
 
-        A reader that has one is read through it (`OpenFiles`), as one with a `path` is opened.
+        A reader with an `fd` is read through it, one with a `path` is opened, and one with neither
+        is of a file that is not on this machine (`OpenFiles.number`, `can_be_read`).
         """
         return self.file.fileno()
 

@@ -1,4 +1,4 @@
-"""The commands and their options, as ../INTERFACE of the README lists them."""
+"""The commands and their options, as the README lists them."""
 
 from __future__ import annotations
 
