@@ -167,25 +167,6 @@ def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]] | None:
 
     None where lwmm-hub wrote neither manifest nor recipe.
     """
-    import huggingface_hub
+    from lwmm_hub.resolving.hub import fetch_files  # huggingface_hub, only where it is needed
 
-    from lwmm_hub.resolving.hub_errors import hub_errors
-
-    with hub_errors(reference):
-        api = huggingface_hub.HfApi(library_name="lwmm-hub")
-        info: Any = api.model_info(
-            reference.location, revision=reference.revision, files_metadata=True
-        )
-        names = {s.rfilename for s in info.siblings or ()}
-        if not {MANIFEST, RECIPE} <= names:
-            return None
-        paths = [
-            huggingface_hub.hf_hub_download(info.id, name, revision=info.sha)
-            for name in (MANIFEST, RECIPE, *sorted(names.intersection(SIDE_FILES)))
-        ]
-    checksums = {
-        s.rfilename: s.lfs.sha256
-        for s in info.siblings or ()
-        if s.lfs and s.rfilename.endswith((".safetensors", ".pth", ".pt", ".bin"))
-    }
-    return Path(paths[0]).parent, checksums
+    return fetch_files(reference, (MANIFEST, RECIPE), SIDE_FILES)
