@@ -30,6 +30,7 @@ ROOMS = (
     "inferring",
     "untrained",
     "lineage",
+    "options",
     "display",
     "planning",
     "recipe",

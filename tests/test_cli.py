@@ -254,6 +254,16 @@ def test_a_plan_for_people_says_what_matters(lwmm: Command, tiny: Models) -> Non
     assert "\x1b" not in found.out
 
 
+def test_plan_and_card_tell_every_option_that_is_not_as_usual(lwmm: Command, tiny: Models) -> None:
+    asked = (tiny.anchor, tiny.donor, "--gamma", "2", "--allow-nonfinite", "--allow-unrelated")
+    told = "gamma 2.0, {0} True, {1} True"
+    plan = lwmm("plan", *asked, "--max-shard-size", "1GB").out
+    assert f"linear layer weights ({told.format('allow_unrelated', 'allow_nonfinite')}): " in plan
+    assert lwmm("merge", *asked).code == 0
+    card = Path("merged/README.md").read_text("utf-8")
+    assert "Options: gamma 2.0, allow unrelated True and allow nonfinite True." in card
+
+
 # ---------------------------------------------------------------------- merge
 
 

@@ -13,6 +13,7 @@ from lwmm_hub.card.naming import hub_id, last_part, linked_name, name_in_code, t
 from lwmm_hub.card.wording import counted, listed, weight, weights_in_words
 from lwmm_hub.display.text import size
 from lwmm_hub.licenses import PERMISSIVE, ParentLicense
+from lwmm_hub.options import changed_options
 from lwmm_hub.schedule import TABLE
 
 MANY_LABELS = 40
@@ -28,21 +29,6 @@ SCHEDULES = {
     "table": "given as numbers",
 }
 """Schedule -> what the card calls it."""
-
-DEFAULTS: dict[str, tuple[object, ...]] = {
-    "start": (0, None),
-    "end": (1, None),
-    "gamma": (1, None),
-    "endpoint": (1, None),
-    "anchor_weight": (None,),
-    "batch_norm": ("linear", None),
-    "scope": ("auto", None),
-    "match": ("names", None),
-    "allow_unrelated": (False, None),
-    "allow_nonfinite": (False, None),
-    "dtype": ("auto", None),
-}
-"""Merge option -> the values that need no mention."""
 
 CLASS_SENTENCES = {
     "non-commercial": "Commercial use is not allowed.",
@@ -140,11 +126,8 @@ def rule_sentence(plan: Mapping[str, Any]) -> Markdown:
         else:
             sentence += f"; {start} at the first shared layer"
             sentence += f", {weight(last[0])} for the anchor at the last"
-    told = [
-        f"{name.replace('_', ' ')} {text(options[name])}"
-        for name, usual in DEFAULTS.items()
-        if name in options and options[name] not in usual
-    ]
+    changed = changed_options(options)
+    told = [f"{name.replace('_', ' ')} {text(value)}" for name, value in changed.items()]
     return Markdown(f"{sentence}.{f' Options: {listed(told)}.' if told else ''}")
 
 

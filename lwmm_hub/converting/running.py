@@ -17,9 +17,9 @@ from lwmm_hub.converting.copying import copy_tensors, output_tensors
 from lwmm_hub.converting.targets import spell_for_transformers
 from lwmm_hub.errors import OutputError, UsageError
 from lwmm_hub.merging.segments import OpenFiles
+from lwmm_hub.options import DTYPE_OPTIONS
 from lwmm_hub.pipeline import output_folder
 from lwmm_hub.planning import output_dtype, parse_size
-from lwmm_hub.planning.options import DTYPE_OPTIONS
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.resolving import resolve
 from lwmm_hub.resolving.opening import parse_config
