@@ -206,9 +206,7 @@ def start_sync(paths: Sequence[Path]) -> Callable[[], None]:
     return wait
 
 
-def publish_folder(
-    folder: Path, output: Path, overwrite: bool, words: Words = MERGING
-) -> None:
+def publish_folder(folder: Path, output: Path, overwrite: bool, words: Words = MERGING) -> None:
     """Sync `folder` and give it the name `output`, replacing what is there in one step.
 
     Raises:
