@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lwmm_hub.card.linting import redact
-from lwmm_hub.card.naming import last_part
+from lwmm_hub.card.naming import last_part, reference_id
 from lwmm_hub.controls import CONTROLS, ISOTROPIC, controls, isotropic
 from lwmm_hub.errors import EvaluationError, LwmmError, OutputError
 from lwmm_hub.evaluation.comparing import Column, evaluate_models
@@ -132,7 +132,7 @@ def record_scores(
         raise OutputError(
             "the scores are no report of lwmm-hub evaluate. Write one with --save-to."
         )
-    parents = [model["reference"] for model in manifest["plan"]["models"]]
+    parents = manifest["plan"]["models"]
     entries = []
     for i, model in enumerate(models):
         role = roles[i] if roles is not None else _role(model, folder, parents)
@@ -156,14 +156,25 @@ def record_scores(
     write_json(folder / MANIFEST, manifest)
 
 
-def _role(model: Mapping[str, Any], folder: Path, parents: Sequence[str]) -> str:
-    """What a model of a report is to a merge: what the report says of controls, or by name."""
+def _role(model: Mapping[str, Any], folder: Path, parents: Sequence[Mapping[str, Any]]) -> str:
+    """What a model of a report is to a merge: what the report says of controls, or by name.
+
+    Parents of one repository are told apart by their commits.
+    """
     if model.get("role") in CONTROLS:
         return str(model["role"])
     reference = str(model.get("reference"))
     if model.get("commit") is None and Path(reference).name == folder.name:
         return "merged"
-    plain = reference.removeprefix("hf://").partition("@")[0]
-    if plain == parents[0] or last_part(plain) == parents[0]:
-        return "anchor"
-    return "donor" if plain in parents or last_part(plain) in parents else "other"
+    names = {_called(reference), last_part(_called(reference))}
+    found = [
+        (parent.get("commit") != model.get("commit"), index)
+        for index, parent in enumerate(parents)
+        if _called(parent["reference"]) in names
+    ]
+    return "other" if not found else "anchor" if min(found)[1] == 0 else "donor"
+
+
+def _called(reference: str) -> str:
+    """A repository's id, or the text of what is none."""
+    return reference_id(reference) or reference

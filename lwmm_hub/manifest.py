@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lwmm_hub.card import card_files, check_card
+from lwmm_hub.card.naming import reference_id
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import LwmmError, OutputError
 from lwmm_hub.licenses import LicenseDecision, decide, known_license
@@ -63,7 +64,7 @@ def decide_license(plan: MergePlan, stated: str | None = None) -> LicenseDecisio
     """
     parents = [
         known_license(
-            model.reference.partition("@")[0].partition(":")[0] if not model.local else "",
+            "" if model.local else reference_id(model.reference) or "",
             model.license,
             label=model.label,
             name=model.license_name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from lwmm_hub.checkpoint import Checkpoint
+from lwmm_hub.checkpoint import Checkpoint, LocalFile
 from lwmm_hub.errors import LayerOrderError
 from lwmm_hub.key_map import (
     DepthOrder,
@@ -93,9 +93,9 @@ def same_model_warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
         identity: object = (reference.location, checkpoint.commit, checkpoint.files)
         if not reference.on_hub:
             identity = tuple(
-                str(path.resolve())
+                str(reader.path.resolve())
                 for reader in checkpoint.readers.values()
-                if (path := getattr(reader, "path", None)) is not None
+                if isinstance(reader, LocalFile)
             )
         identity = (identity, reference.weights)
         if identity in seen and identity != ((), reference.weights):

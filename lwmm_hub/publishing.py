@@ -28,7 +28,6 @@ from lwmm_hub.resolving import resolve
 from lwmm_hub.writing import MANIFEST, RECIPE, WEIGHT_FILES, public_config, sha256_of
 from lwmm_hub.writing.weights import INDEX
 
-LIBRARY = "lwmm-hub"
 LICENSE = "LICENSE"
 TEXT_MARK = "=" * 72  # above and below the title of each licence text in LICENSE
 _TEXTS = {"", ".json", ".md", ".svg", ".txt", ".yaml", ".yml"}
@@ -73,6 +72,8 @@ def publish(
     manifest = read_manifest(folder)
     import huggingface_hub
     from huggingface_hub import constants
+
+    from lwmm_hub.resolving.hub_errors import LIBRARY
 
     token = token or huggingface_hub.get_token()
     if token is None:
@@ -134,6 +135,8 @@ def check_push(
     """
     import huggingface_hub
     from huggingface_hub import constants
+
+    from lwmm_hub.resolving.hub_errors import LIBRARY
 
     if not is_repository_id(repo):
         raise UsageError(f"{repo!r} is not a repository id: write owner/name.")
@@ -346,7 +349,7 @@ def _checksums(model: RecipeModel, merged_at: float) -> dict[str, str]:
     except Exception:  # noqa: BLE001  gone, moved or changed: then there is nothing to state
         return {}
     found = {}
-    for name in checkpoint.readers:
+    for name in checkpoint.files:
         file = checkpoint.folder / name if checkpoint.folder is not None else None
         if file is not None and file.is_file():
             if file.stat().st_mtime > merged_at:

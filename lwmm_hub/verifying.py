@@ -12,6 +12,7 @@ from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.errors import OutputError, ResolveError, VerificationError
 from lwmm_hub.manifest import read_manifest
 from lwmm_hub.merging import Progress
+from lwmm_hub.pipeline import Approval
 from lwmm_hub.recipe import Recipe, is_path, read_recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.rerunning import merge_recipe
@@ -32,6 +33,7 @@ def verify(
     parents: Mapping[str, str] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    approve: Approval | None = None,
 ) -> Verified:
     """Merge again from the pinned recipe of a folder or repository and compare sha256.
 
@@ -44,6 +46,7 @@ def verify(
         parents: label -> path of parents that are not on the Hub.
         threads: workers.
         progress: called with the bytes made since the last call.
+        approve: called with the plan before it is merged again.
 
     Raises:
         VerificationError: a checksum or a file beside the weights differs.
@@ -70,7 +73,7 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="lwmm-verify-") as scratch:
         result = merge_recipe(
             recipe, output=Path(scratch) / "again", threads=threads, progress=progress,
-            parents=parents,
+            parents=parents, approve=approve,
         )  # fmt: skip
         _compare(str(target), "a new merge from the recipe", result.files, said)
         _compare_beside(str(target), folder, result.folder)
@@ -164,25 +167,6 @@ def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]] | None:
 
     None where lwmm-hub wrote neither manifest nor recipe.
     """
-    import huggingface_hub
+    from lwmm_hub.resolving.hub import fetch_files  # huggingface_hub, only where it is needed
 
-    from lwmm_hub.resolving.hub_errors import hub_errors
-
-    with hub_errors(reference):
-        api = huggingface_hub.HfApi(library_name="lwmm-hub")
-        info: Any = api.model_info(
-            reference.location, revision=reference.revision, files_metadata=True
-        )
-        names = {s.rfilename for s in info.siblings or ()}
-        if not {MANIFEST, RECIPE} <= names:
-            return None
-        paths = [
-            huggingface_hub.hf_hub_download(info.id, name, revision=info.sha)
-            for name in (MANIFEST, RECIPE, *sorted(names.intersection(SIDE_FILES)))
-        ]
-    checksums = {
-        s.rfilename: s.lfs.sha256
-        for s in info.siblings or ()
-        if s.lfs and s.rfilename.endswith((".safetensors", ".pth", ".pt", ".bin"))
-    }
-    return Path(paths[0]).parent, checksums
+    return fetch_files(reference, (MANIFEST, RECIPE), SIDE_FILES)

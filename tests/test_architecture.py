@@ -30,6 +30,7 @@ ROOMS = (
     "inferring",
     "untrained",
     "lineage",
+    "options",
     "display",
     "planning",
     "recipe",
@@ -60,7 +61,7 @@ GUESTS = {
     "torch": {"checkpoint", "tracing", "torch_files", "evaluation", "fitting"},
     # a type in merge_result and converting
     "transformers": {"tracing", "loading", "evaluation", "merge_result", "converting"},
-    "huggingface_hub": {"tracing", "resolving", "evaluation", "publishing", "verifying", "cli"},
+    "huggingface_hub": {"tracing", "resolving", "evaluation", "publishing", "cli"},
     "matplotlib": {"drifting"},
     "click": {"cli"},
     "jinja2": set(),

@@ -851,6 +851,9 @@ USAGE: dict[str, tuple[tuple[str, ...], Words]] = {
     "recipe plus a flag": (
         ("--recipe", "r.yaml", "--allow-unrelated"), ("leave --allow-unrelated out",),
     ),
+    "recipe plus an option that the code calls otherwise": (
+        ("--recipe", "r.yaml", "--split", "a"), ("leave --split out",),
+    ),
     "private without push": (("{anchor}", "{donor}", "--private"), ("go with --push",)),
     "public without push": (("{anchor}", "{donor}", "--public"), ("go with --push",)),
     "license without push": (("{anchor}", "{donor}", "--license", "mit"), ("go with --push",)),

@@ -1,4 +1,4 @@
-"""The command line as INTERFACE.md promises it: schemas, formats, files and exit codes."""
+"""The command line as its users rely on it: schemas, formats, files and exit codes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ OPTIONS = {
     "batch_norm": "linear",
     "scope": "auto",
 }
-# the fields that INTERFACE.md lists, with their types
+# the fields that programs read, with their types
 MODEL = {
     "role": str,
     "reference": str,
@@ -97,7 +98,7 @@ def has(row: dict[str, Any], fields: dict[str, Any]) -> None:
 
 
 def assert_plan(plan: dict[str, Any], models: list[Path]) -> None:
-    """Everything that INTERFACE.md says of a plan."""
+    """Everything that programs read of a plan."""
     assert plan["version"] == 1
     assert [model["role"] for model in plan["models"]] == [
         "anchor",
@@ -251,6 +252,16 @@ def test_a_plan_for_people_says_what_matters(lwmm: Command, tiny: Models) -> Non
     ):
         assert words in found.out
     assert "\x1b" not in found.out
+
+
+def test_plan_and_card_tell_every_option_that_is_not_as_usual(lwmm: Command, tiny: Models) -> None:
+    asked = (tiny.anchor, tiny.donor, "--gamma", "2", "--allow-nonfinite", "--allow-unrelated")
+    told = "gamma 2.0, {0} True, {1} True"
+    plan = lwmm("plan", *asked, "--max-shard-size", "1GB").out
+    assert f"linear layer weights ({told.format('allow_unrelated', 'allow_nonfinite')}): " in plan
+    assert lwmm("merge", *asked).code == 0
+    card = Path("merged/README.md").read_text("utf-8")
+    assert "Options: gamma 2.0, allow unrelated True and allow nonfinite True." in card
 
 
 # ---------------------------------------------------------------------- merge
@@ -409,9 +420,10 @@ def test_an_agent_is_known_by_its_environment(
 
 
 def at_a_terminal(folder: Path, *arguments: str | Path, **environment: str) -> str:
-    """What a command writes to a terminal."""
-    pty = pytest.importorskip("pty")
+    """What a command writes to a terminal of 24 lines and 80 columns."""
+    pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
         [PROGRAM, *map(str, arguments)],
         cwd=folder,
@@ -444,6 +456,26 @@ def test_colours_are_for_people_at_a_terminal(tiny: Models, tmp_path: Path) -> N
     piped = run(*plan, cwd=tmp_path)
     assert "\x1b" not in piped.out
     assert "█" in piped.out
+
+
+def test_a_bar_counts_what_is_merged_where_somebody_waits(tiny: Models, tmp_path: Path) -> None:
+    """The bytes of the plan, for models of any place; a merge that is done at once shows none."""
+    bars = {"HF_HUB_DISABLE_PROGRESS_BARS": "0"}  # which the suite sets to 1
+    small = at_a_terminal(tmp_path, "merge", tiny.anchor, tiny.donor, "-o", "small", **bars)
+    assert "merging" not in small
+    folder = Path(shutil.copytree(tiny.anchor, tmp_path / "large"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["beside"] = np.zeros(210_000_000, np.uint8)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    made = sum(tensor.nbytes for tensor in tensors.values()) // 10**6
+    for what, *arguments in (
+        ("merging", "merge", folder, tiny.donor, "-o", "out"),
+        ("merging", "merge", "--recipe", "out/lwmm_recipe.yaml", "-o", "again"),
+        ("verifying", "verify", "out"),
+    ):
+        shown = at_a_terminal(tmp_path, *arguments, **bars)
+        assert re.search(rf"\r{what}: +\d+%\|█* *\| [\d.]+M/{made}M ", shown)
+        assert re.search(rf"\r{what}: 100%\|█+\| {made}M/{made}M ", shown)
 
 
 def test_a_reader_that_goes_away_is_no_error(tiny: Models, tmp_path: Path) -> None:
@@ -620,6 +652,23 @@ def test_verify_agrees_with_a_merge(merged: Path, lwmm: Command) -> None:
     row = assert_done(lwmm("verify", merged, "--format", "agent")).out
     assert row == f"model.safetensors\t{found['sha256']['model.safetensors']}\n"
     assert everything_below(Path()) == before
+
+
+@pytest.mark.parametrize("name", ["merged", "two words", "again"])
+def test_the_commands_of_a_card_run_as_it_prints_them(
+    name: str, merged: Path, lwmm: Command
+) -> None:
+    """From the folder that holds the merged one, one after the other."""
+    assert_done(lwmm("merge", "city", "rain", "-o", name, *["--overwrite"] * (name == "merged")))
+    card = (Path(name) / "README.md").read_text("utf-8")
+    commands = card.split("## Reproduce")[1].split("```bash\n")[1].split("```")[0].splitlines()
+    assert commands[0].endswith(f", from the folder that holds ./{name}")
+    assert len(commands) == 3
+    for command in commands[1:]:
+        program, *arguments = shlex.split(command)
+        assert program == "lwmm-hub"
+        assert_done(lwmm(*arguments))
+    assert assert_complete(Path(f"{name}-again")) == assert_complete(Path(name))
 
 
 def tampered(merged: Path, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -455,6 +456,18 @@ def test_nothing_is_overwritten_unasked_and_nothing_foreign_ever(tmp_path: Path)
     assert source.read_bytes() == before
     with pytest.raises(OutputError, match="holds one of the models"):
         lw.convert(source, tmp_path, overwrite=True)
+
+
+def test_a_result_that_does_not_fit_is_refused_in_the_words_of_convert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_pth(tmp_path / "a.pth", spell_nvlabs(neutral(B0), B0))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(
+        OutputError, match=r"^the result needs .* Make room, or choose another folder\.$"
+    ):
+        lw.convert(source, tmp_path / "out")
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

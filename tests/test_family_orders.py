@@ -11,6 +11,7 @@ import json
 
 import pytest
 import test_tracing
+from on_meta import build_on_meta
 from test_tracing import (
     BEIT,
     CONVNEXT,
@@ -334,8 +335,6 @@ FOREIGN = {
 def test_a_foreign_network_with_some_of_a_tables_names_is_not_taken_for_it(
     name: str, wrapper: str
 ) -> None:
-    from lwmm_hub.tracing import build_on_meta
-
     model = build_on_meta({"architectures": [name], **FOREIGN[name]})
     keys = [wrapper + key for key in model.state_dict()]
     assert name_keys(entries(keys)).found == ()

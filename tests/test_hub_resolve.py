@@ -298,6 +298,25 @@ def test_a_merge_downloads_what_it_needs_once(hub: TestHub, tiny: Models, tmp_pa
     assert_one_line(gone, "org/a@v2 is not in the cache")
 
 
+def test_the_licence_of_a_nested_file_is_that_of_its_repository_offline_too(
+    hub: TestHub, tiny: Models, tmp_path: Path
+) -> None:
+    terms = "license: other\nlicense_name: mine\nlicense_link: LICENSE"
+    card = f"---\n{terms}\n---\n".encode()
+    nested = {f"run/{name}": content for name, content in files_of(tiny.anchor).items()}
+    hub.create_repo("org/a", nested | {"README.md": card, "LICENSE": b"Ask me first."})
+    hub.create_repo("org/b", files_of(tiny.donor, "license: mit"))
+    place = {"hub": hub, "home": tmp_path / "home", "cwd": tmp_path / "cwd"}
+    texts = []
+    for name, how in (("online", {}), ("offline", {"HF_HUB_OFFLINE": "1"})):
+        merge = ("merge", "org/a:run/model.safetensors", "org/b", "-o", name)
+        done = lwmm_hub(*merge, **place, **how)
+        assert done.code == 0, done.err
+        texts.append((tmp_path / "cwd" / name / "LICENSE").read_text(encoding="utf-8"))
+    assert "Ask me first." in texts[0]
+    assert texts[1] == texts[0]
+
+
 def test_files_of_absurd_size_are_never_downloaded(
     hub: TestHub, tiny: Models, tmp_path: Path
 ) -> None:

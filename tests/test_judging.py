@@ -168,6 +168,28 @@ def test_scores_of_a_file_reach_the_card_without_paths(
     assert Path("merged/README.md").read_text("utf-8") == card
 
 
+def test_scores_find_the_parents_of_a_merge_however_those_are_written(lwmm) -> None:
+    """A revision, a file or a copy of the weights is none of a repository's name."""
+    lw.merge(ANCHOR, DONOR, output="merged")
+    path = Path("merged/lwmm_manifest.json")
+    manifest = json.loads(path.read_text("utf-8"))
+    for model, at in zip(manifest["plan"]["models"], "ab", strict=True):
+        model |= {"reference": f"org/x@v{at}:run/x.pth?weights=ema", "local": False}
+        model |= {"label": "org/x", "commit": at * 40}
+    path.write_text(json.dumps(manifest), "utf-8")
+    told = [("merged", None), ("hf://org/x@vb", "b" * 40), ("org/x", "a" * 40), ("org/y", None)]
+    record_scores(
+        Path("merged"),
+        {
+            "version": 1,
+            "dataset": {"reference": "streets", "images": 1},
+            "models": [{"reference": r, "commit": c, "miou": 0.5, "iou": {}} for r, c in told],
+        },
+    )
+    scored = json.loads(path.read_text("utf-8"))["scores"]["models"]
+    assert [model["role"] for model in scored] == ["merged", "donor", "anchor", "other"]
+
+
 def test_options_of_an_evaluation_need_one(lwmm) -> None:
     done = lwmm("merge", ANCHOR, DONOR, "-o", "m", "--evaluate-limit", "3")
     assert done.code == 2

@@ -244,11 +244,12 @@ def test_only_a_public_target_is_refused(
 def test_a_refusal_is_one_line_whatever_the_parents_are_called() -> None:
     with pytest.raises(LicenseRefusedError) as refused:
         check_publication(
-            decide([ParentLicense("a\nb\x1b[31m", "other", name="x\ny")]),
+            decide([ParentLicense("a\nb\x1b[31m", "other", name="x\ny\u202ez")]),
             public=True,
             accept_license=False,
         )
     assert str(refused.value).isprintable()
+    assert ": x yz." in str(refused.value), "what is invisible leaves no gap"
 
 
 # The tables

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -501,6 +502,7 @@ def test_other_dtypes_match_as_well(dtype: str, tmp_path: Path) -> None:
 class Counting:
     """A file that counts what is read of it."""
 
+    derived: ClassVar[bool] = False
     file: ByteReader
     read_bytes: int = 0
     largest: int = 0

@@ -294,7 +294,11 @@ def test_a_donor_of_weight_0_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_is_not_used_may_hold_anything(tmp_path: Path) -> None:
-    merge(tmp_path, net(1), net(2, head__theirs=np.array([np.nan], np.float32)))
+    without = merge(tmp_path, net(1), net(2))
+    result = merge(tmp_path, net(1), net(2, head__theirs=np.array([np.nan], np.float32)))
+    assert result.files == without.files, "the same bytes"
+    assert without.plan.unused == ({},)
+    assert result.plan.unused == ({"head.theirs": "absent in model0"},)
 
 
 def test_a_model_that_is_nan_throughout_is_named_and_not_called_unrelated(tmp_path: Path) -> None:

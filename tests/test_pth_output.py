@@ -49,6 +49,22 @@ def test_a_pth_anchor_gets_its_nesting_and_prefixes_back(
     lw.verify(tmp_path / "pth")
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_that_are_gathered_make_no_file_of_the_model(tmp_path: Path, legacy: bool) -> None:
+    """A transposed tensor is gathered into a temporary file, which neither plan nor card names."""
+    anchor = model(tmp_path / "anchor.pth", 1, legacy=legacy)
+    state = torch.load(anchor, weights_only=True)
+    key = next(key for key, tensor in state.items() if tensor.dim() == 2)
+    state[key] = state[key].t().contiguous().t()
+    torch.save(state, anchor, _use_new_zipfile_serialization=not legacy)
+    donor = model(tmp_path / "donor.pth", 2)
+    assert lw.resolve(str(anchor)).files == ("anchor.pth",)
+    result = lw.merge(anchor, donor, output=tmp_path / "out")
+    assert result.plan.models[0].files == ("anchor.pth",)
+    assert list(result.plan.models[0].sha256) == ["anchor.pth"]
+    assert "unpacked" not in (result.folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_only_the_students_copy_is_merged_and_written(tmp_path: Path) -> None:
     values = spell_nvlabs(finetuned(START, 1), TINY)
     copies = {

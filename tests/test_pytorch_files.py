@@ -47,6 +47,8 @@ RARE_DTYPES = ("bool", "complex64", "uint16", "uint32", "uint64", "float8_e4m3fn
 class CountingFile:
     """A reader that notes what was asked for, as a file on the Hub would be billed."""
 
+    derived = False
+
     def __init__(self, path: Path) -> None:
         self._file = LocalFile(path, path.name)
         self.reads: list[tuple[int, int]] = []

@@ -27,6 +27,7 @@ class Bytes:
     """A file in memory."""
 
     name = "model.safetensors"
+    derived = False
 
     def __init__(self, content: bytes) -> None:
         self.content = content

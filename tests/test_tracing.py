@@ -10,13 +10,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from on_meta import build_on_meta, names_in_memory
 
 from lwmm_hub.errors import LayerOrderError
-from lwmm_hub.tracing import TracedArchitecture, build_on_meta, trace_architecture
+from lwmm_hub.tracing import TracedArchitecture, trace_architecture
 
 Config = dict[str, Any]
 
@@ -293,35 +295,40 @@ def traced_zoo(name: str) -> tuple[list[str], list[str], TracedArchitecture]:
     return old, new, trace_architecture(config, old)
 
 
-def module_order(traced: TracedArchitecture) -> list[str]:
+@functools.cache
+def zoo_names(name: str) -> dict[str, str]:
+    """Old key -> in-memory name."""
+    return names_in_memory(config_of(name), traced_zoo(name)[0])
+
+
+def module_order(traced: TracedArchitecture, names: Mapping[str, str]) -> list[str]:
     """The in-memory modules, first to last."""
     by_rank = sorted(traced.ranks, key=lambda key: traced.ranks[key])
-    return list(dict.fromkeys(traced.aliases[key].rpartition(".")[0] for key in by_rank))
+    return list(dict.fromkeys(names[key].rpartition(".")[0] for key in by_rank))
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_key_has_a_rank_and_the_model_runs_from_embedding_to_head(name: str) -> None:
     config, (_, backbone_name, last) = config_of(name), ZOO[name]
     old, new, traced = traced_zoo(name)
+    names = zoo_names(name)
 
-    assert set(traced.ranks) == set(traced.aliases) == set(old)  # no exceptions in the zoo
+    assert set(traced.ranks) == set(names) == set(old)  # no exceptions in the zoo
     assert traced.how == "forward pass traced on the meta device"
     assert traced.class_name == name.partition(":")[0]
     assert traced.backbone_name == backbone_name
 
-    order = module_order(traced)
+    order = module_order(traced, names)
     assert re.search(r"embed|stem|conv_stem", order[0]), order[0]
     highest = max(traced.ranks.values())
-    last_modules = {
-        traced.aliases[key].rpartition(".")[0] for key in old if traced.ranks[key] == highest
-    }
+    last_modules = {names[key].rpartition(".")[0] for key in old if traced.ranks[key] == highest}
     assert last in last_modules
     assert last_modules - {last} <= {"criterion"}  # the constants of a loss never run
     assert sorted(set(traced.ranks.values())) == list(range(highest + 1))
 
     assert traced.backbone == {
         key
-        for key, alias in traced.aliases.items()
+        for key, alias in names.items()
         if not backbone_name
         or any(alias.startswith(f"{part}.") for part in backbone_name.split(", "))
     }
@@ -329,17 +336,16 @@ def test_every_key_has_a_rank_and_the_model_runs_from_embedding_to_head(name: st
         assert 0.2 < len(traced.backbone) / len(old) < 1
 
     renamed = trace_architecture(config, new)
-    assert set(renamed.aliases.values()) == set(traced.aliases.values()) == set(new)
-    rank_of = {traced.aliases[key]: rank for key, rank in traced.ranks.items()}
-    assert {renamed.aliases[key]: rank for key, rank in renamed.ranks.items()} == rank_of
+    assert set(names.values()) == set(new)
+    assert renamed.ranks == {names[key]: rank for key, rank in traced.ranks.items()}
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_blocks_of_the_backbone_run_in_the_order_of_their_numbers(name: str) -> None:
-    _, _, traced = traced_zoo(name)
+    (_, _, traced), names = traced_zoo(name), zoo_names(name)
     numbered: dict[str, dict[int, list[int]]] = {}
     for key in traced.backbone:
-        found = re.match(r"(.*?(?:layers?|stages|block|blocks))\.(\d+)\.", traced.aliases[key])
+        found = re.match(r"(.*?(?:layers?|stages|block|blocks))\.(\d+)\.", names[key])
         if found:
             ranks = numbered.setdefault(found.group(1), {}).setdefault(int(found.group(2)), [])
             ranks.append(traced.ranks[key])
@@ -377,7 +383,7 @@ def test_the_traced_order_is_the_order_in_which_forward_hooks_fire(name: str) ->
     last_fired = {path: moment for moment, path in enumerate(fired)}
     hooked = sorted(last_fired, key=lambda path: last_fired[path])
     main = [path for path in hooked if "auxiliary" not in path]
-    assert [path for path in module_order(traced) if path in set(main)] == main
+    assert [path for path in module_order(traced, zoo_names(name)) if path in set(main)] == main
 
 
 def test_saved_files_of_both_spellings_and_any_key_order_give_one_order(tmp_path: Path) -> None:
@@ -397,10 +403,11 @@ def test_saved_files_of_both_spellings_and_any_key_order_give_one_order(tmp_path
     config = json.loads((tmp_path / "True" / "config.json").read_text())
     old, new = (trace_architecture(config, keys[original]) for original in (True, False))
     assert "segformer.encoder.block.0.0.attention.self.query.weight" in old.ranks
-    assert old.aliases["segformer.encoder.block.0.0.attention.self.query.weight"] == (
+    names = [names_in_memory(config, keys[original]) for original in (True, False)]
+    assert names[0]["segformer.encoder.block.0.0.attention.self.query.weight"] == (
         "segformer.stages.0.blocks.0.attention.q_proj.weight"
     )
-    assert module_order(old) == module_order(new)
+    assert module_order(old, names[0]) == module_order(new, names[1])
     assert trace_architecture(config, keys[True][::-1]).ranks == old.ranks
 
 
@@ -425,7 +432,7 @@ def test_keys_that_the_class_does_not_know_are_absent() -> None:
     config = config_of("ViTForImageClassification")
     old, _ = spellings(config)
     traced = trace_architecture(config, [*old, "ema.weight", "vit.encoder.layer.0.foo", "x"])
-    assert set(traced.ranks) == set(traced.aliases) == set(old)
+    assert set(traced.ranks) == set(old)
 
 
 def test_a_tensor_that_transformers_splits_on_loading_takes_the_rank_of_the_first() -> None:
@@ -434,7 +441,7 @@ def test_a_tensor_that_transformers_splits_on_loading_takes_the_rank_of_the_firs
     traced = trace_architecture(config, old)
     assert set(traced.ranks) == set(old)
     fused = "dinov2.encoder.layer.0.mlp.weights_in.weight"
-    assert traced.aliases[fused] == "dinov2.encoder.layer.0.mlp.gate_proj.weight"
+    assert names_in_memory(config, old)[fused] == "dinov2.encoder.layer.0.mlp.gate_proj.weight"
     below = traced.ranks["dinov2.encoder.layer.0.norm2.weight"]
     above = traced.ranks["dinov2.encoder.layer.0.mlp.weights_out.weight"]
     assert below < traced.ranks[fused] < above
@@ -449,8 +456,10 @@ def test_older_files_old_data2vec_heads_and_swin_index_buffers() -> None:
         ),
         "auxiliary_head.convs.0.bn.weight": "auxiliary_head.convs.0.normalization.weight",
     }
-    traced = trace_architecture(config, [*head, *spellings(config)[0]])
-    assert {key: traced.aliases[key] for key in head} == head
+    keys = [*head, *spellings(config)[0]]
+    names = names_in_memory(config, keys)
+    assert {key: names[key] for key in head} == head
+    assert set(head) <= set(trace_architecture(config, keys).ranks)
 
     config = config_of("SwinForImageClassification")
     block = "swin.encoder.layers.0.blocks.0.attention.self"
@@ -472,10 +481,11 @@ def test_a_forward_pass_that_meta_tensors_cannot_take_runs_on_zeros() -> None:
         "decoder_hidden_size": 32,
         "descriptor_decoder_dim": 32,
     }
-    traced = trace_architecture(config, spellings(config)[0])
+    old, _ = spellings(config)
+    traced = trace_architecture(config, old)
     assert traced.how == "forward pass traced with zeros"
     assert traced.backbone_name == "encoder"
-    assert module_order(traced)[0] == "encoder.conv_blocks.0.conv_a"
+    assert module_order(traced, names_in_memory(config, old))[0] == "encoder.conv_blocks.0.conv_a"
 
 
 def test_without_the_rename_tables_of_transformers_names_stay_as_they_are(
@@ -484,9 +494,9 @@ def test_without_the_rename_tables_of_transformers_names_stay_as_they_are(
     config = config_of("SegformerForSemanticSegmentation")
     old, new = spellings(config)
     monkeypatch.setitem(sys.modules, "transformers.core_model_loading", None)
-    aliases = trace_architecture(config, new).aliases
-    assert aliases == {key: key for key in new}
-    assert set(trace_architecture(config, old).aliases) == set(old) & set(new)
+    assert names_in_memory(config, new) == {key: key for key in new}
+    assert set(trace_architecture(config, new).ranks) == set(new)
+    assert set(trace_architecture(config, old).ranks) == set(old) & set(new)
 
 
 # ------------------------------------------------------------------------------ configs in the wild

@@ -260,7 +260,15 @@ def test_a_system_that_can_do_less_gives_the_same_result(
     if lacking in ("fcntl", "all"):
         monkeypatch.setitem(sys.modules, "fcntl", None)
     for threads in (1, 4):
-        result = lw.merge(*pair, output=tmp_path / "merged", threads=threads, overwrite=True)
+        made: set[Path] = set()
+        result = lw.merge(
+            *pair,
+            output=tmp_path / "merged",
+            threads=threads,
+            overwrite=True,
+            progress=lambda _, made=made: made.update(tmp_path.glob(".merged.*")),
+        )
+        assert len(made) == 1, "one temporary folder"
         assert result.files == reference.files
         assert names(tmp_path) == ["merged"]
         assert names(tmp_path / "merged") == NAMES

@@ -13,6 +13,7 @@ from lwmm_hub.card.naming import hub_id, last_part, linked_name, name_in_code, t
 from lwmm_hub.card.wording import counted, listed, weight, weights_in_words
 from lwmm_hub.display.text import size
 from lwmm_hub.licenses import PERMISSIVE, ParentLicense
+from lwmm_hub.options import changed_options
 from lwmm_hub.schedule import TABLE
 
 MANY_LABELS = 40
@@ -28,21 +29,6 @@ SCHEDULES = {
     "table": "given as numbers",
 }
 """Schedule -> what the card calls it."""
-
-DEFAULTS: dict[str, tuple[object, ...]] = {
-    "start": (0, None),
-    "end": (1, None),
-    "gamma": (1, None),
-    "endpoint": (1, None),
-    "anchor_weight": (None,),
-    "batch_norm": ("linear", None),
-    "scope": ("auto", None),
-    "match": ("names", None),
-    "allow_unrelated": (False, None),
-    "allow_nonfinite": (False, None),
-    "dtype": ("auto", None),
-}
-"""Merge option -> the values that need no mention."""
 
 CLASS_SENTENCES = {
     "non-commercial": "Commercial use is not allowed.",
@@ -107,7 +93,7 @@ def _parts_left_out(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -
     """Which parts of which donors did not take part, and what stands in their place."""
     apart: dict[str, list[str]] = {}
     for model, name in zip(models[1:], names[1:], strict=True):
-        for part in model.get("kept_parts") or (["head"] if model.get("head") == "kept" else []):
+        for part in model.get("kept_parts") or []:
             apart.setdefault(str(part), []).append(text(name))
     groups: dict[tuple[str, ...], list[str]] = {}
     for part, donors in apart.items():
@@ -145,11 +131,8 @@ def rule_sentence(plan: Mapping[str, Any]) -> Markdown:
         else:
             sentence += f"; {start} at the first shared layer"
             sentence += f", {weight(last[0])} for the anchor at the last"
-    told = [
-        f"{name.replace('_', ' ')} {text(options[name])}"
-        for name, usual in DEFAULTS.items()
-        if name in options and options[name] not in usual
-    ]
+    changed = changed_options(options)
+    told = [f"{name.replace('_', ' ')} {text(value)}" for name, value in changed.items()]
     return Markdown(f"{sentence}.{f' Options: {listed(told)}.' if told else ''}")
 
 
@@ -245,11 +228,9 @@ def versions(manifest: Mapping[str, Any]) -> Markdown:
 
 
 def cost(manifest: Mapping[str, Any]) -> Markdown:
-    """Seconds, threads, hardware and bytes of the run."""
+    """Seconds, hardware and bytes of the run."""
     run, bytes_of = manifest.get("run") or {}, (manifest.get("plan") or {}).get("cost") or {}
     spent = f"{run['seconds']:.1f} s" if finite(run.get("seconds")) else "Time not recorded"
-    if run.get("threads"):
-        spent += f" with {text(run['threads'])} thread{'' if run['threads'] == 1 else 's'}"
     if run.get("hardware"):
         spent += f" on {text(run['hardware'])}"
     moved = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from lwmm_hub.card.escaping import Markdown, fence
 from lwmm_hub.card.linting import redact, valid_repo_id
 from lwmm_hub.card.naming import last_part
 from lwmm_hub.display.text import one_line
+
+RECIPE = "lwmm_recipe.yaml"  # as `writing` calls it, which stands below this room
 
 _SEGMENTATION = (
     "labels = processor.post_process_semantic_segmentation"
@@ -60,30 +63,39 @@ def use_code(manifest: Mapping[str, Any]) -> Markdown:
 def use_note(manifest: Mapping[str, Any]) -> Markdown:
     """What to change in the code before it runs."""
     output = manifest.get("output") or {}
-    if not _repository(output):
-        return Markdown(
-            "The folder is where you put this model. On the Hub, write the repository's id and "
-            'pin it with `revision="<commit>"`.'
-        )
-    if not _pinned(output):
+    if _repository(output):  # the commit that a card goes into is not known when it is written
         return Markdown("Put a commit of this repository in place of `main` to pin what is loaded.")
-    return Markdown("The revision pins what is loaded.")
+    return Markdown(
+        "The folder is where you put this model. On the Hub, write the repository's id and "
+        'pin it with `revision="<commit>"`.'
+    )
 
 
 def reproduce_code(manifest: Mapping[str, Any]) -> Markdown:
-    """Commands that merge again from the recipe and compare the hashes."""
+    """Commands that merge again from the recipe and compare the hashes, all run in one folder.
+
+    That is any folder for a model of the Hub, and the one in which the merged folder lies for a
+    local one, since there the paths of the card's other code lead to it, too.
+    """
     output = manifest.get("output") or {}
     version = redact(one_line(str(manifest.get("lwmm_hub") or "")))
     pinned = f"=={version}" if re.fullmatch(r"[\w.+-]+", version, re.ASCII) else ""
     repository = _repository(output)
-    where = repository or _folder(output)
-    commands = [f"# with lwmm-hub{pinned}"]
     if repository:
-        commands.append(f"hf download {repository} lwmm_recipe.yaml --local-dir .")
-    commands += [
-        "lwmm-hub merge --recipe lwmm_recipe.yaml -o again",
-        f"lwmm-hub verify {where}",
-    ]
+        commands = [
+            f"# with lwmm-hub{pinned}",
+            f"hf download {repository} {RECIPE} --local-dir .",
+            f"lwmm-hub merge --recipe {RECIPE} -o again",
+            f"lwmm-hub verify {repository}",
+        ]
+    else:
+        folder = _folder(output)
+        commands = [
+            f"# with lwmm-hub{pinned}, from the folder that holds {folder}",
+            f"lwmm-hub merge --recipe {shlex.quote(f'{folder}/{RECIPE}')}"
+            f" -o {shlex.quote(f'{folder}-again')}",
+            f"lwmm-hub verify {shlex.quote(folder)}",
+        ]
     return fence("\n".join(commands), "bash")
 
 
@@ -117,9 +129,8 @@ def _weights_code(output: Mapping[str, Any]) -> str:
         load, call = "from safetensors.torch import load_file", "load_file({})"
     lines = [load]
     if repository:
-        revision = _pinned(output) or "main"
         lines.insert(0, "from huggingface_hub import hf_hub_download")
-        each = f"hf_hub_download({_literal(repository)}, name, revision={_literal(revision)})"
+        each = f'hf_hub_download({_literal(repository)}, name, revision="main")'
     else:
         each = f"{_literal(_folder(output) + '/')} + name"
     lines += [
@@ -138,19 +149,12 @@ def _where(output: Mapping[str, Any]) -> str:
     repository = _repository(output)
     if not repository:
         return _literal(_folder(output))
-    return f"{_literal(repository)}, revision={_literal(_pinned(output) or 'main')}"
+    return f'{_literal(repository)}, revision="main"'
 
 
 def _repository(output: Mapping[str, Any]) -> str | None:
     repository = output.get("repository")
     return repository if isinstance(repository, str) and valid_repo_id(repository) else None
-
-
-def _pinned(output: Mapping[str, Any]) -> str | None:
-    revision = output.get("revision")
-    if isinstance(revision, str) and re.fullmatch(r"[\w.-]{1,96}", revision, re.ASCII):
-        return revision if revision != "main" else None
-    return None
 
 
 def _folder(output: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from lwmm_hub.errors import CheckpointError
 
@@ -66,6 +66,10 @@ class ByteReader(Protocol):
     def size(self) -> int:
         """Length of the file in bytes."""
 
+    @property
+    def derived(self) -> bool:
+        """Whether it holds tensors that we made of a model's files, and is none of them."""
+
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`; CheckpointError where the file ends before."""
 
@@ -74,6 +78,7 @@ class ByteReader(Protocol):
 class LocalFile:
     """A file on disk."""
 
+    derived: ClassVar[bool] = False
     path: Path
     name: str
 

@@ -41,7 +41,6 @@ class ModelFacts:
     gated: bool = False
     private: bool = False
     datasets: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
     pipeline_tag: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     download_bytes: int = 0
@@ -56,7 +55,7 @@ class Checkpoint:
         commit: 40-hex commit of the Hub, None for local files.
         format: `safetensors` or `pytorch`.
         entries: key -> entry, in file order (the order of bytes; of registration in `.pth` files).
-        readers: file -> reader of its bytes.
+        readers: file -> reader of its bytes, those of tensors that we made included.
         config: content of config.json, None where there is none.
         folder: where config and processor files lie, None where nothing was downloaded.
         path: keys that lead to the state dict inside a `.pth` file, e.g. `("state_dict",)`.
@@ -97,8 +96,8 @@ class Checkpoint:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of the weight files."""
-        return tuple(self.readers)
+        """Names of the weight files, without those of tensors that we gathered or added."""
+        return tuple(name for name, reader in self.readers.items() if not reader.derived)
 
     @property
     def parameters(self) -> int:

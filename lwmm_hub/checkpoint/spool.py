@@ -24,10 +24,15 @@ KEPT = 32 << 20  # bytes of a file kept while pieces are made of them
 
 @dataclass(frozen=True, eq=False)
 class SpooledFile:
-    """An unnamed temporary file, deleted by the system when it is closed or the process ends."""
+    """An unnamed temporary file, deleted by the system when it is closed or the process ends.
+
+    It stands for a file of a model that is unpacked as a whole (a legacy pickle), or is `derived`:
+    it holds tensors made of such a file, beside it.
+    """
 
     name: str
     file: IO[bytes]
+    derived: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
@@ -35,7 +40,11 @@ class SpooledFile:
 
     @property
     def fd(self) -> int:
-        """The file descriptor, for `os.preadv`; everything appended can be read from it."""
+        """The file descriptor; everything appended can be read from it.
+
+        A reader with an `fd` is read through it, one with a `path` is opened, and one with neither
+        is of a file that is not on this machine (`OpenFiles.number`, `can_be_read`).
+        """
         return self.file.fileno()
 
     @property
@@ -84,8 +93,13 @@ class SpooledFile:
 
 
 def new_spool(name: str) -> SpooledFile:
-    """An empty spooled file."""
+    """An empty spooled file that stands for the model's file of that name."""
     return SpooledFile(name, tempfile.TemporaryFile())
+
+
+def derived_spool(name: str) -> SpooledFile:
+    """An empty spooled file for tensors that are made of a model's files."""
+    return SpooledFile(name, tempfile.TemporaryFile(), derived=True)
 
 
 def locate_entry(reader: ByteReader, entry: TensorEntry) -> TensorEntry:
@@ -116,7 +130,7 @@ def extent_bytes(entry: TensorEntry) -> int:
 def contiguous(
     entries: Mapping[str, TensorEntry],
     reader: ByteReader,
-    spool: Callable[[str], SpooledFile] = new_spool,
+    spool: Callable[[str], SpooledFile] = derived_spool,
 ) -> tuple[dict[str, TensorEntry], SpooledFile | None]:
     """The same tensors, all contiguous: those with strides are gathered into a spooled file.
 

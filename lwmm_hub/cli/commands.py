@@ -1,4 +1,4 @@
-"""The commands and their options, as ../INTERFACE of the README lists them."""
+"""The commands and their options, as the README lists them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from lwmm_hub.cli.options import (
     parents_of,
     with_options,
     with_output,
+    written,
 )
 from lwmm_hub.cli.output import Output
 from lwmm_hub.cli.scoring import (
@@ -107,7 +108,7 @@ def merge(
     if recipe is not None:
         beside = [name for name in options if given(name)]
         if models or beside:
-            what = f"--{beside[0].replace('_', '-')}" if beside else "models"
+            what = written(beside[0]) if beside else "models"
             raise UsageError(f"--recipe holds the models and options: leave {what} out.")
     elif parents:
         raise UsageError("--parent goes with --recipe: name the model itself.")
@@ -135,15 +136,21 @@ def merge(
     where = folder
     if where is None:
         where = "merged" if scratch is None else str(Path(scratch) / "merged")
-    approve = None
+    allow_push: Callable[[MergePlan], None] | None = None
     try:
         if push is not None:
             from lwmm_hub.publishing import check_push  # for a push alone
 
-            approve = check_push(push, license_id, private=private, create_pr=create_pr,
-                                 accept_license=accept_license)  # fmt: skip
+            allow_push = check_push(push, license_id, private=private, create_pr=create_pr,
+                                    accept_license=accept_license)  # fmt: skip
         found = finding.plan(_two(models), options, output) if finding is not None else None
-        with output.progress(_bytes_of(models) if recipe is None else 0, "merging") as bar:
+        with output.progress("merging") as bar:
+
+            def approve(plan: MergePlan) -> None:
+                if allow_push is not None:
+                    allow_push(plan)
+                bar.expect_plan(plan)
+
             common: dict[str, Any] = {
                 "output": where, "overwrite": overwrite, "threads": threads, "progress": bar,
                 "approve": approve,
@@ -237,14 +244,6 @@ def _two(models: tuple[str, ...]) -> tuple[str, ...]:
     return models
 
 
-def _bytes_of(models: Sequence[str]) -> int:
-    """What a bar counts up to: the size of local anchors; larger than any bar's floor otherwise."""
-    path = Path(models[0]) if models else Path()
-    if path.is_dir():
-        return sum(f.stat().st_size for f in path.glob("*.safetensors"))
-    return path.stat().st_size if path.is_file() else 0
-
-
 @cli.command()
 @click.argument("models", nargs=-1, metavar="ANCHOR DONOR...")
 @with_options(MERGE_OPTIONS)
@@ -269,11 +268,10 @@ def _show_plan(
     from lwmm_hub.pipeline import plan as make_plan
     from lwmm_hub.rerunning import plan_recipe
 
-    with output.progress(0, "planning"):
-        if recipe is not None:
-            made = plan_recipe(recipe, parents=parents_of(parents))
-        else:
-            made = make_plan(*models, check_weights=check_weights, **options)
+    if recipe is not None:
+        made = plan_recipe(recipe, parents=parents_of(parents))
+    else:
+        made = make_plan(*models, check_weights=check_weights, **options)
     _print_plan(made, output)
 
 
@@ -308,8 +306,7 @@ def drift(
 
     if plot is not None:
         drifting.check_plot(Path(plot))
-    with output.progress(0, "reading"):
-        checkpoints = [resolve(model, download=True) for model in models]
+    checkpoints = [resolve(model, download=True) for model in models]
     key_map, notes = match_by(how, checkpoints)
     output.warnings(notes)
     drifts = drifting.measure_drift(key_map, checkpoints, threshold)
@@ -355,11 +352,10 @@ def push(
     """Push a merged folder to the Hub in one commit; prints its URL last."""
     from lwmm_hub.publishing import publish
 
-    with output.progress(0, "pushing"):
-        url = publish(
-            folder, repo, private=private, create_pr=create_pr, accept_license=accept_license,
-            license=license_id,
-        )  # fmt: skip
+    url = publish(
+        folder, repo, private=private, create_pr=create_pr, accept_license=accept_license,
+        license=license_id,
+    )  # fmt: skip
     output.result({"commit_url": url}, lambda: url, lambda: [url], quiet=url)
 
 
@@ -373,8 +369,11 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
     """Merge again from the pinned recipe and compare checksums."""
     from lwmm_hub.verifying import verify as run_verify
 
-    with output.progress(0, "verifying"):
-        found = run_verify(target, parents=parents_of(parents), threads=threads)
+    with output.progress("verifying") as bar:
+        found = run_verify(
+            target, parents=parents_of(parents), threads=threads, progress=bar,
+            approve=bar.expect_plan,
+        )  # fmt: skip
     files = "1 file" if len(found.files) == 1 else f"{len(found.files)} files"
     output.result(
         {"verified": found.target, "sha256": dict(found.files)},

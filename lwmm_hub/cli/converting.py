@@ -47,7 +47,8 @@ def convert(model: str, target: str, output: Output, **options: Any) -> None:
 
     path = Path(model)
     size = path.stat().st_size if path.is_file() else 0
-    with output.progress(size, "converting") as bar:
+    with output.progress("converting") as bar:
+        bar.expect(size)
         result = run_convert(model, target, progress=bar, **options)
     output.warnings(result.warnings)
     data = result.to_dict()

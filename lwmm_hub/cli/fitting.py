@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from lwmm_hub.cli.evaluating import read_window
-from lwmm_hub.cli.options import given
+from lwmm_hub.cli.options import given, written
 from lwmm_hub.cli.output import Output, counting_bar
 from lwmm_hub.errors import UsageError
 
@@ -130,9 +130,8 @@ def take_finding(options: dict[str, Any]) -> Finding | None:
     method = options["weights"] if options["weights"] in METHODS else None
     for name in _NAMES:
         if given(name) and name not in _KNOWN.get(method or "", ()):
-            option = "--split" if name == "images_split" else f"--{name.replace('_', '-')}"
             fitting = " or ".join(f"--weights {m}" for m in METHODS if name in _KNOWN[m])
-            raise UsageError(f"{option} goes with {fitting}: leave it out, or add that.")
+            raise UsageError(f"{written(name)} goes with {fitting}: leave it out, or add that.")
     if method is None:
         return None
     if method != "drift" and taken["images"] is None:

@@ -101,6 +101,12 @@ def given(name: str) -> bool:
     return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
+def written(name: str) -> str:
+    """How an option of the running command is written, e.g. `--split` for `images_split`."""
+    known = click.get_current_context().command.params
+    return next(parameter.opts[0] for parameter in known if parameter.name == name)
+
+
 def parents_of(pairs: Sequence[str]) -> dict[str, str]:
     """Where local parents are, label -> path, of `--parent LABEL=PATH`.
 
@@ -128,7 +134,6 @@ def choose_weights(options: dict[str, Any]) -> None:
     for name in ("schedule", "start", "end", "gamma", "anchor_weight", "endpoint"):
         if given(name):
             raise UsageError(
-                f"--weights gives the layer weights in numbers: leave --{name.replace('_', '-')} "
-                "out."
+                f"--weights gives the layer weights in numbers: leave {written(name)} out."
             )
         del options[name]

@@ -11,11 +11,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from lwmm_hub.planning import MergePlan
+
 FORMATS = ("auto", "human", "agent", "json", "quiet")
+SHOWN_FROM = 200_000_000  # bytes; fewer are there before a bar is read
 # set by tools that run commands for a language model
 AGENT_VARIABLES = (
     "AI_AGENT",
@@ -85,16 +89,49 @@ class Output:
                 click.echo(f"warning: {one_line(text)}", err=True)
 
     @contextmanager
-    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None] | None]:
+    def progress(self, what: str) -> Iterator[Bar]:
         """A bar on stderr while bytes are made; only for people at a terminal, and long work."""
-        bars = self.format == "human" and sys.stderr.isatty() and total > 200_000_000
-        if not bars:
-            yield None
-            return
-        from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # not re-exported
+        bar = Bar(what, shown=self.format == "human" and sys.stderr.isatty())
+        try:
+            yield bar
+        finally:
+            bar.close()
 
-        with tqdm(total=total, desc=what, unit="B", unit_scale=True) as bar:  # type: ignore[no-untyped-call]
-            yield lambda done: bar.update(done) and None
+
+class Bar:
+    """A bar that counts bytes, called with those made since the last call.
+
+    How many there will be is often known only once a plan is made: the bar appears with the first
+    of them, where so many are expected that somebody waits.
+    """
+
+    def __init__(self, what: str, shown: bool) -> None:
+        self._what, self._shown = what, shown
+        self._total = 0
+        self._bar: Any = None
+
+    def expect(self, total: int) -> None:
+        """Say how many bytes there will be in all."""
+        self._total = total
+
+    def expect_plan(self, plan: MergePlan) -> None:
+        """Say what is to be merged; an `approve` of merges."""
+        self.expect(plan.cost.write_bytes)
+
+    def __call__(self, made: int) -> None:
+        """Count `made` bytes more."""
+        if self._bar is None:
+            if not self._shown or self._total <= SHOWN_FROM:
+                return
+            from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # not re-exported
+
+            self._bar = tqdm(total=self._total, desc=self._what, unit="B", unit_scale=True)  # type: ignore[no-untyped-call]
+        self._bar.update(made)
+
+    def close(self) -> None:
+        """Leave the bar as it is, and go on below it."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 @contextmanager

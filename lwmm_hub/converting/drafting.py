@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,19 @@ NOT_TAKEN = frozenset(
 
 SHAPES = "shapes"
 GIVEN = "given"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint tells of its network beside shapes.
+
+    Attributes:
+        keys: of its file, as its own system writes them.
+        conventions: table -> the system, and what names do not show of its networks.
+    """
+
+    keys: Collection[str]
+    conventions: Mapping[str, tuple[str, str]]
 
 
 @dataclass

@@ -10,11 +10,13 @@ from __future__ import annotations
 from lwmm_hub.converting.drafting import (
     ConfigDraft,
     Described,
+    Origin,
     Shapes,
     batch_norm,
     numbered,
     shape_of,
 )
+from lwmm_hub.families.resnet import CAFFE
 
 # (kind of block, depths) -> name
 PUBLISHED: dict[tuple[str, tuple[int, ...]], str] = {
@@ -31,17 +33,26 @@ CAFFE_NOTE = (
     "it is of the Caffe lineage: inputs are BGR minus a mean in 0 to 255, and its first pooling "
     "rounds up, which ResNetModel does not"
 )
+# in a key -> the system does not stride in its last stages but dilates
+DILATED_MARKS = ("conv2d_list.", "classifier.0.convs.", "aux_classifier.", "decoder.aspp.")
+DILATED_NOTE = (
+    "its system dilates the last two stages and ResNetModel strides there: features are smaller, "
+    "and other numbers"
+)
 
 
-def describe(shapes: Shapes, draft: ConfigDraft, caffe: str = "") -> Described:
+def describe(shapes: Shapes, draft: ConfigDraft, origin: Origin) -> Described:
     """`ResNetModel`.
 
     Args:
         shapes: transformers' key -> shape.
         draft: where the configuration is written.
-        caffe: the system that it is of, where its blocks stride in their first convolution.
+        origin: whether it is of a system whose blocks stride in their first convolution, or of one
+            that dilates.
     """
     label = draft.label
+    system, convention = origin.conventions.get("resnet", ("", ""))
+    caffe = system if convention == CAFFE else ""
     stem = shape_of(shapes, "embedder.embedder.convolution.weight", 4, label)
     first = "encoder.stages.0.layers.0.layer"
     kind = "bottleneck" if f"{first}.2.convolution.weight" in shapes else "basic"
@@ -80,7 +91,9 @@ def describe(shapes: Shapes, draft: ConfigDraft, caffe: str = "") -> Described:
             for i, (rows, columns, kernel) in enumerate(_convolutions(kind, width, before)):
                 expected |= _convolution(f"{layer}.layer.{i}", rows, columns, kernel)
             before = width
-    return Described(expected, (CAFFE_NOTE,) if caffe else ())
+    dilated = any(mark in key for key in origin.keys for mark in DILATED_MARKS)
+    told = ((CAFFE_NOTE, bool(caffe)), (DILATED_NOTE, dilated))
+    return Described(expected, tuple(note for note, holds in told if holds))
 
 
 def _convolutions(kind: str, width: int, before: int) -> tuple[tuple[int, int, int], ...]:

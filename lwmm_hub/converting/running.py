@@ -6,8 +6,8 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ from lwmm_hub.converting.copying import copy_tensors, output_tensors
 from lwmm_hub.converting.targets import spell_for_transformers
 from lwmm_hub.errors import OutputError, UsageError
 from lwmm_hub.merging.segments import OpenFiles
+from lwmm_hub.options import DTYPE_OPTIONS
 from lwmm_hub.pipeline import output_folder
 from lwmm_hub.planning import output_dtype, parse_size
-from lwmm_hub.planning.options import DTYPE_OPTIONS
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.resolving import resolve
 from lwmm_hub.resolving.opening import parse_config
@@ -37,7 +37,7 @@ from lwmm_hub.writing import (
     write_json,
     write_text,
 )
-from lwmm_hub.writing.folder import disk_error
+from lwmm_hub.writing.folder import Words, disk_error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 KEYS = ("own", "transformers")
 SUFFIX = ".safetensors"
 MAX_LICENSE = 1 << 20
+WORDS = Words("result", by="")  # of messages: the output of convert is no option
 
 
 @dataclass(frozen=True)
@@ -179,15 +180,14 @@ def convert(
     given = _given(config)
     checkpoint = resolve(reference, download=False)
     made = _made(checkpoint, to, given)
-    with _in_the_words_of_convert():
-        _check_output(made, path, dtype, overwrite)
-        if reference.on_hub:  # what headers and the disk can refuse, they have by now
-            commit = checkpoint.commit or reference.revision
-            full = resolve(replace(reference, revision=commit), download=True)
-            warnings = tuple(dict.fromkeys((*checkpoint.warnings, *full.warnings)))
-            full = replace(full, reference=reference, warnings=warnings)
-            made = _made(full, to, given)
-        return _write(made, path, dtype, max_shard_size, overwrite, progress, started)
+    _check_output(made, path, dtype, overwrite)
+    if reference.on_hub:  # what headers and the disk can refuse, they have by now
+        commit = checkpoint.commit or reference.revision
+        full = resolve(replace(reference, revision=commit), download=True)
+        warnings = tuple(dict.fromkeys((*checkpoint.warnings, *full.warnings)))
+        full = replace(full, reference=reference, warnings=warnings)
+        made = _made(full, to, given)
+    return _write(made, path, dtype, max_shard_size, overwrite, progress, started)
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _check_output(made: _Made, path: Path, dtype: str, overwrite: bool) -> None:
         _check_file(path, overwrite, inputs)
         return
     tensors = output_tensors(checkpoint.entries, lambda code: output_dtype(code, dtype))
-    check_output(path, overwrite, inputs, sum(tensor.size for tensor in tensors))
+    check_output(path, overwrite, inputs, sum(tensor.size for tensor in tensors), WORDS)
 
 
 def _write(
@@ -255,7 +255,7 @@ def _write(
     tensors = output_tensors(checkpoint.entries, lambda code: output_dtype(code, dtype))
     as_file = path.suffix == SUFFIX
     shards = [(path.name, tensors)] if as_file else shard(tensors, max_shard_size)
-    with temporary_folder(path) as folder:
+    with temporary_folder(path, WORDS) as folder:
         with ExitStack() as stack:
             files = OpenFiles([checkpoint], stack)
             sha256 = {}
@@ -263,7 +263,7 @@ def _write(
                 for name, members in shards:
                     sha256[name] = copy_tensors(folder / name, members, checkpoint, files, progress)
             except OSError as error:
-                raise disk_error(error, folder) from error
+                raise disk_error(error, folder, WORDS) from error
         result = ConversionResult(
             path,
             _name_of(checkpoint),
@@ -285,7 +285,7 @@ def _write(
         write_index(folder, shards)
         _write_beside(folder, made, dtype)
         write_json(folder / CONVERSION, _record(result))
-        publish_folder(folder, path, overwrite)
+        publish_folder(folder, path, overwrite, WORDS)
     return replace(result, seconds=time.monotonic() - started)
 
 
@@ -360,13 +360,3 @@ def _publish_file(made: Path, path: Path, overwrite: bool) -> None:
         ) from None
     except OSError:  # a file system without hard links
         made.replace(path)
-
-
-@contextmanager
-def _in_the_words_of_convert() -> Iterator[None]:
-    """What `writing` says of outputs, for a command whose output is no option."""
-    try:
-        yield
-    except OutputError as error:
-        text = str(error).replace(" with -o", "").replace("the merge needs", "the result needs")
-        raise OutputError(text) from error

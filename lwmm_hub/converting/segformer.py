@@ -10,6 +10,7 @@ from lwmm_hub.converting.drafting import (
     GIVEN,
     ConfigDraft,
     Described,
+    Origin,
     Shapes,
     batch_norm,
     numbered,
@@ -31,12 +32,12 @@ HEADS, STRIDES = (1, 2, 5, 8), (4, 2, 2, 2)
 PATCHES, REDUCTIONS, MLP_RATIO = (7, 3, 3, 3), (8, 4, 2, 1), 4
 
 
-def describe_backbone(shapes: Shapes, draft: ConfigDraft) -> Described:
+def describe_backbone(shapes: Shapes, draft: ConfigDraft, _: Origin) -> Described:
     """`SegformerModel`: keys under `encoder.`."""
     return Described(_backbone(shapes, draft, "encoder."))
 
 
-def describe_segmenter(shapes: Shapes, draft: ConfigDraft) -> Described:
+def describe_segmenter(shapes: Shapes, draft: ConfigDraft, _: Origin) -> Described:
     """`SegformerForSemanticSegmentation`: `segformer.encoder.` and `decode_head.`."""
     expected = _backbone(shapes, draft, "segformer.encoder.")
     widths = draft.values["hidden_sizes"]

@@ -11,6 +11,7 @@ import math
 from lwmm_hub.converting.drafting import (
     ConfigDraft,
     Described,
+    Origin,
     Shapes,
     numbered,
     shape_of,
@@ -19,7 +20,7 @@ from lwmm_hub.converting.drafting import (
 from lwmm_hub.errors import CheckpointError
 
 
-def describe(shapes: Shapes, draft: ConfigDraft) -> Described:
+def describe(shapes: Shapes, draft: ConfigDraft, _: Origin) -> Described:
     """`SwinModel`."""
     label = draft.label
     patches = shape_of(shapes, "embeddings.patch_embeddings.projection.weight", 4, label)

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lwmm_hub.checkpoint import Checkpoint, TensorEntry
-from lwmm_hub.checkpoint.spool import new_spool
+from lwmm_hub.checkpoint.spool import derived_spool
 from lwmm_hub.converting import resnet, segformer, swin
-from lwmm_hub.converting.drafting import ConfigDraft, Described, Shapes
+from lwmm_hub.converting.drafting import ConfigDraft, Described, Origin, Shapes
 from lwmm_hub.errors import CheckpointError, UsageError
 from lwmm_hub.families import Dialect, Table
-from lwmm_hub.families.resnet import CAFFE
 from lwmm_hub.key_map import NamedKeys, Source, name_keys
 
 DIALECT = "transformers"
@@ -32,13 +31,13 @@ class Target:
         name: the class.
         model_type: what its config.json says.
         prefixes: table -> what stands before its keys in a file of this class.
-        describe: its configuration and keys, from shapes.
+        describe: its configuration and keys, from shapes and what its system is known for.
     """
 
     name: str
     model_type: str
     prefixes: Mapping[str, str]
-    describe: Callable[[Shapes, ConfigDraft], Described]
+    describe: Callable[[Shapes, ConfigDraft, Origin], Described]
 
 
 # the first whose tables a file all has is taken
@@ -64,13 +63,6 @@ NOT_LOADED = {
 OTHER_FUNCTIONS = {
     ("resnet", "ResNet-D"): "it pools in its shortcuts (ResNet-D), which a ResNetModel does not",
 }
-
-# in a key -> the system does not stride in its last stages but dilates
-DILATED_MARKS = ("conv2d_list.", "classifier.0.convs.", "aux_classifier.", "decoder.aspp.")
-DILATED_NOTE = (
-    "its system dilates the last two stages and ResNetModel strides there: features are smaller, "
-    "and other numbers"
-)
 
 
 @dataclass(frozen=True)
@@ -135,7 +127,7 @@ def spell_for_transformers(checkpoint: Checkpoint, given: Mapping[str, Any]) -> 
     _refuse_foreign_parts(left_out, origins, named, target, label)
     draft = ConfigDraft(label, {**known, **given})
     shapes = {key: entry.shape for key, entry in entries.items()}
-    described = _describe(target, shapes, draft, named, checkpoint.entries)
+    described = target.describe(shapes, draft, Origin(checkpoint.entries, named.conventions))
     draft.finish()
     for key in [key for key in entries if key not in described.expected]:
         why = next((why for mark, why in NOT_LOADED.items() if mark in key), None)
@@ -170,23 +162,6 @@ def _target_of(named: NamedKeys, label: str) -> Target:
         f"{label} has the keys of none of the models that can be written for transformers "
         f"({kinds}). Convert it in its own keys: leave --to out."
     )
-
-
-def _describe(
-    target: Target,
-    shapes: Shapes,
-    draft: ConfigDraft,
-    named: NamedKeys,
-    keys: Mapping[str, object],
-) -> Described:
-    """The target's own description; of a ResNet with what its system is known for."""
-    if target.model_type != "resnet":
-        return target.describe(shapes, draft)
-    system, convention = named.conventions.get("resnet", ("", ""))
-    described = resnet.describe(shapes, draft, system if convention == CAFFE else "")
-    if any(mark in key for key in keys for mark in DILATED_MARKS):
-        return replace(described, notes=(*described.notes, DILATED_NOTE))
-    return described
 
 
 def _renamed(
@@ -294,7 +269,7 @@ def _zeros(
     """Counters of 0, and the readers of all files with the one that holds them."""
     if not keys:
         return {}, dict(checkpoint.readers)
-    spooled = new_spool(f"{checkpoint.label} (counters)")
+    spooled = derived_spool(f"{checkpoint.label} (counters)")
     offset = spooled.append(bytes(8))
     entries = {key: TensorEntry(key, "I64", (), spooled.name, offset) for key in keys}
     return entries, {**checkpoint.readers, spooled.name: spooled}

@@ -12,6 +12,7 @@ from typing import Any
 from lwmm_hub.display.grouping import group_name
 from lwmm_hub.display.ramp import ramp_svg
 from lwmm_hub.display.text import escape, one_line, size
+from lwmm_hub.options import changed_options
 
 _BAR = "▏▎▍▌▋▊▉█"
 
@@ -52,23 +53,8 @@ def plan_text(plan: Mapping[str, Any], color: bool = False) -> str:
 
 def headline(plan: Mapping[str, Any]) -> str:
     """What the plan does, in one line."""
-    options = plan["options"]
-    rule = options["schedule"]
-    changed = [
-        f"{name} {options[name]}"
-        for name, usual in (
-            ("start", 0.0),
-            ("end", 1.0),
-            ("gamma", 1.0),
-            ("endpoint", 1.0),
-            ("anchor_weight", None),
-            ("batch_norm", "linear"),
-            ("scope", "auto"),
-            ("match", "names"),
-            ("dtype", "auto"),
-        )
-        if options[name] != usual
-    ]
+    rule = plan["options"]["schedule"]
+    changed = [f"{name} {value}" for name, value in changed_options(plan["options"]).items()]
     asked = f" ({', '.join(changed)})" if changed else ""
     kept = len(plan["kept"])
     return (

@@ -40,7 +40,6 @@ class KeyMap:
     Attributes:
         shared: in depth order; float parameters only.
         parts: of the anchor, in depth order.
-        layers: canonical names of the shared layers, in depth order.
         kept: per key of the anchor, why it is the anchor's own; where some parts of a fused tensor
             are, which, and why.
         unused: per donor, key -> why it is not used.
@@ -49,6 +48,7 @@ class KeyMap:
         order_source: where the depth order comes from.
         prefixes: per donor, the prefix that was taken off ("-") or put on ("+") its keys, or "".
         classifiers: per model, shape[0] of the known classifier, or None.
+        part_of_key: key of the anchor -> name of the part it belongs to.
         warnings: what the tables know and names and shapes do not show.
         doubtful: shared layers that a model may hold untrained -> standard deviation of the initial
             normal distribution; only values can tell.

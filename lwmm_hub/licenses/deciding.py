@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from itertools import combinations, product
 from typing import Any
 
+from lwmm_hub.display.text import one_line
 from lwmm_hub.errors import LicenseRefusedError, UsageError
 from lwmm_hub.licenses.tables import (
     ALONE,
@@ -241,7 +242,7 @@ def check_publication(decision: LicenseDecision, *, public: bool, accept_license
     rule = RULE_BY_ID[decision.rule]
     concerned = [row for row in decision.rows if row.license_class != PERMISSIVE]
     parents = ", ".join(
-        f"{_one_line(row.label)}: {_one_line(row.name or row.license or 'none declared')}"
+        f"{one_line(row.label)}: {one_line(row.name or row.license or 'none declared')}"
         for row in concerned or decision.rows
     )
     raise LicenseRefusedError(
@@ -275,7 +276,7 @@ def _valid_statement(stated: str | None) -> str | None:
         return license_id
     near = suggest_license(license_id)
     hint = f"Did you mean {near!r}?" if near and near != license_id else "Name a Hub licence id."
-    raise UsageError(f"{_one_line(stated)!r} does not say what a licence allows. {hint}")
+    raise UsageError(f"{one_line(stated)!r} does not say what a licence allows. {hint}")
 
 
 def _state(parent: ParentLicense, stated: str | None) -> ParentLicense:
@@ -375,7 +376,7 @@ def _reason(
         parts = ["The only parent's licence."]
     if rule.publish == "private":
         parts.append("Private use only.")
-    of_user = [_one_line(parent.label) for parent in parents if parent.stated_by_user]
+    of_user = [one_line(parent.label) for parent in parents if parent.stated_by_user]
     if of_user:
         parts.append(f"Stated by the user for {', '.join(of_user)}, not declared there.")
     elif stated is not None and carried is not None and stated in (carried.license, carried.name):
@@ -387,12 +388,8 @@ def _notices(parents: Sequence[ParentLicense]) -> tuple[str, ...]:
     """One line for each parent: whose, which licence, where it is written."""
     lines = []
     for parent in parents:
-        where = f", {_one_line(parent.link)}" if parent.link else ""
+        where = f", {one_line(parent.link)}" if parent.link else ""
         who = " (stated by the user)" if parent.stated_by_user else ""
         known = f" ({parent.license})" if parent.license else ""
-        lines.append(f"{_one_line(parent.label)}: {_one_line(parent.title)}{known}{where}{who}")
+        lines.append(f"{one_line(parent.label)}: {one_line(parent.title)}{known}{where}{who}")
     return tuple(dict.fromkeys(lines))
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

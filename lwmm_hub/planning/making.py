@@ -8,7 +8,7 @@ from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError, UsageError
 from lwmm_hub.key_map import KeyMap, SharedParameter, ValuePair, leave_out
 from lwmm_hub.lineage import Lineage, lineage_warnings
-from lwmm_hub.planning.options import MergeOptions, output_dtype
+from lwmm_hub.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
 from lwmm_hub.relatedness import Relatedness
 from lwmm_hub.schedule import TABLE, layer_weights, renormalised

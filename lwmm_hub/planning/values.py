@@ -14,7 +14,7 @@ from lwmm_hub.display import plan_html, plan_text
 from lwmm_hub.errors import RecipeError
 from lwmm_hub.key_map import Source, ValuePair, pairs_sha256
 from lwmm_hub.lineage import Lineage
-from lwmm_hub.planning.options import MergeOptions
+from lwmm_hub.options import MergeOptions
 from lwmm_hub.relatedness import Relatedness
 from lwmm_hub.schedule import TABLE
 from lwmm_hub.weight_table import WeightTable, origin_of

@@ -53,6 +53,8 @@ MAX_BESIDE = 64 << 20  # of a file that the model needs beside its weights, such
 class HubFile:
     """A file on the Hub, read by ranges; what was read lately is not asked for again."""
 
+    derived = False
+
     def __init__(self, reference: ModelReference, commit: str, name: str, size: int) -> None:
         self.name, self.size = name, size
         self._reference = reference
@@ -131,17 +133,53 @@ def resolve_on_hub(reference: ModelReference, download: bool) -> Checkpoint:
     with hub_errors(reference):
         if constants.HF_HUB_OFFLINE:
             return _from_cache(reference)
-        api = huggingface_hub.HfApi(library_name=LIBRARY)
-        try:
-            info = api.model_info(
-                reference.location, revision=reference.revision, files_metadata=True
-            )
-        except TypeError as error:  # the client takes fields of a card for arguments of its own
-            raise ResolveError(
-                f"the Hub's client cannot read the card of {reference.location}. Download the "
-                f"model ('hf download {reference.location} --local-dir DIR') and name that folder."
-            ) from error
-        return _resolve(reference, info, download)
+        return _resolve(reference, _info_of(reference), download)
+
+
+def fetch_files(
+    reference: ModelReference, needed: Collection[str], also: Collection[str] = ()
+) -> tuple[Path, dict[str, str]] | None:
+    """Files at the top of a repository, none of them its weights, whose checksums the Hub has.
+
+    Args:
+        reference: of a model on the Hub; it is pinned to the commit that it is now.
+        needed: names of files.
+        also: of those that are fetched where they are there.
+
+    Returns:
+        The folder that holds them all, and weight file -> sha256; None where one that is needed is
+        not there.
+
+    Raises:
+        ResolveError: the repository cannot be found or reached, with the next step.
+    """
+    with hub_errors(reference):
+        info = _info_of(reference)
+        names = {s.rfilename for s in info.siblings or ()}
+        if not names.issuperset(needed):
+            return None
+        pinned, commit = replace(reference, location=info.id), str(info.sha)
+        paths = [
+            _fetch(pinned, commit, name) for name in (*needed, *sorted(names.intersection(also)))
+        ]
+    checksums = {
+        s.rfilename: s.lfs.sha256
+        for s in info.siblings or ()
+        if s.lfs and s.rfilename.endswith(WEIGHT_SUFFIXES)
+    }
+    return paths[0].parent, checksums
+
+
+def _info_of(reference: ModelReference) -> Any:
+    """What the Hub says of a model at a revision, with sizes and checksums of its files."""
+    api = huggingface_hub.HfApi(library_name=LIBRARY)
+    try:
+        return api.model_info(reference.location, revision=reference.revision, files_metadata=True)
+    except TypeError as error:  # the client takes fields of a card for arguments of its own
+        raise ResolveError(
+            f"the Hub's client cannot read the card of {reference.location}. Download the "
+            f"model ('hf download {reference.location} --local-dir DIR') and name that folder."
+        ) from error
 
 
 def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint:
@@ -200,9 +238,19 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
         folder = Path(str(_fetch(pinned, commit, name))[: -len(name)])
     assert folder is not None
     found = open_folder(folder, pinned, None if parts else chosen, commit, facts)
-    above = "../" * chosen.count("/")  # licences lie at the top, whatever file was chosen
-    facts = replace(facts, license_files=tuple(above + name for name in facts.license_files))
-    return replace(found, facts=facts, warnings=(*found.warnings, *warnings))
+    return replace(_placed(found, folder, facts), warnings=(*found.warnings, *warnings))
+
+
+def _placed(found: Checkpoint, snapshot: Path, facts: ModelFacts) -> Checkpoint:
+    """The model with the facts of its repository, whose licence texts lie at the top.
+
+    Their names are as seen from the folder that was opened, which is another one where a file
+    below the top was named.
+    """
+    assert found.folder is not None
+    above = "../" * len(found.folder.relative_to(snapshot).parts)
+    texts = tuple(above + name for name in facts.license_files)
+    return replace(found, facts=replace(facts, license_files=texts))
 
 
 def _check_beside(names: Sequence[str], sizes: Mapping[str, int], label: str) -> None:
@@ -283,7 +331,7 @@ def _from_cache(reference: ModelReference) -> Checkpoint:
     )
     found = open_folder(folder, reference, reference.file, commit, facts)
     own = {name: digest for name, digest in facts.sha256.items() if name in found.files}
-    return replace(found, facts=replace(facts, sha256=own))
+    return _placed(found, folder, replace(facts, sha256=own))
 
 
 def _no_such_file(reference: ModelReference, file: str, sizes: dict[str, int]) -> NoReturn:

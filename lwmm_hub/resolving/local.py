@@ -157,7 +157,6 @@ def facts_from(declared: Mapping[str, Any], **known: Any) -> ModelFacts:
         license_name=text("license_name"),
         license_link=text("license_link"),
         datasets=texts("datasets"),
-        tags=texts("tags"),
         pipeline_tag=known.pop("pipeline_tag", None) or text("pipeline_tag"),
         **known,
     )

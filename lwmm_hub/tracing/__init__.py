@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lwmm_hub.errors import LayerOrderError
-from lwmm_hub.tracing.config import MAX_DEPTH, build, check_bounds
+from lwmm_hub.tracing.config import build, check_bounds
 from lwmm_hub.tracing.forward import module_ranks
 from lwmm_hub.tracing.guard import guarded
 from lwmm_hub.tracing.names import find_backbone, in_memory_names
 
-__all__ = ["TracedArchitecture", "build_on_meta", "trace_architecture"]
+__all__ = ["TracedArchitecture", "trace_architecture"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ class TracedArchitecture:
             empty where the whole model is the backbone.
         class_name: the transformers class.
         how: how the order was found, for the model card.
-        aliases: file key -> in-memory key (the first, where a tensor is split on loading).
     """
 
     ranks: dict[str, int]
@@ -49,7 +48,6 @@ class TracedArchitecture:
     backbone_name: str
     class_name: str
     how: str
-    aliases: dict[str, str]
 
 
 def trace_architecture(config: Mapping[str, Any], keys: Sequence[str]) -> TracedArchitecture:
@@ -83,20 +81,4 @@ def trace_architecture(config: Mapping[str, Any], keys: Sequence[str]) -> Traced
         backbone_name=backbone_name,
         class_name=type(model).__name__,
         how=how,
-        aliases=aliases,
     )
-
-
-def build_on_meta(config: Mapping[str, Any], n_keys: int = MAX_DEPTH) -> Any:
-    """Build the class that `config` names on the meta device, in evaluation mode.
-
-    Args:
-        config: the content of config.json; not trusted.
-        n_keys: the number of tensors in the weight file, which bounds the depth.
-
-    Raises:
-        LayerOrderError: as for `trace_architecture`.
-    """
-    check_bounds(config, n_keys)
-    with guarded(config):
-        return build(config, n_keys)

@@ -9,7 +9,6 @@ from typing import Any
 
 from lwmm_hub.errors import LayerOrderError
 from lwmm_hub.tracing.forward import call_counter
-from lwmm_hub.tracing.guard import without_scipy
 
 MAX_DEPTH = 1024
 MAX_IMAGE_SIDE = 8192
@@ -195,7 +194,7 @@ def build(config: Mapping[str, Any], n_keys: int) -> Any:
     import torch
 
     model_class = _model_class(config)
-    with torch.device("meta"), call_counter(n_keys), without_scipy(model_class):
+    with torch.device("meta"), call_counter(n_keys):
         model = model_class(_parse(config, model_class))
     # Parameters made by the legacy torch.Tensor(...) ignore the device context.
     return model.to("meta").eval()

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import logging
 import re
-import sys
 import threading
 import time
 import warnings
@@ -119,26 +118,6 @@ def _no_caches() -> Iterator[None]:
         yield
     finally:
         module.is_torchdynamo_compiling = original
-
-
-@contextlib.contextmanager
-def without_scipy(model_class: Any) -> Iterator[None]:
-    """Let Mask2Former and its kin be built without scipy, which only their losses use."""
-    module = sys.modules[model_class.__module__]
-    original = getattr(module, "requires_backends", None)
-    if original is None:
-        yield
-        return
-
-    def requires_all_but_scipy(owner: Any, backends: Any) -> None:
-        if backends not in ("scipy", ["scipy"]):
-            original(owner, backends)
-
-    module.__dict__["requires_backends"] = requires_all_but_scipy
-    try:
-        yield
-    finally:
-        module.__dict__["requires_backends"] = original
 
 
 @contextlib.contextmanager

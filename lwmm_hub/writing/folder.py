@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
 from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.errors import OutputError
@@ -36,71 +37,87 @@ WEIGHT_FILES = re.compile(
 SPARE = 1 << 20  # for everything that is not weights
 
 
-def check_output(output: Path, overwrite: bool, inputs: Sequence[Path], need: int) -> None:
+class Words(NamedTuple):
+    """What messages call that which is written, and by what the user says where to."""
+
+    what: str = "merge"
+    by: str = " with -o"
+
+
+MERGING = Words()
+
+
+def check_output(
+    output: Path, overwrite: bool, inputs: Sequence[Path], need: int, words: Words = MERGING
+) -> None:
     """Refuse an output that exists, is an input, or does not fit, before anything is read.
 
     Raises:
         OutputError: with what to do.
     """
     if output.name in {"", ".."}:
-        raise OutputError(f"{output} has no name of its own: name a new folder in it with -o.")
+        raise OutputError(f"{output} has no name of its own: name a new folder in it{words.by}.")
     if not is_text(output.name):
-        raise OutputError(f"{output.name!r} is not written in UTF-8: choose another name with -o.")
+        raise OutputError(
+            f"{output.name!r} is not written in UTF-8: choose another name{words.by}."
+        )
     try:
         output.stat()
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
         raise OutputError(
-            f"cannot write to {output}: {error.strerror}. Choose another folder with -o."
+            f"cannot write to {output}: {error.strerror}. Choose another folder{words.by}."
         ) from error
     recover(output)
     target = output.resolve()
     for path in inputs:
         if target in (path.resolve(), *path.resolve().parents):
-            raise OutputError(f"{output} holds one of the models: choose another folder with -o.")
+            raise OutputError(f"{output} holds one of the models: choose another folder{words.by}.")
     if output.is_symlink():
-        raise OutputError(f"{output} is a link: name the folder that it points to with -o.")
+        raise OutputError(f"{output} is a link: name the folder that it points to{words.by}.")
     if output.exists():
         if not output.is_dir():
-            raise OutputError(f"{output} is a file: choose another folder with -o.")
+            raise OutputError(f"{output} is a file: choose another folder{words.by}.")
         if not os.access(output, os.R_OK):
-            raise OutputError(f"{output} cannot be read: choose another folder with -o.")
+            raise OutputError(f"{output} cannot be read: choose another folder{words.by}.")
         if any(output.iterdir()):
             if not overwrite:
                 raise OutputError(
                     f"{output} exists already. Pass --overwrite to replace it, or choose another "
-                    "folder with -o."
+                    f"folder{words.by}."
                 )
-            _require_ours(output)
+            _require_ours(output, words)
     parent = _existing_parent(output)
     free = shutil.disk_usage(parent).free
     if free < need + SPARE:
         raise OutputError(
-            f"the merge needs {(need + SPARE) / 1e6:.0f} MB in {parent}, and {free / 1e6:.0f} MB "
-            "are free. Make room, or choose another folder with -o."
+            f"the {words.what} needs {(need + SPARE) / 1e6:.0f} MB in {parent}, and "
+            f"{free / 1e6:.0f} MB are free. Make room, or choose another folder{words.by}."
         )
 
 
-def _require_ours(output: Path) -> None:
+def _require_ours(output: Path, words: Words) -> None:
     """Refuse to replace a folder that holds anything which lwmm-hub did not write.
 
     Raises:
         OutputError: it is neither merged nor converted, or somebody put files into it.
     """
     if not os.access(output, os.W_OK | os.X_OK):
-        raise OutputError(f"{output} is read-only. Change that, or choose another folder with -o.")
+        raise OutputError(
+            f"{output} is read-only. Change that, or choose another folder{words.by}."
+        )
     names = sorted(path.name for path in output.iterdir())
     if names and MANIFEST not in names and CONVERSION not in names:
         raise OutputError(
             f"{output} was not written by lwmm-hub (it has no {MANIFEST}), so --overwrite "
-            "leaves it alone. Choose another folder with -o."
+            f"leaves it alone. Choose another folder{words.by}."
         )
     foreign = [name for name in names if name not in OURS and not WEIGHT_FILES.fullmatch(name)]
     if foreign:
         raise OutputError(
             f"{output} holds files that lwmm-hub did not write: {', '.join(foreign[:5])}. Move "
-            "them, or choose another folder with -o."
+            f"them, or choose another folder{words.by}."
         )
 
 
@@ -111,18 +128,18 @@ def _existing_parent(path: Path) -> Path:
     return Path.cwd()
 
 
-def disk_error(error: OSError, folder: Path) -> OutputError:
+def disk_error(error: OSError, folder: Path, words: Words = MERGING) -> OutputError:
     """What the system says of a failed write, in our words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OutputError(
             f"the disk became full while writing to {folder.parent} ({error.strerror}). Nothing "
-            "was kept. Make room, or choose another folder with -o."
+            f"was kept. Make room, or choose another folder{words.by}."
         )
     return OutputError(f"cannot write to {folder.parent}: {error.strerror or error}.")
 
 
 @contextmanager
-def temporary_folder(output: Path) -> Iterator[Path]:
+def temporary_folder(output: Path, words: Words = MERGING) -> Iterator[Path]:
     """A folder beside `output` that is gone when the block fails, and locked while it lives."""
     parents = [path for path in output.absolute().parents if not path.exists()]
     folders: list[Path] = []
@@ -133,11 +150,12 @@ def temporary_folder(output: Path) -> Iterator[Path]:
             lock = _make_locked(output, folders)
         except OSError as error:
             raise OutputError(
-                f"cannot write to {output.parent}: {error.strerror}. Choose another folder with -o."
+                f"cannot write to {output.parent}: {error.strerror}. Choose another "
+                f"folder{words.by}."
             ) from error
         yield folders[-1]
     except OSError as error:
-        raise disk_error(error, folders[-1]) from error
+        raise disk_error(error, folders[-1], words) from error
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
@@ -152,10 +170,10 @@ def _make_locked(output: Path, folders: list[Path]) -> int | None:
     """Make a folder beside `output`, the last of `folders`, and return its lock.
 
     Another run that clears leftovers may find the folder before it is locked: then there is
-    another one. Where there are no locks, it stays unlocked. A folder is noted before it is made,
-    so that an interrupt leaves none behind.
+    another one. Where there are no locks, the first stays unlocked. A folder is noted before it is
+    made, so that an interrupt leaves none behind.
     """
-    tries = 3
+    tries = 3 if _has_locks() else 1
     while True:
         tries -= 1
         folders.append(output.parent / f".{output.name}.lwmm-{os.urandom(6).hex()}.tmp")
@@ -188,7 +206,7 @@ def start_sync(paths: Sequence[Path]) -> Callable[[], None]:
     return wait
 
 
-def publish_folder(folder: Path, output: Path, overwrite: bool) -> None:
+def publish_folder(folder: Path, output: Path, overwrite: bool, words: Words = MERGING) -> None:
     """Sync `folder` and give it the name `output`, replacing what is there in one step.
 
     Raises:
@@ -210,10 +228,10 @@ def publish_folder(folder: Path, output: Path, overwrite: bool) -> None:
                 why = "was written by another run meanwhile, and is left as it is"
             else:
                 why = f"cannot be replaced ({error.strerror})"
-            raise OutputError(f"{output} {why}. Choose another folder with -o.") from error
+            raise OutputError(f"{output} {why}. Choose another folder{words.by}.") from error
         _sync(output.parent)
         return
-    _require_ours(output)  # again: somebody may have put something there meanwhile
+    _require_ours(output, words)  # again: somebody may have put something there meanwhile
     if _exchange(folder, output):
         shutil.rmtree(folder, ignore_errors=True)  # holds the old content now
     else:
@@ -251,11 +269,11 @@ def _lock(folder: Path) -> int | None:
     The folder itself is locked, so that no file has to be cleared away; the lock goes with the
     process. Where there are no such locks (Windows), a folder counts as left behind after a day.
     """
-    try:
-        import fcntl
-    except ImportError:
+    if not _has_locks():
         old = time.time() - folder.stat().st_mtime > 24 * 3600
         return os.open(os.devnull, os.O_RDONLY) if old else None
+    import fcntl
+
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -266,6 +284,14 @@ def _lock(folder: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _has_locks() -> bool:
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _unlock(lock: int | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from lwmm_hub.checkpoint import DTYPE_CODES, MERGEABLE
 from lwmm_hub.errors import UsageError
@@ -77,6 +79,26 @@ class MergeOptions:
             if value not in choices:
                 raise UsageError(f"{name} {value!r} is unknown: choose {', '.join(choices)}.")
         parse_size(self.max_shard_size)
+
+
+# told in words of their own, or of how the files are cut and not of what they hold
+_NOT_TOLD = ("schedule", "max_shard_size", "output_format")
+
+
+def changed_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a plan's options as plain data, those to be told to its reader: not as they usually are.
+
+    The schedule is not among them, nor is how the result is stored.
+
+    >>> changed_options({"schedule": "cosine", "start": 0.5, "end": 1, "allow_nonfinite": True})
+    {'start': 0.5, 'allow_nonfinite': True}
+    """
+    usual = {field.name: field.default for field in fields(MergeOptions)}
+    return {
+        name: options[name]
+        for name in usual
+        if name in options and name not in _NOT_TOLD and options[name] not in (usual[name], None)
+    }
 
 
 def parse_size(text: str) -> int:
