@@ -24,6 +24,8 @@ from lwmm_hub.evaluation.subjects import LabelOptions, distinct_names
 from lwmm_hub.manifest import read_manifest, write_card
 from lwmm_hub.merge_result import MergeResult
 from lwmm_hub.preparing import models_of
+from lwmm_hub.reference import ModelReference
+from lwmm_hub.resolving import resolve
 from lwmm_hub.writing import MANIFEST, write_json
 
 
@@ -93,6 +95,24 @@ def judge_merge(
     report = _together(scored, notes)
     record_scores(result.folder, report.to_dict(), report.roles)
     return report
+
+
+def check_comparable(anchor: str, data: DataSet, labels: LabelOptions) -> None:
+    """Refuse, before the work begins, an anchor whose labels are not the data set's.
+
+    Where its config.json does not name them all, that is left to the evaluation.
+
+    Raises:
+        EvaluationError: they differ, and `labels` does not say what to do.
+        LwmmError: there is no such model.
+    """
+    checkpoint = resolve(ModelReference.parse(anchor))
+    named = (checkpoint.config or {}).get("id2label")
+    if not isinstance(named, dict) or not named:
+        return
+    names = [named.get(str(i)) for i in range(len(named))]
+    if None not in names:
+        labels.match([str(name) for name in names], data.space, checkpoint.label)
 
 
 def _together(scored: Sequence[tuple[str, Report]], notes: Sequence[str]) -> Report:

@@ -180,6 +180,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if not folder.exists():
+            raise OutputError(f"there is no folder {folder}. Name a merged folder.") from error
         raise OutputError(
             f"{folder} has no {MANIFEST}: it was not written by lwmm-hub. Name a merged folder."
         ) from error

@@ -20,7 +20,7 @@ from lwmm_hub.relatedness import measure_relatedness, require_related
 from lwmm_hub.resolving import resolve
 from lwmm_hub.schedule import TABLE
 from lwmm_hub.untrained import find_untrained, untrained_warnings
-from lwmm_hub.weight_table import WeightTable, read_weights
+from lwmm_hub.weight_table import FOUND, WeightTable, read_weights
 
 Reference = str | os.PathLike[str] | ModelReference
 Weights = WeightTable | Mapping[str, Sequence[float]] | str | os.PathLike[str]
@@ -146,6 +146,10 @@ def table_of(weights: Weights | None, options: dict[str, Any]) -> WeightTable | 
     """The table that is asked for; `options` then say so."""
     if weights is None:
         return None
+    if isinstance(weights, str) and weights in FOUND and not Path(weights).exists():
+        raise UsageError(
+            f"{weights!r} is no table of weights: lw.{FOUND[weights]} finds one for a plan."
+        )
     options.setdefault("schedule", TABLE)
     if isinstance(weights, WeightTable):
         return weights

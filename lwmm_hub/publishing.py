@@ -386,11 +386,7 @@ def _commit(
         create_pr=create_pr,
         parent_commit=None if create_pr or info is None else info.sha,
     )
-    if create_pr:
-        if not commit.pr_url:
-            _fail(folder, f"{repo} holds this very merge already: there is nothing to propose")
-        return str(commit.pr_url)
-    return str(commit.commit_url)
+    return str(commit.pr_url or commit.commit_url)  # no request where the Hub has it all
 
 
 def _fail(folder: Path | None, why: str) -> NoReturn:

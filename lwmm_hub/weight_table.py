@@ -14,6 +14,12 @@ from typing import Any
 from lwmm_hub.errors import RecipeError, UsageError
 
 MAX_BYTES = 16 << 20
+# ways to find a table -> the function of `lwmm_hub` for them
+FOUND = {
+    "fit": "fit_layer_weights",
+    "entropy": "fitting.entropy_layer_weights",
+    "drift": "fitting.drift_layer_weights",
+}
 _SUM = 1e-6  # how far a row may be from 1; what is missing goes to the anchor
 
 
@@ -72,7 +78,15 @@ class WeightTable:
             UsageError: a layer has no row, a row no layer, or a row is out of range.
         """
         self.check(models)
-        found, used = [], {self._covering(layer) for layer in left_out}
+        used = {self._covering(layer) for layer in (*layers, *left_out)}
+        unknown = [name for name in self.rows if name not in used]
+        if unknown:
+            raise UsageError(
+                f"the table of weights has a row for {unknown[0]!r}, which is no shared layer of "
+                "these models. Leave it out; 'lwmm-hub plan' lists the layers.",
+                about=f"layer_weights.{unknown[0]}",
+            )
+        found = []
         for layer in layers:
             name = self._covering(layer)
             if not name and layer in undecided:
@@ -84,16 +98,8 @@ class WeightTable:
                     "plan' lists the layers.",
                     about="schedule",
                 )
-            used.add(name)
             donors = tuple(min(max(float(w), 0.0), 1.0) for w in self.rows[name][1:])
             found.append((max(0.0, _rest(self.rows[name], donors)), *donors))
-        unknown = [name for name in self.rows if name not in used]
-        if unknown:
-            raise UsageError(
-                f"the table of weights has a row for {unknown[0]!r}, which is no shared layer of "
-                "these models. Leave it out; 'lwmm-hub plan' lists the layers.",
-                about=f"layer_weights.{unknown[0]}",
-            )
         return found
 
     def _covering(self, layer: str) -> str:

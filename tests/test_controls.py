@@ -353,7 +353,7 @@ def test_a_merge_is_scored_with_its_controls_when_it_is_made(world: Path, lwmm: 
     assert "| ensemble |" in card
     for arguments, words in (
         ((*parents, *judged), "a schedule gives them here"),
-        ((*parents, *weights), "go with --evaluate"),
+        ((*parents, *weights), "--controls goes with --evaluate"),
     ):
         assert_one_line(lwmm("merge", *arguments, "--controls", "-o", "n"), words, code=2)
     lw.merge(*parents, output="plain")

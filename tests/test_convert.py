@@ -551,3 +551,14 @@ def test_what_headers_refuse_on_the_hub_is_not_downloaded(hub: TestHub, tmp_path
     assert done.code == 0, done.err
     assert done.data["source"].startswith("org/net at ")
     loaded_whole(tmp_path / "out", "SegformerForSemanticSegmentation")
+
+
+@pytest.mark.parametrize("name", ["out.pth", "out.pt", "out.bin", "out.ckpt"])
+def test_a_folder_is_not_called_like_a_file_of_another_format(
+    lwmm: Command, name: str, tmp_path: Path
+) -> None:
+    source, _ = daformer(tmp_path, B0)
+    done = lwmm("convert", source, name)
+    assert done.code == 2
+    assert "name a folder, or out.safetensors" in done.err
+    assert not Path(name).exists()

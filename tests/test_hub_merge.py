@@ -163,6 +163,21 @@ def test_pull_requests_of_owners_and_of_strangers(
     assert len(hub.commits("alice/street")) == 2
 
 
+def test_a_request_for_what_is_there_already_is_none(
+    hub: TestHub, tiny: Models, tmp_path: Path
+) -> None:
+    hub.create_repo("org/a", files_of(tiny.anchor))
+    hub.create_repo("org/b", files_of(tiny.donor))
+    with client(hub, tmp_path / "home", tmp_path / "cwd") as run:
+        assert run("merge", "org/a", "org/b", "-o", "m", token="alice").code == 0
+        assert run("push", "m", "alice/street", token="alice").code == 0
+        again = run("push", "m", "alice/street", "--create-pr", token="alice")
+        assert again.code == 0, again.err
+    assert hub.pull_requests("alice/street") == []
+    commit = hub.commits("alice/street")[0].sha
+    assert again.out.splitlines()[-1].endswith(f"alice/street/commit/{commit}")
+
+
 def test_revisions_of_one_repository_are_several_models(
     hub: TestHub, tiny: Models, tmp_path: Path
 ) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from clients import client, files_of
+from clients import assert_one_line, client, files_of
 from hub.server import TestHub
 from PIL import Image
 
 import lwmm_hub as lw
 from lwmm_hub.card import lint_card
-from lwmm_hub.errors import OutputError
+from lwmm_hub.errors import OutputError, UsageError
 from lwmm_hub.evaluation.comparing import evaluate_models
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.judging import judge_merge, record_scores
@@ -190,11 +190,65 @@ def test_scores_find_the_parents_of_a_merge_however_those_are_written(lwmm) -> N
     assert [model["role"] for model in scored] == ["merged", "donor", "anchor", "other"]
 
 
-def test_options_of_an_evaluation_need_one(lwmm) -> None:
-    done = lwmm("merge", ANCHOR, DONOR, "-o", "m", "--evaluate-limit", "3")
+@pytest.mark.parametrize(
+    "option",
+    [("--evaluate-limit", "3"), ("--evaluate-split", "a"), ("--controls",), ("--map-labels",)],
+)
+def test_options_of_an_evaluation_need_one(lwmm, option: tuple[str, ...]) -> None:
+    done = lwmm("merge", ANCHOR, DONOR, "-o", "m", *option)
     assert done.code == 2
-    assert "go with --evaluate" in done.err
+    assert f"{option[0]} goes with --evaluate" in done.err
     assert not Path("m").exists()
+
+
+@pytest.mark.usefixtures("states")
+def test_other_labels_are_refused_before_the_merge_and_can_be_mapped_in_it(
+    lwmm, pictures: Path, tmp_path: Path
+) -> None:
+    """Data in Cityscapes' 19 classes, of which the anchor has eight."""
+    asked = ("--evaluate", pictures, "--evaluate-labels", "cityscapes-19")
+    fit = ("--weights", "fit", "--images", pictures / "images", "--transductive")
+    for found in ((), (*fit, "--fit-steps", "1")):
+        done = lwmm("merge", ANCHOR, DONOR, "-o", "m", *asked, *found)
+        assert_one_line(done, "Pass --map-labels to compare by name (8 are shared)")
+        assert not Path("m").exists()
+        assert "fitted on" not in done.err
+    done = lwmm("merge", ANCHOR, DONOR, "-o", "m", *asked, "--map-labels", "--json")
+    assert done.code == 0, done.err
+    assert [model["role"] for model in done.data["scores"]["models"]][-1] == "merged"
+    (tmp_path / "map.txt").write_text("".join(f"{name} = {name}\n" for name in CLASSES))
+    mapped = (*asked, "--map-labels", "--label-map", tmp_path / "map.txt")
+    again = lwmm("merge", ANCHOR, DONOR, "-o", "m2", *mapped, "--json")
+    assert again.data["scores"]["models"][-1]["miou"] == done.data["scores"]["models"][-1]["miou"]
+
+
+def test_a_merge_whose_evaluation_fails_is_kept_and_named(lwmm, pictures: Path) -> None:
+    asked = ("--evaluate", pictures, "--evaluate-labels", pictures.parent / "classes.json")
+    broken = pictures / "labels" / "3.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:60])
+    try:
+        done = lwmm("merge", ANCHOR, DONOR, "-o", "m", *asked)
+    finally:
+        broken.write_bytes(content)
+    assert_one_line(done, "3.png", "The merge is complete in m: score it", "--scores FILE")
+    assert lw.verify("m")
+
+
+def test_an_output_that_is_there_is_refused_before_weights_are_found(lwmm, pictures: Path) -> None:
+    assert lwmm("merge", ANCHOR, DONOR, "-o", "m").code == 0
+    images = ("--images", pictures / "images", "--fit-steps", "1")
+    done = lwmm("merge", ANCHOR, DONOR, "-o", "m", "--weights", "fit", *images)
+    assert_one_line(done, "m exists already. Pass --overwrite")
+    assert "fitted on" not in done.err
+
+
+@pytest.mark.parametrize("method", ["fit", "entropy", "drift"])
+def test_a_plan_says_where_weights_are_found(lwmm, method: str) -> None:
+    done = lwmm("plan", ANCHOR, DONOR, "--weights", method)
+    assert_one_line(done, f"--weights {method} --dry-run", code=2)
+    with pytest.raises(UsageError, match=f"lw.*{method}_layer_weights finds one"):
+        lw.plan(ANCHOR, DONOR, weights=method)
 
 
 def test_data_that_cannot_be_opened_stop_before_the_merge(lwmm, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lwmm_hub import __version__
 from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.converting import convert
 from lwmm_hub.cli.evaluating import evaluate
-from lwmm_hub.cli.fitting import FIT_OPTIONS, check_not_tested, take_finding
+from lwmm_hub.cli.fitting import FIT_OPTIONS, METHODS, check_not_tested, take_finding
 from lwmm_hub.cli.options import (
     MERGE_OPTIONS,
     PUSH_OPTIONS,
@@ -30,11 +30,12 @@ from lwmm_hub.cli.options import (
 )
 from lwmm_hub.cli.output import Output
 from lwmm_hub.cli.scoring import (
+    JUDGE_NAMES,
     JUDGE_OPTIONS,
     check_controlled,
-    data_to_judge_on,
     judge,
     put_scores,
+    take_judging,
 )
 from lwmm_hub.errors import LwmmError, UsageError
 
@@ -85,11 +86,6 @@ def merge(
     dry_run: bool,
     threads: int | None,
     overwrite: bool,
-    judge_on: str | None,
-    judge_split: str | None,
-    judge_labels: str | None,
-    judge_limit: int | None,
-    controls: bool,
     output: Output,
     **options: Any,
 ) -> None:
@@ -106,7 +102,7 @@ def merge(
             "a repository with it."
         )
     if recipe is not None:
-        beside = [name for name in options if given(name)]
+        beside = [name for name in options if given(name) and name not in JUDGE_NAMES]
         if models or beside:
             what = written(beside[0]) if beside else "models"
             raise UsageError(f"--recipe holds the models and options: leave {what} out.")
@@ -114,10 +110,15 @@ def merge(
         raise UsageError("--parent goes with --recipe: name the model itself.")
     finding = take_finding(options)
     choose_weights(options)
-    judge_data = data_to_judge_on(judge_on, judge_split, judge_labels, judge_limit, controls)
-    check_not_tested(finding, judge_on, judge_data)
-    if controls and finding is None and "weights" not in options:
+    judge_on = options["judge_on"]
+    judging = take_judging(options)
+    check_not_tested(finding, judge_on, judging.data if judging is not None else None)
+    if judging is not None and judging.controls and finding is None and "weights" not in options:
         check_controlled(recipe)
+    if judging is not None and recipe is None:
+        from lwmm_hub.judging import check_comparable
+
+        check_comparable(_two(models)[0], judging.data, judging.labels)
     if dry_run:
         if finding is not None:
             _print_plan(finding.plan(_two(models), options, output), output)
@@ -143,6 +144,11 @@ def merge(
 
             allow_push = check_push(push, license_id, private=private, create_pr=create_pr,
                                     accept_license=accept_license)  # fmt: skip
+        if finding is not None:  # what a long work would end with is said before it
+            from lwmm_hub.pipeline import output_folder
+            from lwmm_hub.writing import check_output
+
+            check_output(output_folder(where), overwrite, [], 0)
         found = finding.plan(_two(models), options, output) if finding is not None else None
         with output.progress("merging") as bar:
 
@@ -166,8 +172,9 @@ def merge(
                 result = run_merge(anchor, *donors, tags=tags, **common, **options)
         output.warnings(result.warnings)
         data = result.to_dict()
-        judged = judge(result, output, judge_data, judge_limit, controls) if judge_data else None
-        if judged is not None:
+        judged = None
+        if judging is not None:
+            judged = judge(result, output, judging, None if scratch is not None else where)
             data["scores"] = judged.to_dict()
         url = None
         if push is not None:
@@ -251,6 +258,11 @@ def _two(models: tuple[str, ...]) -> tuple[str, ...]:
 @with_output
 def plan(models: tuple[str, ...], check_weights: bool, output: Output, **options: Any) -> None:
     """Show what would merge with which weight, what would not and why. Reads headers only."""
+    if options["weights"] in METHODS:
+        raise UsageError(
+            f"plan looks at no images: 'lwmm-hub merge ... --weights {options['weights']} "
+            "--dry-run' finds layer weights and shows their plan."
+        )
     choose_weights(options)
     _show_plan(models, options, check_weights, output)
 

@@ -152,7 +152,7 @@ def evaluate(
 
     data = open_data(dataset, **{name: options[name] for name in _READING})
     known = read_space(model_labels).labels if model_labels else ()
-    labels = LabelOptions(map_labels, _read_map(label_map), known)
+    labels = LabelOptions(map_labels, read_label_map(label_map), known)
     inference = InferenceOptions(
         options["device"],
         options["dtype"],
@@ -257,7 +257,7 @@ def _is_drawn(path: Path) -> bool:
         return False
 
 
-def _read_map(file: str | None) -> dict[str, str]:
+def read_label_map(file: str | None) -> dict[str, str]:
     """Lines of `label of the model = label of the data`."""
     if file is None:
         return {}

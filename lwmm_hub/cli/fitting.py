@@ -13,12 +13,13 @@ from lwmm_hub.cli.evaluating import read_window
 from lwmm_hub.cli.options import given, written
 from lwmm_hub.cli.output import Output, counting_bar
 from lwmm_hub.errors import UsageError
+from lwmm_hub.weight_table import FOUND
 
 if TYPE_CHECKING:
     from lwmm_hub.evaluation.data_sets import DataSet
     from lwmm_hub.planning import MergePlan
 
-METHODS = ("fit", "entropy", "drift")
+METHODS = tuple(FOUND)
 
 FIT_OPTIONS = (
     click.option("--images", metavar="DATA",

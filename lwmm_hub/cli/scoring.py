@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from lwmm_hub.cli.evaluating import progress_bar
+from lwmm_hub.cli.evaluating import progress_bar, read_label_map
+from lwmm_hub.cli.options import given, written
 from lwmm_hub.cli.output import Output
-from lwmm_hub.errors import UsageError
+from lwmm_hub.errors import LwmmError, UsageError
 
 if TYPE_CHECKING:
     from lwmm_hub.evaluation.data_sets import DataSet
     from lwmm_hub.evaluation.reporting import Report
+    from lwmm_hub.evaluation.subjects import LabelOptions
     from lwmm_hub.merge_result import MergeResult
 
 JUDGE_OPTIONS = (
@@ -25,31 +27,61 @@ JUDGE_OPTIONS = (
                  help="What its labels are, where it does not say."),
     click.option("--evaluate-limit", "judge_limit", type=int, metavar="N",
                  help="Only its first N images."),
+    click.option("--map-labels", "judge_by_name", is_flag=True,
+                 help="With --evaluate: compare labels by name where they differ."),
+    click.option("--label-map", "judge_label_map", metavar="FILE",
+                 type=click.Path(exists=True, dir_okay=False),
+                 help="With --evaluate: lines of 'label of the model = label of the data'."),
     click.option("--controls", is_flag=True,
                  help="With --evaluate and layer weights in numbers: score what they are worth, as "
                       "in 'lwmm-hub evaluate --controls'."),
 )  # fmt: skip
 
 
-def data_to_judge_on(
-    data: str | None, split: str | None, labels: str | None, limit: int | None, controls: bool
-) -> DataSet | None:
-    """The data set that a merge is to be scored on, opened before the work begins.
+JUDGE_NAMES = (
+    "judge_on", "judge_split", "judge_labels", "judge_limit", "judge_by_name", "judge_label_map",
+    "controls",
+)  # fmt: skip
+
+
+class Judging(NamedTuple):
+    """What a merge is to be scored on, and how.
+
+    Attributes:
+        data: the data set.
+        labels: what to do where the anchor's labels differ.
+        limit: at most so many images.
+        controls: whether all controls are scored, too.
+    """
+
+    data: DataSet
+    labels: LabelOptions
+    limit: int | None
+    controls: bool
+
+
+def take_judging(options: dict[str, Any]) -> Judging | None:
+    """Take the options of this module out of a command's, the data set opened before work begins.
 
     Raises:
         UsageError: options of an evaluation that is not asked for.
         EvaluationError: there is no such data set.
     """
+    data, *how = (options.pop(name) for name in JUDGE_NAMES)
+    split, space, limit, by_name, label_map, controls = how
     if data is None:
-        if controls or any(value is not None for value in (split, labels, limit)):
+        alone = [name for name in JUDGE_NAMES if given(name)]
+        if alone:
             raise UsageError(
-                "--evaluate-split, --evaluate-labels, --evaluate-limit and --controls go with "
-                "--evaluate: name a data set with it."
+                f"{written(alone[0])} goes with --evaluate: name a data set with that, or leave "
+                "it out."
             )
         return None
     from lwmm_hub.evaluation.opening import open_data
+    from lwmm_hub.evaluation.subjects import LabelOptions
 
-    return open_data(data, split=split, label_space=labels)
+    labels = LabelOptions(by_name, read_label_map(label_map))
+    return Judging(open_data(data, split=split, label_space=space), labels, limit, controls)
 
 
 def check_controlled(recipe: str | None) -> None:
@@ -68,17 +100,35 @@ def check_controlled(recipe: str | None) -> None:
         )
 
 
-def judge(
-    result: MergeResult, output: Output, data: DataSet, limit: int | None, controls: bool
-) -> Report:
-    """Score a merge beside its parents and the isotropic merge; the card then says so."""
+def judge(result: MergeResult, output: Output, how: Judging, kept: str | None) -> Report:
+    """Score a merge beside its parents and the isotropic merge; the card then says so.
+
+    Args:
+        result: the merge.
+        output: for the bar.
+        how: on what.
+        kept: the folder in which the merge stays where this fails, None where it does not.
+    """
     from lwmm_hub.evaluation.running import RunOptions
     from lwmm_hub.judging import judge_merge
 
-    with progress_bar(output) as progress:
-        return judge_merge(
-            result, data, run=RunOptions(limit=limit), controlled=controls, progress=progress
-        )
+    try:
+        with progress_bar(output) as progress:
+            return judge_merge(
+                result,
+                how.data,
+                labels=how.labels,
+                run=RunOptions(limit=how.limit),
+                controlled=how.controls,
+                progress=progress,
+            )
+    except LwmmError as error:
+        if kept is None:
+            raise
+        raise type(error)(
+            f"{error} The merge is complete in {kept}: score it with 'lwmm-hub evaluate', and put "
+            f"that into its card with 'lwmm-hub card {kept} --scores FILE'."
+        ) from error
 
 
 def put_scores(folder: str, file: str) -> None:

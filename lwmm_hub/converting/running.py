@@ -20,7 +20,7 @@ from lwmm_hub.merging.segments import OpenFiles
 from lwmm_hub.options import DTYPE_OPTIONS
 from lwmm_hub.pipeline import output_folder
 from lwmm_hub.planning import output_dtype, parse_size
-from lwmm_hub.reference import ModelReference
+from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference
 from lwmm_hub.resolving import resolve
 from lwmm_hub.resolving.opening import parse_config
 from lwmm_hub.writing import (
@@ -127,7 +127,11 @@ class ConversionResult:
         told: dict[str, list[str]] = {}
         for name, source in self.config_from.items():
             told.setdefault(source, []).append(name)
-        lines += [f"config from {source}: {', '.join(names)}" for source, names in told.items()]
+        known = {"shapes": "read off the shapes", "given": "as given"}
+        lines += [
+            f"config {known.get(source, f'from {source}')}: {', '.join(names)}"
+            for source, names in told.items()
+        ]
         return "\n".join(lines)
 
 
@@ -181,6 +185,11 @@ def convert(
     checkpoint = resolve(reference, download=False)
     made = _made(checkpoint, to, given)
     _check_output(made, path, dtype, overwrite)
+    if path.suffix in WEIGHT_SUFFIXES and path.suffix != SUFFIX:
+        raise UsageError(
+            f"convert writes safetensors, and {path.name} sounds like another format: name a "
+            f"folder, or {path.stem}{SUFFIX}."
+        )
     if reference.on_hub:  # what headers and the disk can refuse, they have by now
         commit = checkpoint.commit or reference.revision
         full = resolve(replace(reference, revision=commit), download=True)

@@ -117,7 +117,10 @@ def shard_names(index: Any, label: str, file: str, names: Collection[str]) -> li
     """
     where = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(where, dict) or not where:
-        raise CheckpointError(f"{label}: {file} is not a shard index. Download it again.")
+        what = "Download it again."
+        if not file.endswith(".index.json"):
+            what = "Name the folder that it lies in, or a weight file."
+        raise CheckpointError(f"{label}: {file} is not a shard index. {what}")
     folder = file.rpartition("/")[0]
     shards: dict[str, None] = {}
     for name in where.values():

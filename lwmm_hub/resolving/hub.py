@@ -336,5 +336,7 @@ def _from_cache(reference: ModelReference) -> Checkpoint:
 
 def _no_such_file(reference: ModelReference, file: str, sizes: dict[str, int]) -> NoReturn:
     near = difflib.get_close_matches(file, sizes, n=3, cutoff=0.4)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    there = sorted(name for name in sizes if name.endswith(WEIGHT_SUFFIXES))
+    hint = f" Its weight files are {', '.join(map(repr, there[:8]))}." if there else ""
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else hint
     raise ResolveError(f"{reference.location} has no file {file!r}.{hint}")
