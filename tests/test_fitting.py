@@ -591,6 +591,36 @@ def test_a_split_is_what_the_data_says_and_not_what_is_typed(
             open_images(source, split="test")
 
 
+def test_images_that_are_scored_are_known_by_their_files(
+    trio: tuple[Path, Path, Path], tmp_path: Path, lwmm: Command
+) -> None:
+    """Whatever the folder is called that they are named by."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / "own" / kind / split).mkdir(parents=True)
+        for i, image in enumerate(pictures(2)):
+            Pictures.fromarray(image).save(tmp_path / f"own/images/{split}/{i}.png")
+            Pictures.fromarray(image[..., 0] // 64).save(tmp_path / f"own/labels/{split}/{i}.png")
+    names = tmp_path / "names.json"
+    labels = json.loads((trio[0] / "config.json").read_text())["id2label"]
+    names.write_text(json.dumps([labels[str(i)] for i in range(len(labels))]))
+    common = (*trio[:2], "--weights", "fit", "--fit-steps", "1", "--fit-threshold", "0.2",
+              "--evaluate", tmp_path / "own", "--evaluate-labels", names,
+              "--evaluate-split", "val", "-o", "out")  # fmt: skip
+    for images in ("own/images/val", "own/images"):
+        split = ("--split", "val") if images == "own/images" else ()
+        done = lwmm("merge", *common, "--images", tmp_path / images, *split)
+        assert (done.code, "pass --transductive" in done.err) == (2, True), done.err
+    done = lwmm("merge", *common, "--images", tmp_path / "own/images/train")
+    assert done.code == 0, done.err
+
+
+def test_pictures_of_pillow_are_images(trio: tuple[Path, Path, Path]) -> None:
+    arrays = pictures(3)
+    found = open_images([Pictures.fromarray(image) for image in arrays])
+    assert all(np.array_equal(found.read(i), arrays[i]) for i in range(3))
+
+
 def test_parquet_files_give_images_as_they_give_truth(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         labelled().to_parquet(str(tmp_path / "city" / f"{split}-00000-of-00001.parquet"))

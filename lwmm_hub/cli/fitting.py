@@ -150,9 +150,11 @@ def check_not_tested(finding: Finding | None, tested: str | None, data: DataSet 
         UsageError: both are the same split of the same data, or nobody can tell that they are not.
     """
     images = finding.options["images"] if finding is not None else None
-    if images is None or tested is None or finding is None or finding.options["transductive"]:
+    if finding is None or images is None or tested is None or data is None:
         return
-    if _place(images) != _place(tested):
+    same = _place(images) == _place(tested)
+    both_here = bool(data.files) and Path(_place(images)).exists()
+    if finding.options["transductive"] or not (same or both_here):
         return
     from lwmm_hub.evaluation.unlabelled import open_images
 
@@ -162,7 +164,12 @@ def check_not_tested(finding: Finding | None, tested: str | None, data: DataSet 
         revision=finding.options["images_revision"],
         column=finding.options["image_column"],
     )
-    if data is not None and (None in (found.split, data.split) or found.split == data.split):
+    if found.files and data.files:  # what the files are, whatever their folders are called
+        scored = {path.resolve() for path in data.files}
+        same = any(path.resolve() in scored for path in found.files)
+    elif same:
+        same = None in (found.split, data.split) or found.split == data.split
+    if same:
         where = f"the split {found.split!r} of {found.reference}" if found.split else images
         raise UsageError(
             f"the layer weights would be fitted on {where}, and scored on it. Name another --split "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.label_spaces import LabelSpace
@@ -29,6 +30,7 @@ class DataSet:
             was trained on (open-partial classification).
         columns: what of it is read as what, where there may be more than one way: names of columns
             and the task; of a folder its layout and what its label files hold.
+        files: the images, where they are files on this machine.
     """
 
     reference: str
@@ -40,6 +42,7 @@ class DataSet:
     samples: Callable[[int, int], Iterator[Sample]]
     with_unknown: bool = False
     columns: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def choose_split(splits: Sequence[str], wanted: str | None, name: str) -> str:

@@ -36,6 +36,7 @@ class UnlabelledImages:
         count: number of images.
         read: number -> uint8 RGB, (height, width, 3).
         columns: what of a table is read.
+        files: the images, where they are files on this machine.
     """
 
     reference: str
@@ -44,6 +45,7 @@ class UnlabelledImages:
     count: int
     read: Callable[[int], Image]
     columns: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def chosen(self, limit: int) -> list[int]:
         """At most `limit` numbers at equal steps, so that all parts of a film are seen."""
@@ -162,7 +164,7 @@ def _of_data(data: DataSet) -> UnlabelledImages:
         return next(data.samples(number, 1)).image
 
     return UnlabelledImages(
-        data.reference, data.revision, data.split, data.count, read, data.columns
+        data.reference, data.revision, data.split, data.count, read, data.columns, data.files
     )
 
 
@@ -190,8 +192,12 @@ def _of_arrays(source: Any) -> UnlabelledImages:
     except TypeError as error:
         raise EvaluationError(
             f"images are a {type(source).__name__}: give a data set's name, a folder, a "
-            "datasets.Dataset or a list of arrays."
+            "datasets.Dataset, or a list of arrays or of Pillow's images."
         ) from error
+    arrays = [
+        image_of(array, f"image {number}") if hasattr(array, "getbands") else array  # Pillow's
+        for number, array in enumerate(arrays)
+    ]
     for number, array in enumerate(arrays):
         shape: tuple[int, ...] = getattr(array, "shape", ())
         if getattr(array, "dtype", None) != np.uint8 or len(shape) != 3 or shape[2] != 3:
@@ -248,4 +254,6 @@ def _of_files(folder: Path, files: Sequence[Path], split: str | None) -> Unlabel
         name = f"{folder.name}, image {number}"
         return image_of(open_picture(files[number], name), name)
 
-    return UnlabelledImages(folder.name, seen.hexdigest()[:40], split, len(files), read)
+    return UnlabelledImages(
+        folder.name, seen.hexdigest()[:40], split, len(files), read, files=tuple(files)
+    )

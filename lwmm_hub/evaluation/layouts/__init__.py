@@ -128,6 +128,7 @@ def open_layout(
         _samples(folder, listing.items, truth),
         unknown,
         (task, layout.name, truth.files.name),
+        tuple(item.image for item in listing.items),
     )
 
 
