@@ -159,7 +159,7 @@ def _judge(
     shared = [p for p in key_map.shared if p.part in parts and p.sources[model] is not None]
     if not shared:
         return None
-    name = " and ".join(parts)
+    name = " and ".join(parts if len(parts) < 4 else (*parts[:2], f"{len(parts) - 2} more"))
     cosines, identical, unsound = [], True, False
     for parameter in sample([p for p in shared if len(p.shape) >= 2]):
         if parameter.name not in known:  # of all donors, which mostly have one sample

@@ -64,7 +64,13 @@ class Schedule:
             raise UsageError("a table of weights takes no option of a schedule: leave them out.")
         if self.kind not in SCHEDULES:
             raise UsageError(f"schedule {self.kind!r} is unknown: choose {', '.join(SCHEDULES)}.")
+        for name in ("gamma", "endpoint", "anchor_weight"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float | None):
+                raise UsageError(f"{name.replace('_', '-')} is {value!r}: give a number.")
         for name, value in (("start", self.start), ("end", self.end)):
+            if not isinstance(value, str | int | float):
+                raise UsageError(f"{name} is {value!r}: give a fraction from 0 to 1, or a layer.")
             if not isinstance(value, str) and not 0 <= value <= 1:
                 raise UsageError(f"{name} is {value}: give a fraction from 0 to 1, or a layer.")
         if not isinstance(self.start, str) and not isinstance(self.end, str):

@@ -670,6 +670,7 @@ def test_a_drift_ramp_follows_the_drift(trio: tuple[Path, Path, Path], tmp_path:
     same = drift_layer_weights(lw.plan(anchor, shutil.copytree(anchor, tmp_path / "same")))
     np.testing.assert_allclose(weights(same), weights(lw.plan(anchor, tmp_path / "same")))
     assert made.weights_from["method"] == "drift"
+    assert str(made).startswith("2 models, drift-measured layer weights")
     three = drift_layer_weights(lw.plan(*trio, schedule="linear"))
     assert weights(three)[0] == pytest.approx([1 / 3] * 3)
     assert weights(three)[-1] == pytest.approx([1, 0, 0])

@@ -281,3 +281,10 @@ def test_a_donor_alone_beside_the_anchor_keeps_its_ratio_to_it() -> None:
     assert renormalised((1.0, 0.0, 0.0), (True, False, True)) == (1.0, 0.0, 0.0)
     third = (1 / 3, 1 / 3, 1 / 3)
     assert renormalised(third, (True, True, True)) == third
+
+
+@pytest.mark.parametrize("name", ["gamma", "endpoint", "anchor_weight", "start"])
+def test_what_is_no_number_is_refused(name: str) -> None:
+    value = [0.5] if name == "start" else "2"
+    with pytest.raises(UsageError, match=f"{name.replace('_', '-')} is .*: give a"):
+        Schedule(**{name: value}).check(2)  # type: ignore[arg-type]

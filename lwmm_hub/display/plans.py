@@ -13,6 +13,7 @@ from lwmm_hub.display.grouping import group_name
 from lwmm_hub.display.ramp import ramp_svg
 from lwmm_hub.display.text import escape, one_line, size
 from lwmm_hub.options import changed_options
+from lwmm_hub.schedule import TABLE
 
 _BAR = "▏▎▍▌▋▊▉█"
 
@@ -51,9 +52,15 @@ def plan_text(plan: Mapping[str, Any], color: bool = False) -> str:
     return "\n".join(lines)
 
 
+_FOUND = {"fit": "fitted", "entropy": "entropy-weighted", "drift": "drift-measured"}
+
+
 def headline(plan: Mapping[str, Any]) -> str:
     """What the plan does, in one line."""
     rule = plan["options"]["schedule"]
+    if rule == TABLE:
+        method = str((plan.get("weights_from") or {}).get("method", ""))
+        rule = _FOUND.get(method, "given")
     changed = [f"{name} {value}" for name, value in changed_options(plan["options"]).items()]
     asked = f" ({', '.join(changed)})" if changed else ""
     kept = len(plan["kept"])
