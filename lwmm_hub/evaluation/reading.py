@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 200_000_000
+# What PIL multiplies greys of 2 and 4 bits by, so that the largest is white; by its raw modes.
+_STEPS = {"L;2": 85, "L;2R": 85, "L;4": 17, "L;4R": 17}
+_RAW = "lwmm_hub raw mode"  # in `Image.info`: how the file holds what was decoded
+_DEEP = ("PNG", "PPM")  # formats whose greys PIL gives as `I` and that have no more than 16 bits
 
 
 def open_picture(path: Path, name: str) -> Image:
@@ -37,7 +41,9 @@ def open_picture(path: Path, name: str) -> Image:
                     f"{shown} has {picture.width} x {picture.height} pixels. Evaluate "
                     "smaller images."
                 )
+            raw = _raw_mode(picture)
             picture.load()
+            picture.info[_RAW] = raw
     except EvaluationError:
         raise
     except FileNotFoundError as error:
@@ -58,11 +64,20 @@ def open_picture(path: Path, name: str) -> Image:
     return picture
 
 
+def _raw_mode(picture: Image) -> str:
+    """How the file holds its pixels, which PIL forgets as soon as it has decoded them."""
+    tiles = getattr(picture, "tile", None) or [(None, None, None, None)]
+    given = tiles[0][3]
+    return str(given[0] if isinstance(given, tuple) and given else given)
+
+
 def image_of(picture: Any, name: str) -> NDArray[np.uint8]:
-    """uint8 RGB of (height, width, 3), turned as its EXIF data say.
+    """uint8 RGB of (height, width, 3), turned as its EXIF data say; an array of the caller's own.
+
+    Greys of 16 bits become the nearest of 8 bits.
 
     Raises:
-        EvaluationError: it is no picture.
+        EvaluationError: it is no picture, or its numbers are of a range that nobody knows.
     """
     from PIL import Image, ImageOps
 
@@ -71,7 +86,17 @@ def image_of(picture: Any, name: str) -> NDArray[np.uint8]:
             f"{name} holds a {type(picture).__name__} where an image should be. "
             "Name the column of the images."
         )
-    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    mode, turned = picture.mode, ImageOps.exif_transpose(picture)
+    if mode.startswith("I;16") or (mode == "I" and picture.format in _DEEP):
+        # PIL would make everything above 255 white
+        grey = (np.asarray(turned).astype(np.uint32) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if mode in ("I", "F"):
+        raise EvaluationError(
+            f"{name} is an image of 32-bit numbers (mode {mode}), of which nobody knows what is "
+            "white. Save it with 8 bits for each colour, or with 16 bits of grey."
+        )
+    return np.array(turned.convert("RGB"))  # a copy: PIL's own memory cannot be written to
 
 
 def labels_in(picture: Any, space: LabelSpace, name: str) -> Labels:
@@ -94,6 +119,9 @@ def ids_of(picture: Any, name: str) -> Labels:
     if isinstance(picture, Image.Image):
         if picture.mode in ("L", "P", "1", "I", "I;16", "I;16B"):
             values = np.asarray(picture)
+            raw = str(picture.info.get(_RAW, ""))
+            if picture.mode == "L" and raw.startswith("L;"):
+                return _unscaled(values, raw, name)
             return values.astype(np.uint8) if picture.mode == "1" else values
         raise EvaluationError(
             f"{name}: the label map is a picture of mode {picture.mode}, not one id per pixel. "
@@ -107,6 +135,20 @@ def ids_of(picture: Any, name: str) -> Labels:
         f"{name} holds a {type(picture).__name__} where a label map should be. "
         "Name the column of the labels."
     )
+
+
+def _unscaled(values: NDArray[np.uint8], raw: str, name: str) -> NDArray[np.uint8]:
+    """Greys of few bits as the file holds them.
+
+    Raises:
+        EvaluationError: PIL has changed them in another way.
+    """
+    if raw not in _STEPS:
+        raise EvaluationError(
+            f"{name}: the label map stores its greys turned over ({raw}), so that they are not "
+            "read as they stand. Save it as a PNG with 8 bits for each pixel."
+        )
+    return values // np.uint8(_STEPS[raw])
 
 
 def panoptic_of(
