@@ -430,6 +430,26 @@ def test_cocos_format_with_other_categories_is_read_as_what_it_is(tmp_path: Path
         (lambda d: d["annotations"][1]["segments_info"][0].pop("id"), "without id and category_id"),
         (lambda d: d.pop("categories"), "KeyError: 'categories'"),
         (lambda d: d["images"][0].update(file_name="../../secret.jpg"), "no plain name"),
+        (
+            lambda d: d["annotations"].append(d["annotations"][0]),
+            r"^panoptic_val2017.json: the panoptic map '000000000139.png' is listed twice",
+        ),
+        (lambda d: d["images"].append(d["images"][0]), "the image 139 is listed twice"),
+        (
+            lambda d: d["categories"][1].update(id=1),
+            r"^panoptic_val2017.json: the category 1 is listed twice, again as .*'bicycle'",
+        ),
+        (
+            lambda d: d["categories"][1].update(isthing="0"),
+            r"^panoptic_val2017.json: .*'bicycle'.*isthing is '0', neither 0 nor 1",
+        ),
+        (lambda d: d["categories"][1].update(id=1e400), "id is inf, not a whole number"),
+        (lambda d: d["categories"][1].update(id=2.5), "id is 2.5, not a whole number"),
+        (lambda d: d["categories"][1].pop("isthing"), "no category.*Give id, name and isthing"),
+        (
+            lambda d: d["annotations"][1]["segments_info"][0].update(iscrowd="0"),
+            "iscrowd is '0', neither 0 nor 1",
+        ),
     ],
 )
 def test_a_panoptic_map_whose_json_disagrees_is_an_error(
@@ -555,6 +575,9 @@ def test_a_list_of_labels_counts_from_zero_whatever_a_table_does(tmp_path: Path)
     space = read_space(str(tmp_path / "names.json"))
     assert space.ids == tuple(range(150))
     assert (space.colors == ade.colors).all()
+    dump(tmp_path / "own.json", [{"id": 1e400, "name": "moor"}, {"id": 2, "name": "fen"}])
+    with pytest.raises(EvaluationError, match=r"own.json holds categories without id and name"):
+        read_space(str(tmp_path / "own.json"))
     dump(tmp_path / "own.json", {"0": "moor", "1": "fen"})
     assert read_space(str(tmp_path / "own.json")).labels == ("moor", "fen")
     dump(tmp_path / "coco.json", COCO)

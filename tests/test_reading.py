@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from lwmm_hub.errors import EvaluationError
-from lwmm_hub.evaluation.reading import ids_of, image_of, open_picture
+from lwmm_hub.evaluation.reading import ids_of, image_of, open_picture, panoptic_from
+from lwmm_hub.evaluation.values import Segment
 
 
 def save_grey_png(path: Path, values: Sequence[Sequence[int]], bits: int) -> Path:
@@ -89,3 +90,40 @@ def test_an_image_of_32_bit_numbers_is_refused(tmp_path: Path, kind: Any) -> Non
 def test_an_image_belongs_to_who_asked_for_it(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (4, 4)).save(tmp_path / "image.png")
     assert image_of(open_picture(tmp_path / "image.png", "image"), "image").flags.writeable
+
+
+# ----------------------------------------------------------------------------------- panoptic maps
+
+KNOWN = {0: None, 1: 1, 2: 2}
+MAP = np.array([[0, 5], [5, 7]], np.int32)
+SEVEN = {"id": 7, "category_id": 1}
+
+
+def test_segments_are_read_as_they_are_listed() -> None:
+    five = {"id": np.int64(5), "category_id": 2, "iscrowd": True}
+    found = panoptic_from(MAP, [five, {**SEVEN, "iscrowd": None}], KNOWN, "one")
+    assert found.segments == (Segment(5, 2, True), Segment(7, 1))
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([{"id": 5, "category_id": 1}, {"id": 5, "category_id": 2}], r"5 is listed twice, again"),
+        ([{"id": 5, "category_id": 0}, {"id": 5, "category_id": 2}], r"5 is listed twice"),
+        ([{"id": 0, "category_id": 1}, {"id": 5, "category_id": 1}], "id is 0: below 1 a map"),
+        ([{"id": 5.9, "category_id": 1}], r"\{'id': 5.9, .*id is 5.9, not a whole number"),
+        ([{"id": 5, "category_id": 1.9}], r"category_id is 1.9, not a whole number"),
+        ([{"id": 5, "category_id": True}], r"category_id is True, not a whole number"),
+        ([{"id": 5, "category_id": "1"}], r"category_id is '1', not a whole number"),
+        ([{"id": 1e400, "category_id": 1}], r"id is inf, not a whole number"),
+        ([{"id": 2**70, "category_id": 0}], r"above 2147483647"),
+        ([{"id": 5, "category_id": 1, "iscrowd": "0"}], r"iscrowd is '0', neither 0 nor 1"),
+        ([{"id": 5, "category_id": None}], r"category_id is None"),
+        ([{"id": 5}], r"without id and category_id"),
+        ([[5, 1]], r"without id and category_id \(\[5, 1\]\)"),
+    ],
+)
+def test_a_list_of_segments_that_lies_is_refused(entries: list[Any], said: str) -> None:
+    with pytest.raises(EvaluationError, match=rf"^one: .*{said}") as caught:
+        panoptic_from(MAP, [*entries, SEVEN], KNOWN, "one")
+    assert "orrect the annotations" in str(caught.value)

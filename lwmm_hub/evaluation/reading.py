@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.coco_entries import segment_of, shown
 from lwmm_hub.evaluation.label_spaces import LabelSpace
 from lwmm_hub.evaluation.values import Labels, Panoptic, Segment
 
@@ -31,14 +32,14 @@ def open_picture(path: Path, name: str) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
-    shown = f"{path.parent.name}/{path.name}"
-    shown = shown if shown in name else f"{name}: {shown}"
+    where = f"{path.parent.name}/{path.name}"
+    where = where if where in name else f"{name}: {where}"
     try:
         with path.open("rb") as file:
             picture = Image.open(file)
             if picture.width * picture.height > MAX_PIXELS:
                 raise EvaluationError(
-                    f"{shown} has {picture.width} x {picture.height} pixels. Evaluate "
+                    f"{where} has {picture.width} x {picture.height} pixels. Evaluate "
                     "smaller images."
                 )
             raw = _raw_mode(picture)
@@ -48,7 +49,7 @@ def open_picture(path: Path, name: str) -> Image:
         raise
     except FileNotFoundError as error:
         raise EvaluationError(
-            f"{shown} is missing. Complete the data set, or name another split."
+            f"{where} is missing. Complete the data set, or name another split."
         ) from error
     except (
         OSError,
@@ -58,7 +59,7 @@ def open_picture(path: Path, name: str) -> Image:
         Image.DecompressionBombError,
     ) as error:
         raise EvaluationError(
-            f"{shown} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
+            f"{where} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
             "leave it out."
         ) from error
     return picture
@@ -148,7 +149,8 @@ def _unscaled(values: NDArray[np.uint8], raw: str, name: str) -> NDArray[np.uint
             f"{name}: the label map stores its greys turned over ({raw}), so that they are not "
             "read as they stand. Save it as a PNG with 8 bits for each pixel."
         )
-    return values // np.uint8(_STEPS[raw])
+    found: NDArray[np.uint8] = values // np.uint8(_STEPS[raw])
+    return found
 
 
 def panoptic_of(
@@ -166,7 +168,7 @@ def panoptic_of(
         name: of the image, for messages.
 
     Raises:
-        EvaluationError: map and list disagree, or a category is not known.
+        EvaluationError: as `panoptic_from` raises it.
     """
     from PIL import Image
 
@@ -194,16 +196,29 @@ def panoptic_from(
     Args: as `panoptic_of` takes them, `ids` int32 of (height, width).
 
     Raises:
-        EvaluationError: map and list disagree, or a category is not known.
+        EvaluationError: map and list disagree, a segment is listed twice or is none, or a category
+            is not known.
     """
     kept, dropped = [], []
+    known: set[int] = set()
     for entry in segments:
         try:
-            number, category = int(entry["id"]), int(entry["category_id"])
-        except (KeyError, TypeError, ValueError) as error:
+            number, category, crowd = segment_of(entry)
+        except (KeyError, TypeError, AttributeError) as error:
             raise EvaluationError(
-                f"{name}: a segment without id and category_id. Correct the annotations."
+                f"{name}: a segment without id and category_id ({shown(entry)}). Correct the "
+                "annotations."
             ) from error
+        except ValueError as error:
+            raise EvaluationError(
+                f"{name}: {shown(entry)} is no segment: {error}. Correct the annotations."
+            ) from error
+        if number in known:
+            raise EvaluationError(
+                f"{name}: the segment {number} is listed twice, again as {shown(entry)}. Correct "
+                "the annotations: an id is of one segment."
+            )
+        known.add(number)
         if category not in categories:
             raise EvaluationError(
                 f"{name}: the segment {number} is of the category {category}, which is none of the "
@@ -213,8 +228,8 @@ def panoptic_from(
         if index is None:
             dropped.append(number)
         else:
-            kept.append(Segment(number, index, bool(entry.get("iscrowd", 0))))
-    listed = {segment.id for segment in kept} | set(dropped) | {0}
+            kept.append(Segment(number, index, crowd))
+    listed = known | {0}
     there = set(np.unique(ids).tolist())
     if foreign := sorted(there - listed):
         raise EvaluationError(
