@@ -19,6 +19,7 @@ from lwmm_hub.evaluation.label_spaces import canonical, label_space
 from lwmm_hub.evaluation.layouts import LAYOUTS
 from lwmm_hub.evaluation.opening import open_data, read_space
 from lwmm_hub.evaluation.panoptic import PanopticCounts
+from lwmm_hub.evaluation.unlabelled import open_images
 from lwmm_hub.evaluation.values import Sample
 
 CITY = label_space("cityscapes-19")
@@ -556,6 +557,36 @@ def test_images_and_labels_may_be_split(tmp_path: Path) -> None:
         save(tmp_path / "annotations" / split / "a.png", ids([2]))
     data = open_data(tmp_path, label_space="camvid-11")
     assert (data.split, data.count, data.space.name) == ("val", 1, "camvid-11")
+
+
+@pytest.mark.parametrize("labels", ["labels", "masks", "annotations"])
+def test_splits_may_have_images_and_labels_each(tmp_path: Path, labels: str) -> None:
+    """CamVid, and most of what people lay out themselves."""
+    for number, split in enumerate(("train", "val")):
+        pairs(tmp_path / split, labels)
+        save(tmp_path / split / "images" / "last.png", picture(9))
+        save(tmp_path / split / labels / "last.png", ids([number + 5]))
+    data = open_data(tmp_path, label_space="camvid-11")
+    assert (data.split, data.count, data.task) == ("val", 6, "semantic")
+    assert read(data)[0].name == "val/images/last.png"
+    assert read(data)[0].semantic.tolist() == ids([6]).tolist()  # type: ignore[union-attr]
+    (first, *_) = read(open_data(tmp_path, split="train", label_space="camvid-11"))
+    assert first.semantic.tolist() == ids([5]).tolist()  # type: ignore[union-attr]
+    assert open_images(tmp_path).count == 6  # its label maps are no images to learn from
+    with pytest.raises(EvaluationError, match=r"images and .*which are no classes.*pairs:FOLDER"):
+        open_data(f"classes:{tmp_path}")
+
+
+def test_folders_of_images_and_labels_are_never_classes(tmp_path: Path) -> None:
+    for name in ("imgs", "masks"):
+        save(tmp_path / "odd" / name / "a.png", picture(0))
+        save(tmp_path / "split" / "val" / name / "a.png", picture(0))
+    for folder in ("odd", "split"):
+        with pytest.raises(EvaluationError, match=r"put images/ and labels/ side by side"):
+            open_data(tmp_path / folder)
+    save(tmp_path / "bare" / "val" / "images" / "a.png", picture(0))
+    with pytest.raises(EvaluationError, match=r"bare has images and no labels beside them"):
+        open_data(tmp_path / "bare")
 
 
 def test_folders_of_classes_may_be_split(tmp_path: Path) -> None:
