@@ -285,13 +285,13 @@ def reduce_labels(ids: Labels) -> NDArray[np.uint8]:
     return reduced
 
 
-def describe(labels: Sequence[str]) -> str:
+def describe(labels: Sequence[str], most: int = 4) -> str:
     """A label list in a message: how many, and the first few.
 
     >>> describe(["road", "sidewalk", "building", "wall", "fence", "pole"])
     '6 labels (road, sidewalk, building, wall, ...)'
     """
-    return f"{len(labels)} label{'s' * (len(labels) != 1)} ({shorten(labels)})"
+    return f"{len(labels)} label{'s' * (len(labels) != 1)} ({shorten(labels, most)})"
 
 
 def shorten(values: Any, most: int = 4) -> str:
