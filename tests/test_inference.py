@@ -11,7 +11,7 @@ import torch
 import zoo
 from numpy.typing import NDArray
 
-from lwmm_hub.errors import EvaluationError, OutputError
+from lwmm_hub.errors import EvaluationError, OutputError, UsageError
 from lwmm_hub.evaluation.inference import InferenceOptions, Predictor, memory_watched
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores, resized_strips
 from lwmm_hub.evaluation.views import View, together, windows
@@ -314,8 +314,9 @@ def test_weights_without_a_config_are_no_model(tmp_path: Path) -> None:
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(EvaluationError, match=said):
+    with pytest.raises(EvaluationError, match=said) as caught:
         InferenceOptions(**options).check()
+    assert isinstance(caught.value, UsageError)
 
 
 def test_a_device_that_is_not_there_is_named(folders: dict[str, Path]) -> None:

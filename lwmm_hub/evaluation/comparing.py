@@ -97,6 +97,7 @@ def evaluate_models(
     inference = inference or InferenceOptions()
     labels = labels or LabelOptions()
     run = run or RunOptions()
+    inference.check()  # before anything is downloaded
     run = replace(run, batch_size=max(run.batch_size, inference.batch_size))
     run.check(data)
     if overlay < 0 or speed < 0:

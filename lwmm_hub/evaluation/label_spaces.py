@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwmm_hub.errors import EvaluationError
+from lwmm_hub.errors import EvaluationError, EvaluationUsageError
 from lwmm_hub.evaluation.label_tables import SYNONYMS, TABLES
 from lwmm_hub.evaluation.values import IGNORED, WIDE_IGNORED, Labels
 
@@ -123,10 +123,10 @@ def label_space(name: str) -> LabelSpace:
     ((1, 2, 3), (0,))
 
     Raises:
-        EvaluationError: no table has that name.
+        EvaluationUsageError: no table has that name.
     """
     if name not in TABLES:
-        raise EvaluationError(
+        raise EvaluationUsageError(
             f"no label space is called {name!r}. There are {', '.join(sorted(TABLES))}."
         )
     return _from_table(name)
