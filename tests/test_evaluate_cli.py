@@ -216,6 +216,13 @@ def test_shards_of_other_runs_are_put_together(evaluate: Command) -> None:
     shared = ("--shards", "2", "--states", "shared", "--json")
     parts = [evaluate("anchor", *shared, "--shard", str(i)).data["models"][0] for i in range(2)]
     assert [p["images"] for p in parts] == [3, 3]
+    plain = evaluate("anchor", *shared[:4], "--shard", "1", "--format", "human")
+    assert plain.out.startswith("streets, 3 images, part 2 of 2, labels custom-3\n")
+    rows = evaluate("anchor", *shared[:4], "--shard", "1", "--format", "agent").out
+    assert rows.startswith("part 2 of 2\tanchor\n")
+    about = evaluate("anchor", *shared, "--shard", "1").data["dataset"]
+    assert (about["shard"], about["shards"]) == (1, 2)
+    assert "shard" not in evaluate("anchor", *shared).data["dataset"]
     together = evaluate("anchor", *shared).data["models"][0]
     assert (together["iou"], together["images"]) == (whole["iou"], COUNT)
     assert_refused(evaluate("anchor", *shared, "--shard", "2"), 2, "numbered from 0 to 1")
@@ -238,6 +245,14 @@ def test_labels_are_mapped_when_that_is_asked_for(evaluate: Command, tmp_path: P
         "anchor predicts road, which count as wrong.",
     ]
     assert partly.data["models"][0]["iou"]["lane"] == 0
+    alike = ("donor", "merged", "anchor", "--limit", "1", "--map-labels", "--json")
+    assert evaluate(*options, *alike).data["notes"] == [
+        f"each of the 4 models {note.removeprefix('anchor ')}" for note in partly.data["notes"]
+    ]
+    assert evaluate(*options, *alike[2:]).data["notes"] == [
+        f"each of anchor and anchor-2 {note.removeprefix('anchor ')}"
+        for note in partly.data["notes"]
+    ]
     own = evaluate(*options, "--model-labels", names, "--json")
     assert own.data["models"][0]["miou"] == plain["miou"]
     mapping.write_text("road lane\n")
