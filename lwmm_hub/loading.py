@@ -38,7 +38,7 @@ def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
         ) from error
     import transformers
 
-    from lwmm_hub.tracing.guard import no_hub
+    from lwmm_hub.tracing.guard import no_hub, silence
     from lwmm_hub.tracing.names import borrowed_renames
 
     model_class = getattr(transformers, name, None) if isinstance(name, str) else None
@@ -47,7 +47,8 @@ def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
             f"this transformers ({transformers.__version__}) has no class {name!r}. Update it."
         )
     options["ignore_mismatched_sizes"] = True  # they are told below, in words of ours
-    with no_hub():  # configs that name a backbone make transformers ask whether it is a repository
+    # configs that name a backbone make transformers ask whether it is a repository
+    with silence(), no_hub():
         model, found = model_class.from_pretrained(folder, output_loading_info=True, **options)
         if _complaint(found):
             with borrowed_renames(name) as borrowed:
