@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,15 +36,7 @@ def open_picture(path: Path, name: str) -> Image:
     where = where if where in name else f"{name}: {where}"
     try:
         with path.open("rb") as file:
-            picture = Image.open(file)
-            if picture.width * picture.height > MAX_PIXELS:
-                raise EvaluationError(
-                    f"{where} has {picture.width} x {picture.height} pixels. Evaluate "
-                    "smaller images."
-                )
-            raw = _raw_mode(picture)
-            picture.load()
-            picture.info[_RAW] = raw
+            return decode_picture(file, where)
     except EvaluationError:
         raise
     except FileNotFoundError as error:
@@ -62,6 +54,25 @@ def open_picture(path: Path, name: str) -> Image:
             f"{where} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
             "leave it out."
         ) from error
+
+
+def decode_picture(file: BinaryIO, where: str) -> Image:
+    """A picture of a stream, with a mark of how that holds its pixels (for `ids_of`).
+
+    Raises:
+        EvaluationError: it is absurdly large.
+        OSError, ValueError, SyntaxError: what PIL says of a broken one.
+    """
+    from PIL import Image
+
+    picture = Image.open(file)
+    if picture.width * picture.height > MAX_PIXELS:
+        raise EvaluationError(
+            f"{where} has {picture.width} x {picture.height} pixels. Evaluate smaller images."
+        )
+    raw = _raw_mode(picture)
+    picture.load()
+    picture.info[_RAW] = raw
     return picture
 
 
