@@ -11,6 +11,7 @@ LwmmError                     1   base: one line that says what, which, and what
 ├── MergeError                1   the weights cannot be merged (NaN, overflow)
 ├── OutputError               1   the folder cannot be written
 ├── EvaluationError           1   a model or data set cannot be scored as asked
+│   └── EvaluationUsageError  2   an option of that is out of range; a UsageError, too
 ├── LayerOrderError           1   no depth order can be derived for an architecture
 ├── CardError                 1   a model card breaks a rule of the Hub
 ├── LicenseRefusedError       3   a licence rule refuses to publish
@@ -74,6 +75,10 @@ class OutputError(LwmmError):
 
 class EvaluationError(LwmmError, ValueError):
     """A model, a data set or a pair of them cannot be scored as asked."""
+
+
+class EvaluationUsageError(EvaluationError, UsageError):
+    """An option of an evaluation is out of range: wrong usage, whatever the model and the data."""
 
 
 class LayerOrderError(LwmmError):

@@ -18,7 +18,7 @@ from lwmm_hub.errors import EvaluationError, LwmmError, OutputError
 from lwmm_hub.evaluation.comparing import Column, evaluate_models
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions
-from lwmm_hub.evaluation.reporting import Report
+from lwmm_hub.evaluation.reporting import Report, gather_notes
 from lwmm_hub.evaluation.running import Progress, RunOptions
 from lwmm_hub.evaluation.subjects import LabelOptions, distinct_names
 from lwmm_hub.manifest import read_manifest, write_card
@@ -118,13 +118,15 @@ def check_comparable(anchor: str, data: DataSet, labels: LabelOptions) -> None:
 def _together(scored: Sequence[tuple[str, Report]], notes: Sequence[str]) -> Report:
     """One report of several."""
     reports = [report for _, report in scored]
-    names = ["merged" if role == "merged" else report.names[0] for role, report in scored]
-    told = [note for report in reports for note in report.notes]
+    names = distinct_names(
+        ["merged" if role == "merged" else report.names[0] for role, report in scored]
+    )
+    told = [(r.names[0], name, r.notes) for r, name in zip(reports, names, strict=True)]
     return Report(
         reports[0].dataset,
-        distinct_names(names),
+        names,
         tuple(report.scores[0] for report in reports),
-        (*told, *notes),
+        (*gather_notes(told), *notes),
         roles=tuple(role for role, _ in scored),
     )
 

@@ -41,7 +41,7 @@ def load_model(
         ) from error
     import transformers
 
-    from lwmm_hub.tracing.guard import no_hub
+    from lwmm_hub.tracing.guard import no_hub, silence
     from lwmm_hub.tracing.names import borrowed_renames
 
     model_class = getattr(transformers, name, None) if isinstance(name, str) else None
@@ -61,7 +61,8 @@ def load_model(
             )
         return model, found
 
-    with no_hub():  # configs that name a backbone make transformers ask whether it is a repository
+    # configs that name a backbone make transformers ask whether it is a repository
+    with silence(), no_hub():
         model, found = load()
         if _complaint(found):
             with borrowed_renames(name) as borrowed:

@@ -19,6 +19,7 @@ from lwmm_hub.evaluation.label_spaces import canonical, label_space
 from lwmm_hub.evaluation.layouts import LAYOUTS
 from lwmm_hub.evaluation.opening import open_data, read_space
 from lwmm_hub.evaluation.panoptic import PanopticCounts
+from lwmm_hub.evaluation.unlabelled import open_images
 from lwmm_hub.evaluation.values import Sample
 
 CITY = label_space("cityscapes-19")
@@ -430,6 +431,26 @@ def test_cocos_format_with_other_categories_is_read_as_what_it_is(tmp_path: Path
         (lambda d: d["annotations"][1]["segments_info"][0].pop("id"), "without id and category_id"),
         (lambda d: d.pop("categories"), "KeyError: 'categories'"),
         (lambda d: d["images"][0].update(file_name="../../secret.jpg"), "no plain name"),
+        (
+            lambda d: d["annotations"].append(d["annotations"][0]),
+            r"^panoptic_val2017.json: the panoptic map '000000000139.png' is listed twice",
+        ),
+        (lambda d: d["images"].append(d["images"][0]), "the image 139 is listed twice"),
+        (
+            lambda d: d["categories"][1].update(id=1),
+            r"^panoptic_val2017.json: the category 1 is listed twice, again as .*'bicycle'",
+        ),
+        (
+            lambda d: d["categories"][1].update(isthing="0"),
+            r"^panoptic_val2017.json: .*'bicycle'.*isthing is '0', neither 0 nor 1",
+        ),
+        (lambda d: d["categories"][1].update(id=1e400), "id is inf, not a whole number"),
+        (lambda d: d["categories"][1].update(id=2.5), "id is 2.5, not a whole number"),
+        (lambda d: d["categories"][1].pop("isthing"), "no category.*Give id, name and isthing"),
+        (
+            lambda d: d["annotations"][1]["segments_info"][0].update(iscrowd="0"),
+            "iscrowd is '0', neither 0 nor 1",
+        ),
     ],
 )
 def test_a_panoptic_map_whose_json_disagrees_is_an_error(
@@ -538,6 +559,36 @@ def test_images_and_labels_may_be_split(tmp_path: Path) -> None:
     assert (data.split, data.count, data.space.name) == ("val", 1, "camvid-11")
 
 
+@pytest.mark.parametrize("labels", ["labels", "masks", "annotations"])
+def test_splits_may_have_images_and_labels_each(tmp_path: Path, labels: str) -> None:
+    """CamVid, and most of what people lay out themselves."""
+    for number, split in enumerate(("train", "val")):
+        pairs(tmp_path / split, labels)
+        save(tmp_path / split / "images" / "last.png", picture(9))
+        save(tmp_path / split / labels / "last.png", ids([number + 5]))
+    data = open_data(tmp_path, label_space="camvid-11")
+    assert (data.split, data.count, data.task) == ("val", 6, "semantic")
+    assert read(data)[0].name == "val/images/last.png"
+    assert read(data)[0].semantic.tolist() == ids([6]).tolist()  # type: ignore[union-attr]
+    (first, *_) = read(open_data(tmp_path, split="train", label_space="camvid-11"))
+    assert first.semantic.tolist() == ids([5]).tolist()  # type: ignore[union-attr]
+    assert open_images(tmp_path).count == 6  # its label maps are no images to learn from
+    with pytest.raises(EvaluationError, match=r"images and .*which are no classes.*pairs:FOLDER"):
+        open_data(f"classes:{tmp_path}")
+
+
+def test_folders_of_images_and_labels_are_never_classes(tmp_path: Path) -> None:
+    for name in ("imgs", "masks"):
+        save(tmp_path / "odd" / name / "a.png", picture(0))
+        save(tmp_path / "split" / "val" / name / "a.png", picture(0))
+    for folder in ("odd", "split"):
+        with pytest.raises(EvaluationError, match=r"put images/ and labels/ side by side"):
+            open_data(tmp_path / folder)
+    save(tmp_path / "bare" / "val" / "images" / "a.png", picture(0))
+    with pytest.raises(EvaluationError, match=r"bare has images and no labels beside them"):
+        open_data(tmp_path / "bare")
+
+
 def test_folders_of_classes_may_be_split(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for name in ("cat", "dog"):
@@ -555,6 +606,9 @@ def test_a_list_of_labels_counts_from_zero_whatever_a_table_does(tmp_path: Path)
     space = read_space(str(tmp_path / "names.json"))
     assert space.ids == tuple(range(150))
     assert (space.colors == ade.colors).all()
+    dump(tmp_path / "own.json", [{"id": 1e400, "name": "moor"}, {"id": 2, "name": "fen"}])
+    with pytest.raises(EvaluationError, match=r"own.json holds categories without id and name"):
+        read_space(str(tmp_path / "own.json"))
     dump(tmp_path / "own.json", {"0": "moor", "1": "fen"})
     assert read_space(str(tmp_path / "own.json")).labels == ("moor", "fen")
     dump(tmp_path / "coco.json", COCO)

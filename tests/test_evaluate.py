@@ -373,12 +373,12 @@ def test_an_ensemble_skips_what_one_model_has_no_name_for() -> None:
 
 def test_a_module_of_ones_own_is_evaluated_with_predict(streets: Path) -> None:
     def brightness(_: Any, shown: NDArray[np.uint8]) -> torch.Tensor:
-        bright = torch.from_numpy(shown.copy()).float().mean(-1)
+        bright = torch.from_numpy(shown).float().mean(-1)  # torch warns of what it may not write
         return torch.stack([bright, 255 - bright, torch.full_like(bright, 100.0)])
 
     network = torch.nn.Identity()
     scores = lw.evaluate(network, streets, predict=brightness)
-    maps = [brightness(network, image(i)).argmax(0).numpy() for i in range(COUNT)]
+    maps = [brightness(network, image(i).copy()).argmax(0).numpy() for i in range(COUNT)]
     assert scores.iou == pytest.approx(ious_by_hand(maps))
     as_labels = lw.evaluate(network, streets, predict=lambda m, x: brightness(m, x).argmax(0))
     assert as_labels.iou == scores.iou
@@ -405,11 +405,15 @@ def test_predict_may_give_a_mask_of_bools(streets: Path) -> None:
         (np.zeros((40, 56), np.float32), r"integer labels of \(height, width\)"),
         (np.full((40, 56), 3), r"labels 3 to 3 where .* has 0 to 2"),
         (np.zeros((20, 28), np.int64), r"the prediction is 20 x 28, the truth 40 x 56"),
+        ("road", r"predict gave a str for Conv2d: return float scores of \(classes, h, w\)"),
+        (None, r"predict gave a NoneType for Conv2d: return float scores"),
+        ([[0, 1], [2]], r"predict gave a list for Conv2d: return float scores"),
+        ({"out": torch.zeros(3, 5, 5)}, r"predict gave a dict for Conv2d"),
     ],
 )
 def test_what_predict_may_not_give(streets: Path, given: Any, said: str) -> None:
     with pytest.raises(EvaluationError, match=said):
-        lw.evaluate(None, streets, predict=lambda *_: given)
+        lw.evaluate(torch.nn.Conv2d(3, 3, 1), streets, predict=lambda *_: given)
 
 
 def test_what_evaluate_cannot_be_called_with(

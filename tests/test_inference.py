@@ -11,7 +11,7 @@ import torch
 import zoo
 from numpy.typing import NDArray
 
-from lwmm_hub.errors import EvaluationError, OutputError
+from lwmm_hub.errors import EvaluationError, OutputError, UsageError
 from lwmm_hub.evaluation.inference import InferenceOptions, Predictor, memory_watched
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores, resized_strips
 from lwmm_hub.evaluation.views import View, together, windows
@@ -240,12 +240,33 @@ def test_views_are_averaged_where_they_overlap() -> None:
     assert (row[64:] == 1).all()
 
 
-def test_a_small_image_is_padded_to_its_window_and_the_padding_is_cut_off() -> None:
-    (view,) = windows(torch.ones(3, 40, 20), (64, 64), 0.5)
+@pytest.mark.parametrize("window", [(64, 64), (9999, 9999), (40, 9999)])
+def test_a_window_is_never_larger_than_the_image(window: tuple[int, int]) -> None:
+    pixels = torch.rand(3, 40, 20)
+    (view,) = windows(pixels, window, 0.5)
     assert isinstance(view, View)
-    assert view.pixels.shape == (3, 64, 64)
+    assert torch.equal(view.pixels, pixels)
+    assert view.place == (0, 0)
     assert view.extent == (40, 20)
-    assert view.mirror().pixels[:, :40, :20].min() == 1
+
+
+def test_a_window_larger_than_one_axis_slides_over_the_other() -> None:
+    views = windows(torch.rand(3, 40, 100), (64, 64), 0.0)
+    assert [view.place for view in views] == [(0, 0), (0, 36)]
+    assert {tuple(view.pixels.shape) for view in views} == {(3, 40, 64)}
+
+
+@pytest.mark.parametrize("name", ["segformer", "upernet", "mask2former"])
+def test_a_window_larger_than_the_image_is_one_of_its_size(
+    name: str, folders: dict[str, Path]
+) -> None:
+    shown = image(64, 96)
+    wanted, *others = (
+        maps(Predictor.load(folders[name], InferenceOptions(window=window)).segment([shown])[0])
+        for window in ((64, 96), (128, 128), (64, 4096))
+    )
+    for found in others:
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -293,8 +314,9 @@ def test_weights_without_a_config_are_no_model(tmp_path: Path) -> None:
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(EvaluationError, match=said):
+    with pytest.raises(EvaluationError, match=said) as caught:
         InferenceOptions(**options).check()
+    assert isinstance(caught.value, UsageError)
 
 
 def test_a_device_that_is_not_there_is_named(folders: dict[str, Path]) -> None:

@@ -223,9 +223,32 @@ def test_a_map_of_ones_own_goes_before_names() -> None:
     german = dict(zip("ABCDEFGHIJKLMNOPQRS", city.labels, strict=True))
     told = match_labels(tuple(german), city, names=german)
     assert told.of_labels.tolist() == list(range(19))
-    for wrong in ({"lane": "road"}, {"street": "lane"}):
-        with pytest.raises(EvaluationError, match="label map names lane"):
-            match_labels(model.labels, city, names=wrong)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            ("lane", "road"),
+            r"'lane', on the left of it, .* model's 2 labels \(street, sky\)\. Corr",
+        ),
+        (
+            ("street", "lane"),
+            r"'lane', on the right of it, .* data set's 19 labels \(road, .*bicyc",
+        ),
+        (
+            ("wall", "wall"),
+            r"'wall', on the left of it, .* model's 2 .*It is one of the data set's",
+        ),
+        (("street", "street"), r"'street', on the right .*It is one of the model's: write"),
+        (("road", "street"), r"'road', on the left .*Swap the sides: the model's label stands on"),
+    ],
+)
+def test_a_label_of_a_map_that_nobody_has_is_told_with_the_side_that_was_looked_up(
+    line: tuple[str, str], said: str
+) -> None:
+    with pytest.raises(EvaluationError, match=rf"^the label map says '{line[0]}' = .*{said}"):
+        match_labels(["street", "sky"], label_space("cityscapes-19"), names=dict([line]))
 
 
 def test_a_map_that_leaves_classes_out_says_so() -> None:

@@ -289,3 +289,15 @@ def test_the_committed_panoptic_model_merges_with_a_semantic_one_and_is_scored(
     assert merged.pq is not None
     assert alone.pq > 0.2
     assert merged.pq > 0.1
+
+
+def test_a_window_larger_than_the_streets_scores_as_the_whole_street(town: Any) -> None:
+    whole, *windowed = (
+        lw.evaluate(
+            MODELS / "self-training", town, task="semantic", map_labels=True, limit=2,
+            window=window, device="cpu",
+        )
+        for window in (None, (96, 192), (256, 256))
+    )  # fmt: skip
+    for scores in windowed:
+        assert scores.to_dict()["iou"] == whole.to_dict()["iou"]

@@ -17,6 +17,7 @@ from clients import assert_one_line, client, files_of, lines, python
 from hub import TestHub
 from numpy.typing import NDArray
 from PIL import Image
+from test_reading import save_grey_png
 
 from lwmm_hub.errors import EvaluationError, LwmmError
 from lwmm_hub.evaluation.label_spaces import label_space
@@ -76,6 +77,22 @@ def test_columns_are_recognised(image: str, label: str, names: str) -> None:
         assert (sample.image == shown(i)).all()
         assert (sample.semantic == labels(i)).all()
     assert [s.name for s in data.samples(1, 2)] == ["data in memory, row 1"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("embedded", [False, True])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_label_map_of_few_bits_in_a_table_holds_its_ids(
+    names: str, tmp_path: Path, bits: int, embedded: bool, streaming: bool
+) -> None:
+    values = [[0, 1, 2, 1], [2, 0, 0, 1]]
+    path = save_grey_png(tmp_path / "map.png", values, bits)
+    stored = {"bytes": path.read_bytes(), "path": None} if embedded else {"path": str(path)}
+    rows = table({"image": [png(shown(0))], "label": [stored]})
+    data = open_data(rows.to_iterable_dataset() if streaming else rows, label_space=names)
+    (sample,) = data.samples(0, 1)
+    assert sample.semantic is not None
+    assert sample.semantic.tolist() == values
 
 
 def test_columns_are_named_where_several_could_be_meant(names: str) -> None:

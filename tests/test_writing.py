@@ -126,7 +126,7 @@ def test_transformers_loads_every_folder_with_no_key_missing_or_left_over(
 
 
 def test_an_incomplete_folder_does_not_load_with_random_weights(
-    reference: lw.MergeResult, tmp_path: Path
+    reference: lw.MergeResult, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(reference.folder, tmp_path / "m")
     tensors = read(tmp_path / "m")
@@ -138,9 +138,35 @@ def test_an_incomplete_folder_does_not_load_with_random_weights(
 
     with pytest.raises(OutputError, match=r"loads with 1 missing keys.*linear_fuse"):
         load_model(tmp_path / "m")
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
     (tmp_path / "m" / "config.json").unlink()
     with pytest.raises(OutputError, match="no config"):
         load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_what_transformers_says_and_draws_is_as_it_was_after_a_model_is_loaded(
+    reference: lw.MergeResult, capfd: pytest.CaptureFixture[str], bars: bool
+) -> None:
+    from transformers.utils import logging
+
+    from lwmm_hub.loading import load_model
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    try:
+        logging.set_verbosity_info()
+        # of transformers alone: for the suite, the Hub's client draws none
+        logging._tqdm_active = bars  # type: ignore[attr-defined]
+        capfd.readouterr()
+        load_model(reference.folder)
+        said = capfd.readouterr()
+        assert (said.out, said.err) == ("", "")
+        assert logging.get_verbosity() == logging.INFO
+        assert logging.is_progress_bar_enabled() is bars
+    finally:
+        logging.set_verbosity(before[0])
+        logging._tqdm_active = before[1]  # type: ignore[attr-defined]
 
 
 # ----------------------------------------------------------------------------------------- shards

@@ -205,7 +205,7 @@ def evaluate(
     def rows() -> list[str]:
         from lwmm_hub.display import tab_row
 
-        head = [tab_row("", *report.names)]
+        head = [tab_row(report.part, *report.names)]
         return head + [
             tab_row(what, *("" if v is None or v != v else v for v in values))
             for what, values, _ in report.rows()

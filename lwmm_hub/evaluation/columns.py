@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,14 @@ import numpy as np
 from lwmm_hub.errors import EvaluationError, LwmmError
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.label_spaces import LabelSpace, counted_space, label_space
-from lwmm_hub.evaluation.reading import categories_in, flat, image_of, labels_in, panoptic_of
+from lwmm_hub.evaluation.reading import (
+    categories_in,
+    decode_picture,
+    flat,
+    image_of,
+    labels_in,
+    panoptic_of,
+)
 from lwmm_hub.evaluation.values import Boxes, Sample
 
 # what columns are usually called, the likeliest first
@@ -104,9 +113,46 @@ def from_table(
         space,
         task,
         len(table) if hasattr(table, "__len__") else None,
-        _samples(table, image, read, space, reference, reading),
+        _samples(_undecoded(table, others), image, read, space, reference, reading),
         columns=(task, image, *labels),
     )
+
+
+def _undecoded(table: Any, columns: list[str]) -> Any:
+    """A table that hands out the files of some columns of pictures, for `_decoded`.
+
+    `datasets` decodes them, and then nobody can tell 1 of 2 bits from 85 of 8.
+    """
+    from datasets import Image
+
+    settings = getattr(table, "format", None) or {}
+    if settings.get("type") is not None or not hasattr(table, "cast_column"):
+        return table  # a format of the user's own decides what there is
+    for column in columns:
+        kind = table.features[column]
+        if kind.decode and kind.mode is None:
+            table = table.cast_column(column, Image(decode=False))
+    return table
+
+
+def _decoded(row: Mapping[str, Any], features: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A row of `_undecoded` with its pictures decoded as `datasets` does it."""
+    from datasets import Image
+    from PIL import ImageOps
+
+    found = dict(row)
+    for column, kind in features.items():
+        stored = row.get(column)
+        if not isinstance(kind, Image) or not isinstance(stored, Mapping):
+            continue
+        data, path = stored.get("bytes"), stored.get("path")
+        if data is None and path is not None and Path(path).is_file():
+            data = Path(path).read_bytes()
+        if data is None:  # somewhere else, which `datasets` knows how to open
+            found[column] = Image().decode_example(dict(stored))
+        else:
+            found[column] = ImageOps.exif_transpose(decode_picture(BytesIO(data), name))
+    return found
 
 
 _Read = Callable[[Mapping[str, Any], LabelSpace, str], dict[str, Any]]
@@ -136,15 +182,16 @@ def _rows(
     if hasattr(table, "__getitem__") and hasattr(table, "__len__"):
         for number in range(start, len(table), step):
             with decoding_row(reference, number):
-                row = table[number]
+                row = _decoded(table[number], table.features, f"{reference}, row {number}")
             yield number, row
         return
     stream = iter(table.skip(start) if start else table)
     for number in itertools.count(start):
         with reading(), decoding_row(reference, number):
-            row = next(stream, None)
-        if row is None:
-            return
+            stored: Any = next(stream, None)
+            if stored is None:
+                return
+            row = _decoded(stored, table.features, f"{reference}, row {number}")
         if (number - start) % step == 0:
             yield number, row
 

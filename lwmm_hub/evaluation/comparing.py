@@ -16,7 +16,7 @@ from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.evaluation.overlays import draw_overlay
-from lwmm_hub.evaluation.reporting import Report, describe_data
+from lwmm_hub.evaluation.reporting import Report, describe_data, gather_notes
 from lwmm_hub.evaluation.running import Progress, RunOptions, evaluate_subjects
 from lwmm_hub.evaluation.subjects import (
     Ensemble,
@@ -97,6 +97,7 @@ def evaluate_models(
     inference = inference or InferenceOptions()
     labels = labels or LabelOptions()
     run = run or RunOptions()
+    inference.check()  # before anything is downloaded
     run = replace(run, batch_size=max(run.batch_size, inference.batch_size))
     run.check(data)
     if overlay < 0 or speed < 0:
@@ -151,7 +152,7 @@ def evaluate_models(
             subjects = [make() for make in makers]
             subjects += [of_column(c, opened.enter_context(c.open())) for c in made]
             costs = measure_costs(subjects, timed, task)
-    return _evaluation(seen, costs, data, shown, left_out)
+    return _evaluation(seen, costs, data, run, shown, left_out)
 
 
 def evaluate(
@@ -252,15 +253,18 @@ def _evaluation(
     seen: Sequence[_Seen],
     costs: Sequence[Cost],
     data: DataSet,
+    run: RunOptions,
     shown: Sequence[Sample],
     left_out: Sequence[str],
 ) -> Evaluation:
     names = distinct_names([s.name for s in seen])
+    part = None if run.shard is None or run.shards == 1 else (run.shard, run.shards)
+    told = [(s.name, name, s.notes) for s, name in zip(seen, names, strict=True)]
     report = Report(
-        describe_data(data, seen[0].scores.images),
+        describe_data(data, seen[0].scores.images, part),
         names,
         tuple(s.scores for s in seen),
-        (*(note for s in seen for note in s.notes), *left_out),
+        (*gather_notes(told), *left_out),
         tuple(costs),
         tuple(s.role for s in seen) if any(s.role for s in seen) else (),
     )

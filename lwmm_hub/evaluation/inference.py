@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwmm_hub.errors import EvaluationError
+from lwmm_hub.errors import EvaluationError, EvaluationUsageError
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
 from lwmm_hub.evaluation.values import Boxes
 from lwmm_hub.evaluation.views import View, batches, together, windows
@@ -49,18 +49,18 @@ class InferenceOptions:
         """Refuse values out of range.
 
         Raises:
-            EvaluationError: which, and what it may be.
+            EvaluationUsageError: which, and what it may be.
         """
         if self.dtype not in ("float32", "float16", "bfloat16"):
-            raise EvaluationError(
+            raise EvaluationUsageError(
                 f"dtype {self.dtype!r} is unknown: choose float32, float16 or bfloat16."
             )
         if self.batch_size < 1:
-            raise EvaluationError(f"batch size is {self.batch_size}: give a number from 1 on.")
+            raise EvaluationUsageError(f"batch size is {self.batch_size}: give a number from 1 on.")
         if self.window is not None and min(self.window) < 32:
-            raise EvaluationError(f"a window of {self.window}: give at least 32 x 32 pixels.")
+            raise EvaluationUsageError(f"a window of {self.window}: give at least 32 x 32 pixels.")
         if not 0 <= self.overlap < 1:
-            raise EvaluationError(f"overlap {self.overlap:g} is not from 0 to under 1.")
+            raise EvaluationUsageError(f"overlap {self.overlap:g} is not from 0 to under 1.")
 
 
 class Predictor:

@@ -17,12 +17,13 @@ from lwmm_hub.evaluation.label_spaces import (
     custom_space,
     describe,
     labels_of,
-    shorten,
     space_of_labels,
     whole,
 )
 from lwmm_hub.evaluation.label_tables import MAPS
 from lwmm_hub.evaluation.values import Labels
+
+_MOST_LISTED = 40  # labels in a message about one that is not among them
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,25 +100,38 @@ def map_labels(
     wide = max(source.ignored, target.ignored)
     table = np.full(wide + 1, target.ignored, np.uint8 if wide < 256 else np.uint16)
     table[: len(source)] = [by_name.get(name, target.ignored) for name in mine]
-    foreign = []
     told = [*MAPS.get((source.name, target.name), {}).items(), *(names or {}).items()]
     for a, b in told:
         index, wanted = _place(a, source.labels, mine), _place(b, target.labels, theirs)
         if index is None or wanted is None:
-            foreign.append(a if index is None else b)
-        else:
-            table[index] = wanted
-    if foreign:
-        raise EvaluationError(
-            f"the label map names {shorten(foreign)}, which is neither of the {len(source)} labels "
-            f"of {source.name} nor of the {len(target)} of {target.name}."
-        )
+            raise _foreign(a, b, source, target, left=index is None)
+        table[index] = wanted
     if (table == target.ignored).all():
         raise EvaluationError(
             f"{describe(source.labels)} and {describe(target.labels)} share no label. Give a map "
             "from the one to the other."
         )
     return LabelMap(source, target, table)
+
+
+def _foreign(a: str, b: str, source: LabelSpace, target: LabelSpace, left: bool) -> EvaluationError:
+    """The error of a map's line `a = b`, of which one side (`left`: the first) is no label."""
+    label, looked_up, other = (a, source, target) if left else (b, target, source)
+    whose, side = ("model", "left") if left else ("data set", "right")
+    text = (
+        f"the label map says {a!r} = {b!r}, and {label!r}, on the {side} of it, is none of the "
+        f"{whose}'s {describe(looked_up.labels, most=_MOST_LISTED)}."
+    )
+    if _place(a, target.labels, compared(target.labels)[0]) is not None and (
+        _place(b, source.labels, compared(source.labels)[0]) is not None
+    ):
+        return EvaluationError(f"{text} Swap the sides: the model's label stands on the left.")
+    if _place(label, other.labels, compared(other.labels)[0]) is not None:
+        whose = "data set" if left else "model"
+        return EvaluationError(
+            f"{text} It is one of the {whose}'s: write label of the model = label of the data set."
+        )
+    return EvaluationError(f"{text} Correct that line.")
 
 
 def compared(*lists: Sequence[str]) -> list[list[str]]:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwmm_hub.errors import EvaluationError
+from lwmm_hub.errors import EvaluationError, EvaluationUsageError
 from lwmm_hub.evaluation.label_tables import SYNONYMS, TABLES
 from lwmm_hub.evaluation.values import IGNORED, WIDE_IGNORED, Labels
 
@@ -125,10 +125,10 @@ def label_space(name: str) -> LabelSpace:
     ((1, 2, 3), (0,))
 
     Raises:
-        EvaluationError: no table has that name.
+        EvaluationUsageError: no table has that name.
     """
     if name not in TABLES:
-        raise EvaluationError(
+        raise EvaluationUsageError(
             f"no label space is called {name!r}. There are {', '.join(sorted(TABLES))}."
         )
     return _from_table(name)
@@ -260,13 +260,13 @@ def labels_of(id2label: Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:
     return tuple(id2label)
 
 
-def describe(labels: Sequence[str]) -> str:
+def describe(labels: Sequence[str], most: int = 4) -> str:
     """A label list in a message: how many, and the first few.
 
     >>> describe(["road", "sidewalk", "building", "wall", "fence", "pole"])
     '6 labels (road, sidewalk, building, wall, ...)'
     """
-    return f"{len(labels)} label{'s' * (len(labels) != 1)} ({shorten(labels)})"
+    return f"{len(labels)} label{'s' * (len(labels) != 1)} ({shorten(labels, most)})"
 
 
 def shorten(values: Any, most: int = 4) -> str:

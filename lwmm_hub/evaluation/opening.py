@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lwmm_hub.errors import EvaluationError, UsageError
+from lwmm_hub.evaluation.coco_entries import whole_number, yes_or_no
 from lwmm_hub.evaluation.columns import Columns, from_table
 from lwmm_hub.evaluation.data_sets import DataSet, choose_split
 from lwmm_hub.evaluation.hub_tables import HubData, file_beside, on_hub, reading, table_from_hub
@@ -133,7 +134,8 @@ def read_space(name: str) -> LabelSpace:
 def _space_of_categories(content: list[Any], name: str) -> LabelSpace:
     try:
         categories = [
-            Category(int(c["id"]), str(c["name"]), bool(c.get("isthing", 0))) for c in content
+            Category(whole_number(c, "id"), str(c["name"]), yes_or_no(c, "isthing"))
+            for c in content
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EvaluationError(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.coco_entries import segment_of, shown
 from lwmm_hub.evaluation.label_spaces import shorten
 from lwmm_hub.evaluation.values import Labels, Segment
 
@@ -77,11 +78,14 @@ def sort_segments(
             row = segment.id, segment.category, segment.is_crowd
         else:
             try:
-                crowd = bool(segment.get("iscrowd", 0))
-                row = int(segment["id"]), int(segment["category_id"]), crowd
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                row = segment_of(segment)
+            except (AttributeError, KeyError, TypeError) as error:
                 raise EvaluationError(
-                    f"{str(segment)[:80]} in the {whose} is no segment. Give id and category_id."
+                    f"{shown(segment)} in the {whose} is no segment. Give id and category_id."
+                ) from error
+            except ValueError as error:
+                raise EvaluationError(
+                    f"{shown(segment)} in the {whose} is no segment: {error}. Number them from 1."
                 ) from error
         if row[1] not in index:
             raise EvaluationError(

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.coco_entries import shown, whole_number, yes_or_no
 from lwmm_hub.evaluation.label_spaces import LabelSpace
 from lwmm_hub.evaluation.overlaps import Overlap, Segments, Side, overlap, sort_segments
 from lwmm_hub.evaluation.values import Labels, Panoptic, Segment, known_mean
@@ -110,7 +111,7 @@ class PanopticCounts:
     """
 
     def __init__(self, categories: Sequence[Category | Mapping[str, Any]]) -> None:
-        self.categories = tuple(map(_category, categories))
+        self.categories = tuple(map(category_of, categories))
         self._index = {category.id: i for i, category in enumerate(self.categories)}
         if not self.categories or len(self._index) != len(self.categories):
             raise EvaluationError(
@@ -287,14 +288,21 @@ class PanopticCounts:
 _STATE = ("iou_sum", "matched", "false_alarms", "missed")
 
 
-def _category(value: Category | Mapping[str, Any]) -> Category:
+def category_of(value: Category | Mapping[str, Any]) -> Category:
+    """A category, as it is or of COCO's entry with `id`, `name` and `isthing`.
+
+    Raises:
+        EvaluationError: the entry lacks one of them, or has something else there.
+    """
     if isinstance(value, Category):
         return value
     try:
-        return Category(int(value["id"]), str(value["name"]), bool(value["isthing"]))
-    except (KeyError, TypeError, ValueError) as error:
+        value["isthing"]  # absent is not 0 here
+        number, thing = whole_number(value, "id"), yes_or_no(value, "isthing")
+        return Category(number, str(value["name"]), thing)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EvaluationError(
-            f"{value!r} is no category. Give id, name and isthing, as COCO does."
+            f"{shown(value)} is no category ({error}). Give id, name and isthing, as COCO does."
         ) from error
 
 

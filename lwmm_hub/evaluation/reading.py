@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.coco_entries import segment_of, shown
 from lwmm_hub.evaluation.label_spaces import LabelSpace
 from lwmm_hub.evaluation.values import Labels, Panoptic, Segment
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 200_000_000
+# What PIL multiplies greys of 2 and 4 bits by, so that the largest is white; by its raw modes.
+_STEPS = {"L;2": 85, "L;2R": 85, "L;4": 17, "L;4R": 17}
+_RAW = "lwmm_hub raw mode"  # in `Image.info`: how the file holds what was decoded
+_DEEP = ("PNG", "PPM")  # formats whose greys PIL gives as `I` and that have no more than 16 bits
 
 
 def open_picture(path: Path, name: str) -> Image:
@@ -27,22 +32,16 @@ def open_picture(path: Path, name: str) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
-    shown = f"{path.parent.name}/{path.name}"
-    shown = shown if shown in name else f"{name}: {shown}"
+    where = f"{path.parent.name}/{path.name}"
+    where = where if where in name else f"{name}: {where}"
     try:
         with path.open("rb") as file:
-            picture = Image.open(file)
-            if picture.width * picture.height > MAX_PIXELS:
-                raise EvaluationError(
-                    f"{shown} has {picture.width} x {picture.height} pixels. Evaluate "
-                    "smaller images."
-                )
-            picture.load()
+            return decode_picture(file, where)
     except EvaluationError:
         raise
     except FileNotFoundError as error:
         raise EvaluationError(
-            f"{shown} is missing. Complete the data set, or name another split."
+            f"{where} is missing. Complete the data set, or name another split."
         ) from error
     except (
         OSError,
@@ -52,17 +51,45 @@ def open_picture(path: Path, name: str) -> Image:
         Image.DecompressionBombError,
     ) as error:
         raise EvaluationError(
-            f"{shown} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
+            f"{where} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
             "leave it out."
         ) from error
+
+
+def decode_picture(file: BinaryIO, where: str) -> Image:
+    """A picture of a stream, with a mark of how that holds its pixels (for `ids_of`).
+
+    Raises:
+        EvaluationError: it is absurdly large.
+        OSError, ValueError, SyntaxError: what PIL says of a broken one.
+    """
+    from PIL import Image
+
+    picture = Image.open(file)
+    if picture.width * picture.height > MAX_PIXELS:
+        raise EvaluationError(
+            f"{where} has {picture.width} x {picture.height} pixels. Evaluate smaller images."
+        )
+    raw = _raw_mode(picture)
+    picture.load()
+    picture.info[_RAW] = raw
     return picture
 
 
+def _raw_mode(picture: Image) -> str:
+    """How the file holds its pixels, which PIL forgets as soon as it has decoded them."""
+    tiles = getattr(picture, "tile", None) or [(None, None, None, None)]
+    given = tiles[0][3]
+    return str(given[0] if isinstance(given, tuple) and given else given)
+
+
 def image_of(picture: Any, name: str) -> NDArray[np.uint8]:
-    """uint8 RGB of (height, width, 3), turned as its EXIF data say.
+    """uint8 RGB of (height, width, 3), turned as its EXIF data say; an array of the caller's own.
+
+    Greys of 16 bits become the nearest of 8 bits.
 
     Raises:
-        EvaluationError: it is no picture.
+        EvaluationError: it is no picture, or its numbers are of a range that nobody knows.
     """
     from PIL import Image, ImageOps
 
@@ -71,7 +98,17 @@ def image_of(picture: Any, name: str) -> NDArray[np.uint8]:
             f"{name} holds a {type(picture).__name__} where an image should be. "
             "Name the column of the images."
         )
-    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    mode, turned = picture.mode, ImageOps.exif_transpose(picture)
+    if mode.startswith("I;16") or (mode == "I" and picture.format in _DEEP):
+        # PIL would make everything above 255 white
+        grey = (np.asarray(turned).astype(np.uint32) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if mode in ("I", "F"):
+        raise EvaluationError(
+            f"{name} is an image of 32-bit numbers (mode {mode}), of which nobody knows what is "
+            "white. Save it with 8 bits for each colour, or with 16 bits of grey."
+        )
+    return np.array(turned.convert("RGB"))  # a copy: PIL's own memory cannot be written to
 
 
 def labels_in(picture: Any, space: LabelSpace, name: str) -> Labels:
@@ -94,6 +131,9 @@ def ids_of(picture: Any, name: str) -> Labels:
     if isinstance(picture, Image.Image):
         if picture.mode in ("L", "P", "1", "I", "I;16", "I;16B"):
             values = np.asarray(picture)
+            raw = str(picture.info.get(_RAW, ""))
+            if picture.mode == "L" and raw.startswith("L;"):
+                return _unscaled(values, raw, name)
             return values.astype(np.uint8) if picture.mode == "1" else values
         raise EvaluationError(
             f"{name}: the label map is a picture of mode {picture.mode}, not one id per pixel. "
@@ -107,6 +147,21 @@ def ids_of(picture: Any, name: str) -> Labels:
         f"{name} holds a {type(picture).__name__} where a label map should be. "
         "Name the column of the labels."
     )
+
+
+def _unscaled(values: NDArray[np.uint8], raw: str, name: str) -> NDArray[np.uint8]:
+    """Greys of few bits as the file holds them.
+
+    Raises:
+        EvaluationError: PIL has changed them in another way.
+    """
+    if raw not in _STEPS:
+        raise EvaluationError(
+            f"{name}: the label map stores its greys turned over ({raw}), so that they are not "
+            "read as they stand. Save it as a PNG with 8 bits for each pixel."
+        )
+    found: NDArray[np.uint8] = values // np.uint8(_STEPS[raw])
+    return found
 
 
 def panoptic_of(
@@ -124,7 +179,7 @@ def panoptic_of(
         name: of the image, for messages.
 
     Raises:
-        EvaluationError: map and list disagree, or a category is not known.
+        EvaluationError: as `panoptic_from` raises it.
     """
     from PIL import Image
 
@@ -152,16 +207,29 @@ def panoptic_from(
     Args: as `panoptic_of` takes them, `ids` int32 of (height, width).
 
     Raises:
-        EvaluationError: map and list disagree, or a category is not known.
+        EvaluationError: map and list disagree, a segment is listed twice or is none, or a category
+            is not known.
     """
     kept, dropped = [], []
+    known: set[int] = set()
     for entry in segments:
         try:
-            number, category = int(entry["id"]), int(entry["category_id"])
-        except (KeyError, TypeError, ValueError) as error:
+            number, category, crowd = segment_of(entry)
+        except (KeyError, TypeError, AttributeError) as error:
             raise EvaluationError(
-                f"{name}: a segment without id and category_id. Correct the annotations."
+                f"{name}: a segment without id and category_id ({shown(entry)}). Correct the "
+                "annotations."
             ) from error
+        except ValueError as error:
+            raise EvaluationError(
+                f"{name}: {shown(entry)} is no segment: {error}. Correct the annotations."
+            ) from error
+        if number in known:
+            raise EvaluationError(
+                f"{name}: the segment {number} is listed twice, again as {shown(entry)}. Correct "
+                "the annotations: an id is of one segment."
+            )
+        known.add(number)
         if category not in categories:
             raise EvaluationError(
                 f"{name}: the segment {number} is of the category {category}, which is none of the "
@@ -171,8 +239,8 @@ def panoptic_from(
         if index is None:
             dropped.append(number)
         else:
-            kept.append(Segment(number, index, bool(entry.get("iscrowd", 0))))
-    listed = {segment.id for segment in kept} | set(dropped) | {0}
+            kept.append(Segment(number, index, crowd))
+    listed = known | {0}
     there = set(np.unique(ids).tolist())
     if foreign := sorted(there - listed):
         raise EvaluationError(

@@ -55,6 +55,13 @@ class Report:
             "notes": list(self.notes),
         }
 
+    @property
+    def part(self) -> str:
+        """Which part of the images these are the scores of, "" where of all."""
+        if self.dataset.get("shard") is None:
+            return ""
+        return f"part {self.dataset['shard'] + 1} of {self.dataset.get('shards')}"
+
     def rows(self) -> list[tuple[str, list[float | None], bool]]:
         """(what, one value per model, whether it is a percentage), classes last."""
         return self._overall() + [row for table in self._per_class() for row in table]
@@ -132,7 +139,8 @@ class Report:
         images = self.dataset.get("images")
         where = one_line(str(self.dataset.get("reference")))
         split = f" ({one_line(str(self.dataset['split']))})" if self.dataset.get("split") else ""
-        title = f"{where}{split}, {images} images, labels {self.dataset.get('label_space')}"
+        part = f", {self.part}" if self.part else ""
+        title = f"{where}{split}, {images} images{part}, labels {self.dataset.get('label_space')}"
         notes = [f"note: {one_line(note)}" for note in notes]
         return "\n".join([title, "", *shown, *(["", *notes] if notes else [])])
 
@@ -154,15 +162,55 @@ class Report:
         return f"<table><tr><th></th>{head}</tr>{''.join(body)}</table>"
 
 
-def describe_data(data: DataSet, images: int) -> dict[str, Any]:
-    """A data set as the JSON has it."""
-    return {
+def describe_data(
+    data: DataSet, images: int, part: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """A data set as the JSON has it.
+
+    Args:
+        data: what was looked at.
+        images: how many were.
+        part: (which, of how many parts) where one part of the images was looked at, from 0.
+    """
+    about = {
         "reference": data.reference,
         "revision": data.revision,
         "split": data.split,
         "images": images,
         "label_space": data.space.name,
     }
+    return about if part is None else {**about, "shard": part[0], "shards": part[1]}
+
+
+def gather_notes(told: Sequence[tuple[str, str, Sequence[str]]]) -> tuple[str, ...]:
+    """The notes of several models, what is said of several of them once.
+
+    >>> blind = "has no class for wall: 0 where there are any."
+    >>> gather_notes([("a", "a", [f"a {blind}"]), ("a", "a-2", [f"a {blind}"]), ("b", "b", [])])
+    ('each of a and a-2 has no class for wall: 0 where there are any.',)
+
+    Args:
+        told: of each model: what its notes call it, what the table does, and its notes.
+    """
+    whose: dict[str, list[str]] = {}
+    for own, shown, notes in told:
+        for note in notes:
+            said = note.removeprefix(f"{own} ")
+            names = whose.setdefault(said, [])
+            if said != note and shown not in names:
+                names.append(shown)
+    return tuple(
+        f"{_each_of(names, len(told))} {said}" if names else said for said, names in whose.items()
+    )
+
+
+def _each_of(names: Sequence[str], count: int) -> str:
+    """Some models of `count`, as the subject of a sentence."""
+    if len(names) == 1:
+        return names[0]
+    if len(names) == count > 3:
+        return f"each of the {count} models"
+    return f"each of {', '.join(names[:-1])} and {names[-1]}"
 
 
 def _cells(values: Sequence[float | None], percent: bool) -> list[str]:

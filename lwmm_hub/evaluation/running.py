@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from lwmm_hub.errors import EvaluationError
+from lwmm_hub.errors import EvaluationError, EvaluationUsageError
 from lwmm_hub.evaluation.counting import Counts
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import memory_watched
@@ -53,19 +53,20 @@ class RunOptions:
         """Refuse values out of range.
 
         Raises:
-            EvaluationError: which, and what it may be.
+            EvaluationUsageError: which, and what it may be.
+            EvaluationError: the data set is empty.
         """
         if self.limit is not None and self.limit < 1:
-            raise EvaluationError(f"limit is {self.limit}: give a number of images from 1 on.")
+            raise EvaluationUsageError(f"limit is {self.limit}: give a number of images from 1 on.")
         if self.shards < 1:
-            raise EvaluationError(f"{self.shards} shards: give a number from 1 on.")
+            raise EvaluationUsageError(f"{self.shards} shards: give a number from 1 on.")
         if self.shard is not None and not 0 <= self.shard < self.shards:
-            raise EvaluationError(
+            raise EvaluationUsageError(
                 f"shard {self.shard} of {self.shards}: shards are numbered from 0 to "
                 f"{self.shards - 1}."
             )
         if self.task is not None and self.task not in TASKS:
-            raise EvaluationError(f"task {self.task!r} is unknown: choose {', '.join(TASKS)}.")
+            raise EvaluationUsageError(f"task {self.task!r} is unknown: choose {', '.join(TASKS)}.")
         if data.count == 0:
             raise _empty(data)
 

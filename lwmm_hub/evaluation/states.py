@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-VERSION = 2  # of their keys and content: states of another one are not gone on with
+VERSION = 3  # goes up where the same run counts otherwise than before: no old state is taken then
 
 
 def states_folder() -> Path:

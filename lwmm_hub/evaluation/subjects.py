@@ -252,7 +252,12 @@ class OwnModule:
         import torch
 
         with torch.inference_mode():
-            given = torch.as_tensor(self._predict(self._module, image)).detach().cpu()
+            said = self._predict(self._module, image)
+            try:
+                given = torch.as_tensor(said)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise _not_scores(f"a {type(said).__name__}", self.name) from error
+            given = given.detach().cpu()
         height, width = image.shape[:2]
         if given.ndim == 3 and given.is_floating_point():
             if len(given) != len(self.map.source):
@@ -262,11 +267,15 @@ class OwnModule:
         if given.ndim == 2 and not given.is_floating_point():
             labels: Labels = given.numpy()
             return labels
-        raise EvaluationError(
-            f"predict gave {given.dtype} of shape {tuple(given.shape)} for {self.name}: return "
-            "float scores of (classes, h, w) without a batch axis, or integer labels of (height, "
-            "width)."
-        )
+        raise _not_scores(f"{given.dtype} of shape {tuple(given.shape)}", self.name)
+
+
+def _not_scores(what: str, name: str) -> EvaluationError:
+    """The error of a `predict` that returns something else than it has to."""
+    return EvaluationError(
+        f"predict gave {what} for {name}: return float scores of (classes, h, w) without a batch "
+        "axis, or integer labels of (height, width)."
+    )
 
 
 class Ensemble:

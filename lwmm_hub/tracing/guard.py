@@ -41,11 +41,9 @@ def guarded(config: Mapping[str, Any]) -> Iterator[None]:
         import torch
         import transformers
 
-        log = transformers.utils.logging
-        verbosity = log.get_verbosity()
-        log.set_verbosity(logging.CRITICAL)
         try:
             with (
+                silence(),
                 torch.random.fork_rng(devices=[]),
                 no_hub(),
                 _no_caches(),
@@ -72,8 +70,32 @@ def guarded(config: Mapping[str, Any]) -> Iterator[None]:
                 f"this config: {type(error).__name__}: {_one_line(error)} Correct config.json, or "
                 "use a model whose family has a table here."
             ) from error
-        finally:
-            log.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep transformers from logging and drawing bars; what is wrong, we say in words of ours."""
+    import huggingface_hub
+    import transformers
+
+    log: Any = transformers.utils.logging
+    hub: Any = huggingface_hub.utils  # whose bars transformers turns off and on with its own
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    hub_bars = not hub.are_progress_bars_disabled()
+    log.set_verbosity(logging.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # HF_HUB_DISABLE_PROGRESS_BARS goes before all of this
+            if bars:
+                log.enable_progress_bar()
+            if hub_bars:
+                hub.enable_progress_bars()
+            elif bars:
+                hub.disable_progress_bars()
 
 
 def _one_line(error: Exception, width: int = 240) -> str:

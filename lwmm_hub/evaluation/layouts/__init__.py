@@ -181,7 +181,8 @@ def recognise(folder: Path) -> Layout:
     """
     if (layout := layout_of(folder)) is not None:
         return layout
-    if pictures_in(folder / "images", deep=True):
+    alone = [folder / "images", *folder.glob("*/images")]
+    if any(pictures_in(images, deep=True) for images in alone):
         raise EvaluationError(
             f"{folder.resolve().name} has images and no labels beside them: there is nothing to "
             "compare with. Put label maps of the same names into its folder labels."

@@ -65,6 +65,11 @@ def _by_class(root: Path, split: str, _task: str) -> Listing:
     if split and folders_in(folder) == ["images"]:
         folder = folder / "images"  # Office-31 as it is handed out
     classes = folders_in(folder)
+    if "images" in classes and (beside := [name for name in classes if name in _LABELS]):
+        raise EvaluationError(
+            f"{folder.name} has the folders images and {beside[0]}, which are no classes. Name the "
+            "data set as pairs:FOLDER."
+        )
     items = [
         Item(image, label=index)
         for index, name in enumerate(classes)
@@ -93,11 +98,30 @@ OFFICE_HOME = Layout(
 )
 
 _LABELS = ("labels", "annotations", "masks", "labels_ids", "gt")
+_NO_CLASSES = {"images", "labels", "annotations", "masks"}
+
+
+def _labels_in(folder: Path) -> Path | None:
+    """The folder of label maps that lies beside `images`, if both are there."""
+    if not (folder / "images").is_dir():
+        return None
+    return next((folder / name for name in _LABELS if (folder / name).is_dir()), None)
+
+
+def _pair_splits(root: Path) -> list[str]:
+    """Of images/SPLIT beside labels/SPLIT, or of SPLIT/images beside SPLIT/labels."""
+    if _labels_in(root) is not None:
+        return folders_in(root / "images")
+    return [name for name in folders_in(root) if _labels_in(root / name) is not None]
 
 
 def _pairs(root: Path, split: str, _task: str) -> Listing:
-    images = root / "images" / split
-    labels = next(root / name for name in _LABELS if (root / name).is_dir()) / split
+    if (beside := _labels_in(root)) is not None:
+        images, labels = root / "images" / split, beside / split
+    elif (beside := _labels_in(root / split)) is not None:
+        images, labels = root / split / "images", beside
+    else:
+        return Listing([])
 
     def truth(image: Path) -> Path:
         """A PNG, or a TIFF, as label maps of 16 bits often are."""
@@ -109,9 +133,10 @@ def _pairs(root: Path, split: str, _task: str) -> Listing:
 
 PAIRS = Layout(
     "pairs",
-    ("images/*", "|".join(f"{name}/*" for name in _LABELS)),
-    lambda root: folders_in(root / "images"),
+    ("images/*|*/images/*", "|".join(f"{name}/*|*/{name}/*" for name in _LABELS)),
+    _pair_splits,
     _pairs,
+    sure=lambda root: _labels_in(root) is not None or bool(_pair_splits(root)),
     plain=True,
 )
 
@@ -128,7 +153,7 @@ def _only_classes(root: Path) -> bool:
     """Whether there are only folders of pictures, one for each class, perhaps in splits."""
     above = [root / split for split in _class_splits(root)] or [root]
     classes = [folder / name for folder in above for name in folders_in(folder)]
-    pairs = "images" in folders_in(root)  # those of a data set with label maps
+    pairs = "images" in folders_in(root) or any(p.name.lower() in _NO_CLASSES for p in classes)
     return bool(classes) and not pairs and all(map(pictures_in, classes))
 
 

@@ -6,14 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.coco_entries import shown
 from lwmm_hub.evaluation.label_maps import compared
 from lwmm_hub.evaluation.label_spaces import LabelSpace, custom_space, shorten, space_of_labels
-from lwmm_hub.evaluation.panoptic import Category
+from lwmm_hub.evaluation.panoptic import Category, category_of
 
 MAX_JSON = 2 << 30
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -60,27 +63,48 @@ def read_annotations(path: Path) -> Annotations:
     """A panoptic JSON as COCO, Cityscapes and Mapillary Vistas write it.
 
     Raises:
-        EvaluationError: it is missing, or not of that kind.
+        EvaluationError: it is missing, not of that kind, or lists an image, a map or a category
+            twice: nobody knows which of the two is meant.
     """
     document = _document(path)
     try:
-        images = {image.get("id"): str(image["file_name"]) for image in document.get("images", ())}
-        maps = {
-            str(a["file_name"]): Annotation(
-                images.get(a.get("image_id"), ""), tuple(a["segments_info"])
+        listed = [x for x in document.get("images", ()) if x.get("id") is not None]
+        images = _each_once([(x["id"], str(x["file_name"])) for x in listed], "image")
+        found = [
+            (
+                str(entry["file_name"]),
+                Annotation(images.get(entry.get("image_id"), ""), tuple(entry["segments_info"])),
             )
-            for a in document["annotations"]
-        }
-        categories = tuple(
-            Category(int(c["id"]), str(c["name"]), bool(c["isthing"]))
-            for c in document["categories"]
-        )
+            for entry in document["annotations"]
+        ]
+        maps = _each_once(found, "panoptic map")
+        known = [category_of(entry) for entry in document["categories"]]
+        categories = _each_once([(c.id, c) for c in known], "category")
+    except EvaluationError as error:
+        raise EvaluationError(f"{path.name}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EvaluationError(
             f"{path.name} is not as COCO writes panoptic annotations ({type(error).__name__}: "
             f"{error}). Get the panoptic annotations of the data set."
         ) from error
-    return Annotations(categories, maps, path.name)
+    return Annotations(tuple(categories.values()), maps, path.name)
+
+
+def _each_once(pairs: Sequence[tuple[_Key, _Value]], what: str) -> dict[_Key, _Value]:
+    """A mapping of what is listed.
+
+    Raises:
+        EvaluationError: a key is there twice.
+    """
+    found: dict[_Key, _Value] = {}
+    for key, value in pairs:
+        if key in found:
+            raise EvaluationError(
+                f"the {what} {shown(key)} is listed twice, again as {shown(value)}. Correct it, or "
+                "download it again."
+            )
+        found[key] = value
+    return found
 
 
 def in_space(
