@@ -16,9 +16,11 @@ from lwmm_hub.errors import LwmmError, OutputError
 from lwmm_hub.licenses import LicenseDecision, decide, known_license
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.recipe import recipe_of, write_recipe
+from lwmm_hub.small_files import read_small
 from lwmm_hub.writing import MANIFEST, WrittenFile, stored_dtype, write_text
 
 MANIFEST_VERSION = 1
+_MAX_BYTES = 256 << 20  # of a manifest; a merge of a thousand tensors has half a MiB
 # What every manifest holds: a type, a table (`...` is any name), or [what each row is]. It says
 # where one was changed; what it does not know of is caught by `as_written`.
 _WEIGHED = {"name": str, "weights": [float]}
@@ -177,13 +179,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_small(path, _MAX_BYTES))
     except FileNotFoundError as error:
         raise OutputError(
             f"{folder} has no {MANIFEST}: it was not written by lwmm-hub. Name a merged folder."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(f"{path} cannot be read ({error}). Merge again.") from error
+        what = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be read ({what}). Merge again.") from error
     if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise OutputError(f"{path} is not a manifest of version {MANIFEST_VERSION}. Merge again.")
     wrong = _wrong(manifest, _HOLDS)

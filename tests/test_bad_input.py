@@ -46,6 +46,8 @@ from stories import (
     run,
 )
 
+import lwmm_hub as lw
+
 Words = tuple[str, ...]
 
 
@@ -986,6 +988,63 @@ def test_the_recipe_that_the_table_changes_is_right(
 ) -> None:
     (tmp_path / "here" / "r.yaml").write_text(GOOD_RECIPE.format(**tiny._asdict()))
     assert lwmm("merge", "--recipe", "r.yaml").code == 0
+
+
+@pytest.fixture(scope="module")
+def merged(tiny: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("merged") / "m"
+    lw.merge(tiny.anchor, tiny.donor, output=folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("plan {anchor} {donor} --weights F", 2),
+        ("merge --recipe F -o out", 1),
+        ("card m --scores F", 2),
+        ("card m", 1),
+        ("verify m", 1),
+    ],
+)
+def test_a_pipe_or_a_device_is_no_text(
+    command: str, code: int, kind: str, lwmm: Command, tiny: Models, merged: Path, tmp_path: Path
+) -> None:
+    """One waited for ever for somebody to write to it, the other was read until memory ended."""
+    here = tmp_path / "here"
+    shutil.copytree(merged, here / "m")
+    file = here / ("F" if " F" in command else "m/lwmm_manifest.json")
+    file.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(kind)
+    found = lwmm(*command.format(**tiny._asdict()).split())
+    assert_refused(found, code, file.name, "it is no regular file")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_card_replaces_what_bears_its_name_and_writes_through_nothing(
+    kind: str, lwmm: Command, merged: Path, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(merged, here / "m")
+    names = [path.name for path in (here / "m").iterdir()]
+    (here / "victim.txt").write_text("precious")
+    card = here / "m" / "README.md"
+    text = card.read_text("utf-8")
+    card.unlink()
+    if kind == "pipe":
+        os.mkfifo(card)
+    else:
+        card.symlink_to("../victim.txt")
+    assert lwmm("card", "m").code == 0
+    assert card.is_file()
+    assert not card.is_symlink()
+    assert card.read_text("utf-8") == text
+    assert (here / "victim.txt").read_text() == "precious"
+    assert sorted(path.name for path in (here / "m").iterdir()) == sorted(names)
 
 
 @pytest.mark.parametrize(

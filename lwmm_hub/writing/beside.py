@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, dtype_name
 from lwmm_hub.errors import CheckpointError
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.reference import is_repository_id
+from lwmm_hub.small_files import read_small
 
 MAX_BESIDE = 256 << 20  # bytes of a file beside the weights; the largest tokenizers have 40 MB
 
@@ -42,16 +46,13 @@ def read_beside(path: Path, label: str) -> bytes:
         CheckpointError: it cannot be read, or is absurdly long.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BESIDE:
-            raise CheckpointError(
-                f"{label}: {path.name} has {size} bytes; at most {MAX_BESIDE} are copied. Move it "
-                "elsewhere, or ask its author for a sound copy."
-            )
-        return path.read_bytes()
+        return read_small(path, MAX_BESIDE)
     except OSError as error:
+        next_step = "Check its permissions."
+        if error.errno == errno.EFBIG:
+            next_step = "Move it elsewhere, or ask its author for a sound copy."
         raise CheckpointError(
-            f"{label}: cannot read {path.name}: {error.strerror or error}. Check its permissions."
+            f"{label}: cannot read {path.name}: {error.strerror or error}. {next_step}"
         ) from error
 
 
@@ -100,8 +101,18 @@ def _without_paths(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 with plain newlines on every system."""
-    path.write_bytes(text.encode())
+    """Write UTF-8 with plain newlines on every system, in one step.
+
+    What bore the name is replaced, never written through: it may be a link to a file elsewhere.
+    """
+    if path.is_file() and not path.is_symlink() and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))  # as it was meant
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        fresh.write_bytes(text.encode())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
