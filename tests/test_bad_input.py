@@ -1024,6 +1024,40 @@ def test_a_pipe_or_a_device_is_no_text(
     assert_refused(found, code, file.name, "it is no regular file")
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("city", "merges.txt"), ("city", "config.json"), ("city", "LICENSE"), ("rain", "NOTICE.md")],
+)
+def test_what_a_link_leads_to_elsewhere_is_not_copied(
+    model: str, name: str, lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    """A merge would hold it, and a push publish it: a private key, say."""
+    here = tmp_path / "here"
+    (here / "secret").mkdir()
+    for folder in (tiny.anchor, tiny.donor):
+        shutil.copytree(folder, here / folder.name)
+        card = here / folder.name / "README.md"  # where it has no id of the Hub, texts are copied
+        card.write_text("---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\n---\n")
+    link, config = here / model / name, here / model / "config.json"
+    secret = here / "secret" / "id_rsa"
+    secret.write_text(config.read_text() if link == config else "-----BEGIN PRIVATE KEY-----")
+    link.unlink(missing_ok=True)
+    link.symlink_to("../secret/id_rsa")
+    words = (f"{model}: {name} is a link to a file outside its folder", "Put a copy")
+    refused_everywhere(lwmm, tmp_path, 1, words, "city", "rain", "-o", "out")
+    if model == "city":
+        assert_refused(lwmm("convert", "city", "converted"), 1, *words)
+        assert not (here / "converted").exists()
+    link.unlink()  # a link within the folder is as good as a file
+    inside = here / model / "kept" / "file"
+    inside.parent.mkdir()
+    secret.rename(inside)
+    link.symlink_to("kept/file")
+    assert lwmm("merge", "city", "rain", "-o", "out").code == 0
+    made = (here / "out" / ("LICENSE" if name in {"LICENSE", "NOTICE.md"} else name)).read_text()
+    assert inside.read_text() in made or name == "config.json"
+
+
 @pytest.mark.parametrize("kind", ["pipe", "link"])
 def test_a_card_replaces_what_bears_its_name_and_writes_through_nothing(
     kind: str, lwmm: Command, merged: Path, tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,12 +41,14 @@ def copy_beside(
 
 
 def read_beside(path: Path, label: str) -> bytes:
-    """A file that lies beside a parent's weights.
+    """A file that lies beside a parent's weights, to be copied into what may be published.
 
     Raises:
-        CheckpointError: it cannot be read, or is absurdly long.
+        CheckpointError: it cannot be read, is absurdly long, or a link to a file elsewhere.
     """
     try:
+        if leads_out(path):
+            raise _elsewhere(label, path.name)
         return read_small(path, MAX_BESIDE)
     except OSError as error:
         next_step = "Check its permissions."
@@ -54,6 +57,40 @@ def read_beside(path: Path, label: str) -> bytes:
         raise CheckpointError(
             f"{label}: cannot read {path.name}: {error.strerror or error}. {next_step}"
         ) from error
+
+
+def refuse_links(model: Checkpoint, names: Sequence[str]) -> None:
+    """Refuse, before any work is done, what `read_beside` would refuse after it.
+
+    Args:
+        model: a parent.
+        names: what is copied from beside its weights, besides its licence texts.
+
+    Raises:
+        CheckpointError: one of them is a link to a file elsewhere.
+    """
+    for name in (*names, *model.facts.license_files):
+        path = None if model.folder is None else model.folder / name
+        if path is not None and path.is_file() and leads_out(path):
+            raise _elsewhere(model.label, path.name)
+
+
+def leads_out(path: Path) -> bool:
+    """Whether a file is a link to one outside its folder.
+
+    In the Hub's cache all files of a folder are links, into the `blobs` of their repository.
+    """
+    home, target = path.parent.resolve(), path.resolve()
+    cached = (above.parent for above in home.parents if above.name == "snapshots")
+    blobs = (repo / "blobs" for repo in cached if re.match(r"(?:model|dataset)s--", repo.name))
+    return not any(target.is_relative_to(folder) for folder in (home, *blobs))
+
+
+def _elsewhere(label: str, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{label}: {name} is a link to a file outside its folder, which would be copied into what "
+        "may be published. Put a copy of that file in its place, or remove the link."
+    )
 
 
 def stored_dtype(anchor: Checkpoint, plan: MergePlan) -> str:
