@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.card import card_files, check_card
+from lwmm_hub.card import card_files, check_card, redact
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import LwmmError, OutputError
 from lwmm_hub.licenses import LicenseDecision, decide, known_license
@@ -92,6 +93,7 @@ def make_manifest(
 
     from lwmm_hub import __version__
 
+    plan = replace(plan, weights_from=_public_origin(plan.weights_from))
     public = public_plan(plan)
     config = anchor.config or {}
     labels = config.get("id2label")
@@ -126,6 +128,14 @@ def make_manifest(
         },
         "scores": None,
         "tags": list(tags),
+    }
+
+
+def _public_origin(found: Mapping[str, Any]) -> dict[str, Any]:
+    """How layer weights were found, as anybody's file says, without tokens and local paths."""
+    return {
+        redact(name): redact(value) if isinstance(value, str) else value
+        for name, value in found.items()
     }
 
 

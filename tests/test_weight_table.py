@@ -326,3 +326,21 @@ def test_rows_close_to_one_are_completed_by_the_anchor() -> None:
     assert sum(row) == pytest.approx(1, abs=1e-15)
     (row,) = WeightTable({"a": (0.4999999, 0.5)}).weights(["a"], 2)
     assert row == (0.5, 0.5)
+
+
+def test_where_weights_come_from_is_told_without_tokens_and_paths(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    token = "hf_" + "aB3" * 11
+    rows = "".join(f"  {name}: {list(row)}\n" for name, row in GROUPS.items())
+    origin = f"{{method: fit, images: /home/zoe/x, token: {token}, ~/zoe: 1, seed: 3}}"
+    (tmp_path / "w.yaml").write_text(f"weights_from: {origin}\nlayer_weights:\n{rows}", "utf-8")
+    lw.merge(*pair, output=tmp_path / "m", weights=tmp_path / "w.yaml")
+    for name in ("lwmm_manifest.json", "README.md"):
+        text = (tmp_path / "m" / name).read_text("utf-8")
+        assert "zoe" not in text
+        assert token not in text
+    manifest = json.loads((tmp_path / "m" / "lwmm_manifest.json").read_text("utf-8"))
+    assert manifest["plan"]["weights_from"] == {
+        "method": "fit", "images": "[local path]", "token": "[token]", "[local path]": 1, "seed": 3
+    }  # fmt: skip
