@@ -543,6 +543,50 @@ def test_a_few_lines_of_a_card_cannot_describe_gigabytes(lwmm: Command, tiny: Mo
         assert found.data["models"][0]["license"] is None
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "!!bool x",
+        "!!timestamp x",
+        '!!int ""',
+        '!!float ""',
+        "!!str [a]",
+        "1:" * 200_000 + "1",
+        "1:" * 500 + "1.5",
+        "9" * 400_000,
+        "[" * 100_000,
+        "[" * 40 + "]" * 40,
+        "!!python/object/apply:os.mkdir [executed]",
+    ],
+    ids=lambda text: text[:24],
+)
+def test_a_card_neither_crashes_nor_stalls_a_plan(
+    broken: str, tiny: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some were internal errors, others took 19 s of 400 kB."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny.anchor, "anchor")
+    for text in (f"license: {broken}\n", f"license: mit\ntags: [a, {broken}, b]\n"):
+        Path("anchor/README.md").write_text(f"---\n{text}---\n# A model\n")
+        started = time.process_time()
+        facts = lw.resolve("anchor").facts
+        assert time.process_time() - started < 5
+        assert facts.license in {None, "mit"}
+        assert set(facts.tags) <= {"a", "b"} | {t for t in facts.tags if t in text}
+    assert not Path("executed").exists()
+
+
+def test_a_card_with_other_types_keeps_its_texts(
+    tiny: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny.anchor, "anchor")
+    text = "license: mit\ntags: [a, 1, 2020-01-01, null, b]\ndate: 2020-01-01\n1: 2\nx: {y: .nan}\n"
+    Path("anchor/README.md").write_text(f"---\n{text}datasets: true\n---\n")
+    facts = lw.resolve("anchor").facts
+    assert (facts.license, facts.tags, facts.datasets) == ("mit", ("a", "b"), ())
+
+
 # ---------------------------------------------------------------------- values
 
 

@@ -875,6 +875,12 @@ def test_the_linter_refuses_a_score_that_is_no_number(value: str) -> None:
     assert lint_card(card_with(matter.replace(value, "0.5"))) == []
 
 
+@pytest.mark.parametrize("value", ["!!bool x", "!!timestamp x", '!!int ""', "[" * 5000])
+def test_a_card_with_values_that_are_none_is_a_problem(value: str) -> None:
+    [problem] = lint_card(f"---\nlicense: {value}\n---\n")
+    assert "not valid YAML" in problem.message
+
+
 def test_a_card_without_front_matter_is_a_problem() -> None:
     assert lint_card("# x\n")[0].field == "front matter"
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lwmm_hub.errors import CardError
 from lwmm_hub.licenses import LICENSES, suggest_license
+from lwmm_hub.weight_table import MISFITS
 
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)(?:\r?\n|\A)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 BASE_MODEL_RELATIONS = ("adapter", "finetune", "merge", "quantized")
@@ -165,7 +166,9 @@ def parse_front_matter(text: str) -> dict[str, Any]:
 
     try:
         fields = yaml.load(text, Loader=_unique_key_loader())
-    except (yaml.YAMLError, ValueError) as error:
+    except RecursionError:
+        raise CardError("not valid YAML: it is nested too deeply") from None
+    except (yaml.YAMLError, *MISFITS) as error:
         raise CardError(f"not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(fields, dict):
         raise CardError("it has to be a mapping of fields, 'license: ...' and so on")
