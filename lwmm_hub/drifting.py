@@ -20,7 +20,7 @@ from lwmm_hub.key_map import KeyMap, SharedParameter
 from lwmm_hub.relatedness import parameter_values
 
 EPSILON = 1e-8
-PLOTS = (".png", ".svg", ".pdf")
+PLOTS = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<svg", ".pdf": b"%PDF-"}  # and their signs
 _CHUNK = 1 << 20
 # last name of a parameter -> the kinds of Figure 2
 KINDS = {
@@ -115,13 +115,29 @@ def drift_dict(drifts: Sequence[Drift], labels: Sequence[str], threshold: float)
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a kind of figure that is not drawn, before anything is measured.
+    """Refuse, before anything is measured, what is not drawn or would be drawn over anything else.
 
     Raises:
-        UsageError: which kinds there are.
+        UsageError: another kind of figure is asked for, or the file exists and holds none.
     """
     if path.suffix.lower() not in PLOTS:
         raise UsageError(f"plot {str(path)!r}: give a name that ends in {', '.join(PLOTS)}.")
+    try:
+        if not path.exists() or (path.is_file() and _holds_figure(path)):
+            return
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}, which exists: {error.strerror}. Name another file with --plot."
+        ) from error
+    raise UsageError(f"{path} exists and holds no figure. Name another file with --plot.")
+
+
+def _holds_figure(path: Path) -> bool:
+    """Whether a file holds what its name says, or nothing."""
+    with path.open("rb") as file:
+        head = file.read(1024)  # text may come before what makes it an SVG
+    sign = PLOTS[path.suffix.lower()]
+    return not head or (sign in head if sign == b"<svg" else head.startswith(sign))
 
 
 def plot_drift(

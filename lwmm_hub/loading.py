@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.errors import OutputError
+from lwmm_hub.small_files import read_small
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_MAX_CONFIG = 10 << 20  # bytes, as in models that are merged
 
 
 def load_model(
@@ -32,7 +35,7 @@ def load_model(
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_small(folder / "config.json", _MAX_CONFIG))
         name = config["architectures"][0]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise OutputError(

@@ -7,19 +7,22 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.card import card_files, check_card
+from lwmm_hub.card import card_files, check_card, redact
 from lwmm_hub.card.naming import reference_id
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import LwmmError, OutputError
 from lwmm_hub.licenses import LicenseDecision, decide, known_license
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.recipe import recipe_of, write_recipe
+from lwmm_hub.small_files import read_small
 from lwmm_hub.writing import MANIFEST, WrittenFile, stored_dtype, write_text
 
 MANIFEST_VERSION = 1
+_MAX_BYTES = 256 << 20  # of a manifest; a merge of a thousand tensors has half a MiB
 # What every manifest holds: a type, a table (`...` is any name), or [what each row is]. It says
 # where one was changed; what it does not know of is caught by `as_written`.
 _WEIGHED = {"name": str, "weights": [float]}
@@ -91,6 +94,7 @@ def make_manifest(
 
     from lwmm_hub import __version__
 
+    plan = replace(plan, weights_from=_public_origin(plan.weights_from))
     public = public_plan(plan)
     config = anchor.config or {}
     labels = config.get("id2label")
@@ -125,6 +129,14 @@ def make_manifest(
         },
         "scores": None,
         "tags": list(tags),
+    }
+
+
+def _public_origin(found: Mapping[str, Any]) -> dict[str, Any]:
+    """How layer weights were found, as anybody's file says, without tokens and local paths."""
+    return {
+        redact(name): redact(value) if isinstance(value, str) else value
+        for name, value in found.items()
     }
 
 
@@ -178,7 +190,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_small(path, _MAX_BYTES))
     except FileNotFoundError as error:
         if not folder.exists():
             raise OutputError(f"there is no folder {folder}. Name a merged folder.") from error
@@ -186,7 +198,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} has no {MANIFEST}: it was not written by lwmm-hub. Name a merged folder."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(f"{path} cannot be read ({error}). Merge again.") from error
+        what = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be read ({what}). Merge again.") from error
     if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise OutputError(f"{path} is not a manifest of version {MANIFEST_VERSION}. Merge again.")
     wrong = _wrong(manifest, _HOLDS)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.checkpoint import Checkpoint, LocalFile
+from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, LocalFile
 from lwmm_hub.errors import RecipeError, UsageError
 from lwmm_hub.licenses import LicenseDecision, license_file
 from lwmm_hub.lineage import lineage_of
@@ -40,6 +40,7 @@ from lwmm_hub.writing import (
     copy_side_files,
     publish_folder,
     read_beside,
+    refuse_links,
     start_sync,
     temporary_folder,
     write_json,
@@ -195,6 +196,8 @@ def run_merge(
     inputs += [
         r.path for c in opened.checkpoints for r in c.readers.values() if isinstance(r, LocalFile)
     ]
+    for number, checkpoint in enumerate(opened.checkpoints):
+        refuse_links(checkpoint, () if number else SIDE_FILES)  # of donors nothing else is copied
     check_output(output, overwrite, inputs, written_bytes(opened.checkpoints[0], options))
     if any(m.on_hub for m in models):  # what can be refused, is refused before the download
         draft = plan_merge(

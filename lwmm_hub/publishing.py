@@ -26,6 +26,7 @@ from lwmm_hub.recipe import Recipe, RecipeModel, parse_recipe, read_recipe, writ
 from lwmm_hub.reference import ModelReference, is_repository_id
 from lwmm_hub.resolving import resolve
 from lwmm_hub.writing import MANIFEST, RECIPE, WEIGHT_FILES, public_config, sha256_of
+from lwmm_hub.writing.beside import leads_out
 from lwmm_hub.writing.weights import INDEX
 
 LICENSE = "LICENSE"
@@ -240,6 +241,9 @@ def _public_files(
     files: dict[str, bytes | Path] = {
         path.name: path for path in sorted(folder.iterdir()) if path.name in ours and path.is_file()
     }
+    for name in (*SIDE_FILES, LICENSE):
+        if name in files and leads_out(folder / name):
+            _fail(folder, f"its {name} is a link to a file outside it: put a copy in its place")
     texts = {name: text.encode() for name, text in card_files(manifest).items()}
     texts[RECIPE] = manifest["recipe"].encode()
     texts[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()

@@ -18,7 +18,8 @@ from lwmm_hub.errors import ModelReferenceError, RecipeError, UsageError
 from lwmm_hub.planning import MergeOptions, MergePlan
 from lwmm_hub.reference import STAGES, WEIGHTS, ModelReference
 from lwmm_hub.schedule import TABLE
-from lwmm_hub.weight_table import WeightTable
+from lwmm_hub.small_files import read_small_text
+from lwmm_hub.weight_table import MAX_SCALAR, MISFITS, WeightTable, origin_of
 
 if TYPE_CHECKING:
     import yaml
@@ -182,9 +183,7 @@ def read_recipe(path: Path) -> Recipe:
         RecipeError: what is wrong, and in which line.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise RecipeError(f"{path.name} has over {_MAX_BYTES >> 20} MiB: that is no recipe.")
-        text = path.read_text(encoding="utf-8")
+        text = read_small_text(path, _MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not text"
         raise RecipeError(f"cannot read the recipe {path}: {what}. Give its path.") from error
@@ -287,7 +286,10 @@ class _Reader:
             key: self.scalar(value, key, str, int, float, bool, type(None))
             for key, value in self.pairs(top.get("weights_from"), "weights_from")
         }
-        return WeightTable(rows, origin)
+        try:
+            return WeightTable(rows, origin_of(origin))
+        except RecipeError as error:
+            self.fail(top["weights_from"], str(error))
 
     def pairs(self, node: Any, what: str) -> list[tuple[str, Any]]:
         """A table whose field names are free, each once."""
@@ -299,7 +301,8 @@ class _Reader:
             self.fail(node, f"{what} is a table.")
         found: dict[str, Any] = {}
         for key, value in node.value:
-            name = str(self.scalar(key, f"a name in {what}", str))
+            text = isinstance(key, yaml.ScalarNode)  # as written: the layer `1.10` is no number
+            name = key.value if text else self.fail(key, f"a name in {what} must be a text.")
             if name in found:
                 self.fail(key, f"{name[:80]!r} stands in {what} twice.")
             found[name] = value
@@ -342,11 +345,12 @@ class _Reader:
         if not isinstance(node, yaml.ScalarNode):
             self.fail(node, f"{what} must be {_english(types)}.")
         try:
-            value = yaml.SafeLoader("").construct_object(node)
+            short = len(node.value) <= MAX_SCALAR or node.tag.endswith(":str")
+            value = yaml.SafeLoader("").construct_object(node) if short else node
             if type(value) is int and float in types:
                 value = float(value)
-        except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
-            value = node  # of no type that is asked for: a tag that its text does not fit
+        except (yaml.YAMLError, *MISFITS):
+            value = node  # of no type that is asked for
         if type(value) not in types:
             self.fail(node, f"{what} must be {_english(types)}, not {str(node.value)[:80]!r}.")
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import reprlib
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lwmm_hub.errors import RecipeError, UsageError
+from lwmm_hub.small_files import read_small_text
 
 MAX_BYTES = 16 << 20
 # ways to find a table -> the function of `lwmm_hub` for them
@@ -20,6 +22,9 @@ FOUND = {
     "entropy": "fitting.entropy_layer_weights",
     "drift": "fitting.drift_layer_weights",
 }
+MAX_SCALAR = 1000  # characters of a value that is no text; `1:1:1:...` takes quadratic time
+# what PyYAML raises for a value that does not fit its tag, such as `!!bool x`
+MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _SUM = 1e-6  # how far a row may be from 1; what is missing goes to the anchor
 
 
@@ -123,23 +128,20 @@ def read_weights(path: Path) -> WeightTable:
     import yaml
 
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} is too large for a table of weights.")
-        text = path.read_text(encoding="utf-8")
+        text = read_small_text(path, MAX_BYTES)
         if path.suffix == ".json":
             content = json.loads(text, object_pairs_hook=_each_once)
         else:
-            _refuse_repeats(yaml.compose(text, Loader=yaml.SafeLoader))
-            content = yaml.safe_load(text)
+            content = yaml.load(text, Loader=_loader())
     except UsageError:
         raise
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, yaml.YAMLError, RecursionError, *MISFITS) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not YAML or JSON"
         raise UsageError(f"cannot read the weights {path}: {what}. Give its path.") from error
     rows, origin = content, None
     if isinstance(content, dict) and isinstance(content.get("layers"), list):  # a plan
-        named = [row for row in content["layers"] if isinstance(row, dict) and "name" in row]
-        rows = {str(row["name"]): row.get("weights") for row in named}
+        named = [row for row in content["layers"] if isinstance(row, dict)]
+        rows = {n: row.get("weights") for row in named if isinstance(n := row.get("name"), str)}
         if len(rows) != len(content["layers"]):
             raise UsageError(f"{path} is no plan: its layers need a name each. Make it again.")
         origin = content.get("weights_from")
@@ -157,7 +159,7 @@ def read_weights(path: Path) -> WeightTable:
         known = origin_of(origin) if origin else {"method": "table"}
     except RecipeError as error:
         raise UsageError(f"{path}: {error} Leave weights_from out.") from error
-    return WeightTable({str(k): _row(k, v, path) for k, v in rows.items()}, known)
+    return WeightTable({name: _row(name, row, path) for name, row in rows.items()}, known)
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -169,24 +171,40 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse_repeats(node: Any) -> None:
-    """The same for YAML: for the whole file, and the tables directly in it."""
-    for table in [node, *(value for _, value in _rows(node))]:
-        _each_once([(str(key.value), None) for key, _ in _rows(table)])
+@functools.cache
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """yaml.SafeLoader, but names are the text as written (`1.10` is no number), each once."""
+
+        def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+            if not isinstance(node, yaml.MappingNode):
+                return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # raises
+            pairs: list[tuple[str, Any]] = []
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.MarkedYAMLError(None, None, "a name is no text", key.start_mark)
+                as_written = key.value == "name" and isinstance(value, yaml.ScalarNode)  # of a plan
+                built = value.value if as_written else self.construct_object(value, deep)
+                pairs.append((key.value, built))
+            return _each_once(pairs)
+
+        def construct_scalar(self, node: yaml.Node) -> Any:
+            if not node.tag.endswith(":str") and len(node.value) > MAX_SCALAR:
+                raise yaml.MarkedYAMLError(None, None, "it is too long", node.start_mark)
+            return super().construct_scalar(node)  # type: ignore[arg-type]
+
+    return Loader
 
 
-def _rows(node: Any) -> list[tuple[Any, Any]]:
-    """The rows of a table in YAML, none where it is something else."""
-    return node.value if getattr(node, "id", "") == "mapping" else []
-
-
-def _row(layer: object, values: object, path: Path) -> tuple[float, ...]:
+def _row(layer: str, values: object, path: Path) -> tuple[float, ...]:
     numbers = values if isinstance(values, list) else []
     if not numbers or not all(
         type(v) is float or (type(v) is int and abs(v) < 1 << 53) for v in numbers
     ):
         raise UsageError(
-            f"{path} has {reprlib.repr(values)} for {str(layer)[:80]!r}: give a list of numbers, "
+            f"{path} has {reprlib.repr(values)} for {layer[:80]!r}: give a list of numbers, "
             "the anchor's weight first."
         )
     return tuple(float(v) for v in numbers)
@@ -202,7 +220,12 @@ def origin_of(found: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise RecipeError("weights_from is no table.")
     for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, str | int | float | bool | None):
-            raise RecipeError(f"weights_from has {str(name)[:80]!r}: a plain value is expected.")
+        finite = not isinstance(value, float) or math.isfinite(value)
+        plain_value = isinstance(value, str | int | float | bool | None) and finite
+        if not isinstance(name, str) or not plain_value:
+            raise RecipeError(
+                f"weights_from has {str(name)[:80]!r}: a text, a finite number, true, false or "
+                "null is expected."
+            )
         plain[name] = value
     return plain

@@ -16,6 +16,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # and under TYPE_CHECKING count.
 ROOMS = (
     "errors",
+    "small_files",
     "reference",
     "checkpoint",
     "resolving",

@@ -46,6 +46,8 @@ from stories import (
     run,
 )
 
+import lwmm_hub as lw
+
 Words = tuple[str, ...]
 
 
@@ -541,6 +543,50 @@ def test_a_few_lines_of_a_card_cannot_describe_gigabytes(lwmm: Command, tiny: Mo
         assert found.data["models"][0]["license"] is None
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "!!bool x",
+        "!!timestamp x",
+        '!!int ""',
+        '!!float ""',
+        "!!str [a]",
+        "1:" * 200_000 + "1",
+        "1:" * 500 + "1.5",
+        "9" * 400_000,
+        "[" * 100_000,
+        "[" * 40 + "]" * 40,
+        "!!python/object/apply:os.mkdir [executed]",
+    ],
+    ids=lambda text: text[:24],
+)
+def test_a_card_neither_crashes_nor_stalls_a_plan(
+    broken: str, tiny: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some were internal errors, others took 19 s of 400 kB."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny.anchor, "anchor")
+    for text in (f"license: {broken}\n", f"license: mit\ntags: [a, {broken}, b]\n"):
+        Path("anchor/README.md").write_text(f"---\n{text}---\n# A model\n")
+        started = time.process_time()
+        facts = lw.resolve("anchor").facts
+        assert time.process_time() - started < 5
+        assert facts.license in {None, "mit"}
+        assert set(facts.tags) <= {"a", "b"} | {t for t in facts.tags if t in text}
+    assert not Path("executed").exists()
+
+
+def test_a_card_with_other_types_keeps_its_texts(
+    tiny: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny.anchor, "anchor")
+    text = "license: mit\ntags: [a, 1, 2020-01-01, null, b]\ndate: 2020-01-01\n1: 2\nx: {y: .nan}\n"
+    Path("anchor/README.md").write_text(f"---\n{text}datasets: true\n---\n")
+    facts = lw.resolve("anchor").facts
+    assert (facts.license, facts.tags, facts.datasets) == ("mit", ("a", "b"), ())
+
+
 # ---------------------------------------------------------------------- values
 
 
@@ -989,6 +1035,97 @@ def test_the_recipe_that_the_table_changes_is_right(
 ) -> None:
     (tmp_path / "here" / "r.yaml").write_text(GOOD_RECIPE.format(**tiny._asdict()))
     assert lwmm("merge", "--recipe", "r.yaml").code == 0
+
+
+@pytest.fixture(scope="module")
+def merged(tiny: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("merged") / "m"
+    lw.merge(tiny.anchor, tiny.donor, output=folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("plan {anchor} {donor} --weights F", 2),
+        ("merge --recipe F -o out", 1),
+        ("card m --scores F", 2),
+        ("card m", 1),
+        ("verify m", 1),
+    ],
+)
+def test_a_pipe_or_a_device_is_no_text(
+    command: str, code: int, kind: str, lwmm: Command, tiny: Models, merged: Path, tmp_path: Path
+) -> None:
+    """One waited for ever for somebody to write to it, the other was read until memory ended."""
+    here = tmp_path / "here"
+    shutil.copytree(merged, here / "m")
+    file = here / ("F" if " F" in command else "m/lwmm_manifest.json")
+    file.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(kind)
+    found = lwmm(*command.format(**tiny._asdict()).split())
+    assert_refused(found, code, file.name, "it is no regular file")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("city", "merges.txt"), ("city", "config.json"), ("city", "LICENSE"), ("rain", "NOTICE.md")],
+)
+def test_what_a_link_leads_to_elsewhere_is_not_copied(
+    model: str, name: str, lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    """A merge would hold it, and a push publish it: a private key, say."""
+    here = tmp_path / "here"
+    (here / "secret").mkdir()
+    for folder in (tiny.anchor, tiny.donor):
+        shutil.copytree(folder, here / folder.name)
+        card = here / folder.name / "README.md"  # where it has no id of the Hub, texts are copied
+        card.write_text("---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\n---\n")
+    link, config = here / model / name, here / model / "config.json"
+    secret = here / "secret" / "id_rsa"
+    secret.write_text(config.read_text() if link == config else "-----BEGIN PRIVATE KEY-----")
+    link.unlink(missing_ok=True)
+    link.symlink_to("../secret/id_rsa")
+    words = (f"{model}: {name} is a link to a file outside its folder", "Put a copy")
+    refused_everywhere(lwmm, tmp_path, 1, words, "city", "rain", "-o", "out")
+    if model == "city":
+        assert_refused(lwmm("convert", "city", "converted"), 1, *words)
+        assert not (here / "converted").exists()
+    link.unlink()  # a link within the folder is as good as a file
+    inside = here / model / "kept" / "file"
+    inside.parent.mkdir()
+    secret.rename(inside)
+    link.symlink_to("kept/file")
+    assert lwmm("merge", "city", "rain", "-o", "out").code == 0
+    made = (here / "out" / ("LICENSE" if name in {"LICENSE", "NOTICE.md"} else name)).read_text()
+    assert inside.read_text() in made or name == "config.json"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_card_replaces_what_bears_its_name_and_writes_through_nothing(
+    kind: str, lwmm: Command, merged: Path, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(merged, here / "m")
+    names = [path.name for path in (here / "m").iterdir()]
+    (here / "victim.txt").write_text("precious")
+    card = here / "m" / "README.md"
+    text = card.read_text("utf-8")
+    card.unlink()
+    if kind == "pipe":
+        os.mkfifo(card)
+    else:
+        card.symlink_to("../victim.txt")
+    assert lwmm("card", "m").code == 0
+    assert card.is_file()
+    assert not card.is_symlink()
+    assert card.read_text("utf-8") == text
+    assert (here / "victim.txt").read_text() == "precious"
+    assert sorted(path.name for path in (here / "m").iterdir()) == sorted(names)
 
 
 @pytest.mark.parametrize(

@@ -602,6 +602,12 @@ SECRETS = [
     "~/runs/x",
     "~zoe/runs/x",
     "//home/zoe/x",
+    "hf_oauth_eyJhbGciOiJFZERTQSJ9.eyJzY29wZSI6.abcdefghijklmnopqrst",
+    "hf_jwt_eyJhbGciOiJFZERTQSJ9eyJzY29wZSI6",
+    "api_org_" + "aB3" * 11,
+    "D:/models/zoe/x.pth",
+    "e:/my runs/zoe/x",
+    "//server/share/zoe",
     "/home//zoe/x",
 ]
 
@@ -648,8 +654,10 @@ def test_a_quoted_path_with_spaces_is_redacted_whole() -> None:
 
 
 def test_the_vocabulary_of_a_tokenizer_is_no_path() -> None:
-    words = ["/../", "/./", "/lib/", "/bin/", "/home/", "/w/", "/"]
-    charsmap = "AA+/" + "Q" * 1439 + "/x+/../" + "A" * 300  # as SentencePiece writes it, in base64
+    words = ["/../", "/./", "/lib/", "/bin/", "/home/", "/w/", "/", "a:/b", "C:/", "//", "://a/b"]
+    charsmap = (
+        "AA+//Qa/Qb/" + "Q" * 1439 + "/x+/../" + "A" * 300
+    )  # as SentencePiece writes it, in base64
     assert_publishable(json.dumps({word: i for i, word in enumerate([*words, charsmap])}))
 
 
@@ -676,6 +684,11 @@ def test_the_token_in_use_is_refused_whatever_it_looks_like() -> None:
         "car (van)/bus/truck",
         "https://en.wikipedia.org/wiki/Foo_(bar)/baz/qux",
         "onnx::/backbone/conv/weight",
+        "hf_oauth_client_secret_of_the_application",
+        "api_org_names",
+        "a:/b",
+        "//cdn.example.org/x/y",
+        "//a/b",
     ],
 )
 def test_harmless_text_is_publishable(harmless: str) -> None:
@@ -947,6 +960,12 @@ def test_the_linter_refuses_a_score_that_is_no_number(value: str) -> None:
     )
     assert "mean_iou" in str(lint_card(card_with(matter))[0])
     assert lint_card(card_with(matter.replace(value, "0.5"))) == []
+
+
+@pytest.mark.parametrize("value", ["!!bool x", "!!timestamp x", '!!int ""', "[" * 5000])
+def test_a_card_with_values_that_are_none_is_a_problem(value: str) -> None:
+    [problem] = lint_card(f"---\nlicense: {value}\n---\n")
+    assert "not valid YAML" in problem.message
 
 
 def test_a_card_without_front_matter_is_a_problem() -> None:

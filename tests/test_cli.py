@@ -919,6 +919,30 @@ def test_drift_is_drawn(name: str, begin: bytes, lwmm: Command, tiny: Models) ->
     assert Path(name).read_bytes().startswith(begin)
 
 
+@pytest.mark.parametrize("name", ["d.png", "d.svg", "d.pdf"])
+def test_a_plot_is_drawn_over_a_figure_and_over_nothing_else(
+    name: str, lwmm: Command, tiny: Models
+) -> None:
+    file = Path(name)
+    for content in (None, None, b""):  # nothing, the figure of the first time, an empty file
+        if content is not None:
+            file.write_bytes(content)
+        assert lwmm("drift", tiny.anchor, tiny.donor, "--plot", name).code == 0
+        assert file.stat().st_size > 1000
+    for content in (b"precious", b"precious\x89PNG\r\n\x1a\n%PDF-", None):
+        file.unlink()
+        if content is None:
+            os.mkfifo(file)
+        else:
+            file.write_bytes(content)
+        found = lwmm("drift", tiny.anchor, tiny.donor, "--plot", name)
+        assert found.code == 2
+        assert found.err == (
+            f"lwmm-hub: {name} exists and holds no figure. Name another file with --plot.\n"
+        )
+        assert content is None or file.read_bytes() == content
+
+
 def test_a_plot_that_cannot_be_drawn_is_refused(lwmm: Command, tiny: Models) -> None:
     for name, words in (("d.xyz", ".png"), ("nowhere/d.png", "nowhere")):
         found = lwmm("drift", tiny.anchor, tiny.donor, "--plot", name, "--json")

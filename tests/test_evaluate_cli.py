@@ -257,6 +257,9 @@ def test_labels_are_mapped_when_that_is_asked_for(evaluate: Command, tmp_path: P
     assert own.data["models"][0]["miou"] == plain["miou"]
     mapping.write_text("road lane\n")
     assert_refused(evaluate(*options, "--label-map", mapping), 2, "line 1", "'road lane' is not")
+    mapping.unlink()
+    os.mkfifo(mapping)
+    assert_refused(evaluate(*options, "--label-map", mapping), 2, "map.txt: it is no regular file")
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,14 @@ CORPUS: dict[str, tuple[Callable[[], bytes], str | None]] = {
         None,
     ),
     "collisions.pth": (lambda: legacy(colliding(60_000)), "59999 keys that are neither text"),
+    "colliding storages.pth": (
+        lambda: legacy(by_hand.dictionary(a=TENSOR), colliding(60_000) + b"0]"),
+        "59999 keys that are neither text",
+    ),
+    "numbers for storages.pth": (
+        lambda: legacy(by_hand.dictionary(a=TENSOR), b"](" + b"K\x01" * 9 + b"e"),
+        "no list of names",
+    ),
     "claims.pth": (
         lambda: legacy(
             by_hand.dictionary(a=by_hand.tensor(source=by_hand.storage(count=2**40))),
@@ -190,8 +198,8 @@ def test_long_files_beside_the_weights_are_not_read(lwmm: Command, tmp_path: Pat
     for name, says in (
         ("README.md", None),
         ("LICENSE", None),
-        ("preprocessor_config.json", "at most 268435456 are copied"),
-        ("tokenizer.json", "at most 268435456 are copied"),
+        ("preprocessor_config.json", "over 256 MiB"),
+        ("tokenizer.json", "over 256 MiB"),
         ("config.json", "that is no configuration"),
         ("model.safetensors.index.json", "that is no configuration"),
     ):
@@ -241,6 +249,22 @@ def test_any_view_of_a_storage_is_gathered_as_numpy_sees_it(
     values = np.frombuffer(stored, f"u{width}", offset=offset * width)
     expected = np.lib.stride_tricks.as_strided(values, shape, [s * width for s in strides])
     assert spooled.read(found["a"].offset, entry.size) == expected.tobytes()
+
+
+def test_a_single_element_of_any_stride_is_read_from_a_legacy_file(tmp_path: Path) -> None:
+    import torch
+
+    tensors = {
+        "l0.weight": torch.arange(16.0).reshape(4, 4).t(),
+        "l0.bias": torch.arange(4.0)[::2][1:],
+        "l0.scale": torch.arange(4.0)[3],
+        "l0.none": torch.arange(4.0)[::2][:0],
+    }
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    checkpoint = lw.resolve(str(tmp_path / "old.pth"))
+    for key, value in tensors.items():
+        read = np.frombuffer(checkpoint.read(checkpoint.entries[key]), "<f4").reshape(value.shape)
+        np.testing.assert_array_equal(read, value.numpy())
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch: some kinds are new, some on their way out

@@ -295,6 +295,28 @@ def test_a_gated_parent_makes_the_merge_private(hub: TestHub, tiny: Models, tmp_
         assert not hub.repository("team/y").private
 
 
+def test_what_a_link_in_a_merge_leads_to_is_not_published(
+    hub: TestHub, tiny: Models, tmp_path: Path
+) -> None:
+    """Parents of the Hub's cache are links all over, into its own blobs."""
+    hub.create_repo("org/a", files_of(tiny.anchor, MINE) | {"LICENSE": b"My own terms."})
+    hub.create_repo("org/b", files_of(tiny.donor))
+    secret = tmp_path / "id_rsa"
+    secret.write_text("-----BEGIN PRIVATE KEY-----")
+    with client(hub, tmp_path / "home", tmp_path / "cwd", xet=False) as run:
+        assert run("merge", "org/a", "org/b", "-o", "m").code == 0
+        folder = tmp_path / "cwd" / "m"
+        assert "My own terms." in (folder / "LICENSE").read_text()
+        for name in ("merges.txt", "LICENSE"):
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(secret)
+            done = run("push", "m", "alice/m", token="alice")
+            assert_one_line(done, code=1)
+            assert f"its {name} is a link to a file outside it: put a copy" in done.err
+            (folder / name).unlink()
+        assert not hub.exists("alice/m")
+
+
 @pytest.mark.parametrize("flag", ["--private", "--public", "--create-pr", "--accept-license"])
 def test_push_options_go_with_a_push(hub: TestHub, tiny: Models, lwmm: object, flag: str) -> None:
     done = lwmm("merge", tiny.anchor, tiny.donor, flag)  # type: ignore[operator]

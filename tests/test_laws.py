@@ -280,6 +280,21 @@ def test_a_plan_saved_and_loaded_is_the_same_plan(
         ("cost", {"read_bytes": "much"}),
         ("cost", {"read_bytes": True}),
         ("layers", [{"index": 0, "name": "a", "part": "b", "weights": "11"}]),
+        ("layers", []),
+        (
+            "relatedness",
+            [
+                {
+                    "model": 9,
+                    "part": "a",
+                    "backbone": True,
+                    "cosine": 1.0,
+                    "tensors": 1,
+                    "verdict": "related",
+                }
+            ],
+        ),
+        ("lineage", [{"model": 0, "verdict": "proven", "why": "x"}]),
     ],
 )
 def test_a_plan_with_a_field_of_another_type_is_none(
@@ -304,6 +319,12 @@ def test_a_plan_with_a_field_of_another_type_is_none(
         ("merged", "weights", [10**400, 0, 0]),
         ("merged", "sources", [1, None, None]),
         ("merged", "layer", None),
+        ("merged", "layer", 10**30),
+        ("merged", "weights", [1.0, 0.0]),
+        ("merged", "weights", [float("inf"), 0.0, 0.0]),
+        ("layers", "weights", [1.0, 0.0]),
+        ("layers", "weights", [1e308, 0.0, 0.0]),
+        ("layers", "weights", [float("nan"), 0.0, 0.0]),
     ],
 )
 def test_a_row_of_a_plan_with_a_field_of_another_type_is_none(

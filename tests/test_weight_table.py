@@ -197,6 +197,16 @@ def test_a_table_that_does_not_fit_is_refused(
         ("layers: [{name: a, weights: [1, 0]}, {name: a, weights: [1, 0]}]", "is no plan"),
         ("layers: [1, 2]", "is no plan"),
         (f"a: [1{'0' * 400}, 0]", "give a list of numbers"),
+        ('a: [!!bool "x", 1]', "not YAML or JSON"),
+        ('a: [!!int "", 1]', "not YAML or JSON"),
+        ("a: [!!timestamp x, 1]", "not YAML or JSON"),
+        (f"a: [{'1:' * 400_000}1, 1]", "not YAML or JSON"),
+        ("? [a]\n: [1, 0]", "not YAML or JSON"),
+        ("1.10: [1, 0]\n'1.10': [0, 1]", "has '1.10' twice"),
+        ("<<: {a: [1, 0]}\nb: [1, 0]", "for '<<': give a list"),
+        ("layers: [{name: [a], weights: [1, 0]}]", "is no plan"),
+        ("layer_weights: {a: [1, 0]}\nweights_from: {seed: .nan}", "has 'seed': a text, a finite"),
+        ("layer_weights: {a: [1, 0]}\nweights_from: {seed: .inf}", "Leave weights_from out"),
         (
             "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n"
             + "".join(
@@ -221,11 +231,54 @@ def test_a_file_that_is_no_table_is_refused(text: str, said: str, tmp_path: Path
         read_weights(tmp_path / "nothing.yaml")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "layer_weights:\n  {}",
+        "layers:\n- {{name: {}",
+    ],
+    ids=["table", "recipe", "plan"],
+)
+@pytest.mark.parametrize("names", [("1.1", "1.10"), ("010", "8"), ("1_0", "10"), ("on", "True")])
+def test_a_name_is_the_text_as_written(text: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    """To YAML 1.10 is the number 1.1: the layer of that name had the weights of another."""
+    file = tmp_path / "weights.yaml"
+    joint, end = (", weights: ", "}\n- {name: ") if "layers" in text else (": ", "\n")
+    rows = [f"{name}{joint}{row}" for name, row in zip(names, ("[1, 0]", "[0, 1]"), strict=True)]
+    indented = end + "  " if "layer_weights" in text else end
+    closing = "}" if "layers" in text else ""
+    file.write_text(text.format(indented.join(rows)) + closing, encoding="utf-8")
+    assert read_weights(file).rows == {names[0]: (1.0, 0.0), names[1]: (0.0, 1.0)}
+
+
+def test_each_layer_has_the_weights_of_its_own_name(tmp_path: Path) -> None:
+    """Through a table, the recipe that was written, and one that was written by hand."""
+    noise = np.random.default_rng(0)
+    layers = ("1.1", "1.2", "1.10")
+    tensors = {f"{n}.weight": noise.standard_normal((16, 16)).astype("f4") for n in layers}
+    for name, more in (("a", 0.0), ("d", 0.125)):
+        moved = {key: value + np.float32(more) for key, value in tensors.items()}
+        save_file(moved, tmp_path / f"{name}.safetensors", metadata={"format": "pt"})
+    table = "1.1: [1.0, 0.0]\n1.2: [0.75, 0.25]\n1.10: [0.5, 0.5]\n"
+    (tmp_path / "w.yaml").write_text(table, encoding="utf-8")
+    models = [tmp_path / "a.safetensors", tmp_path / "d.safetensors"]
+    first = lw.merge(*models, output=tmp_path / "first", weights=tmp_path / "w.yaml")
+    wanted = {"1.1": (1.0, 0.0), "1.2": (0.75, 0.25), "1.10": (0.5, 0.5)}
+    assert {layer.name: layer.weights for layer in first.plan.layers} == wanted
+    recipe = tmp_path / "first" / "lwmm_recipe.yaml"
+    assert lw.merge_recipe(recipe, output=tmp_path / "again").files == first.files
+    text = recipe.read_text("utf-8").replace("'1.10':", "1.10:").replace("'1.1':", "1.1:")
+    assert text != recipe.read_text("utf-8")
+    recipe.write_text(text, encoding="utf-8")
+    assert lw.merge_recipe(recipe, output=tmp_path / "by hand").files == first.files
+
+
 def test_a_file_that_is_too_large_is_called_so(tmp_path: Path) -> None:
     file = tmp_path / "weights.yaml"
     with file.open("wb") as stream:
         stream.truncate((16 << 20) + 1)
-    with pytest.raises(UsageError, match="too large"):
+    with pytest.raises(UsageError, match="over 16 MiB"):
         read_weights(file)
 
 
@@ -247,6 +300,8 @@ def test_a_recipe_with_numbers_alone_or_wrong_ones_names_its_line(
         (text.replace("[0.25, 0.75]", "[0.25, 0.85]", 1), r"line \d+: the weights for"),
         (text.replace("[0.25, 0.75]", "[0.25, x]", 1), "a weight must be a number"),
         (text.replace("method: table", "method: [1]"), "method must be"),
+        (text.replace("method: table", "method: .nan"), r"line \d+: weights_from has 'method'"),
+        (text.replace("version: 1", f"version: {'1:' * 400_000}1"), "version must be a whole"),
     ):
         recipe.write_text(broken, encoding="utf-8")
         with pytest.raises(RecipeError, match=said):
@@ -271,3 +326,21 @@ def test_rows_close_to_one_are_completed_by_the_anchor() -> None:
     assert sum(row) == pytest.approx(1, abs=1e-15)
     (row,) = WeightTable({"a": (0.4999999, 0.5)}).weights(["a"], 2)
     assert row == (0.5, 0.5)
+
+
+def test_where_weights_come_from_is_told_without_tokens_and_paths(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    token = "hf_" + "aB3" * 11
+    rows = "".join(f"  {name}: {list(row)}\n" for name, row in GROUPS.items())
+    origin = f"{{method: fit, images: /home/zoe/x, token: {token}, ~/zoe: 1, seed: 3}}"
+    (tmp_path / "w.yaml").write_text(f"weights_from: {origin}\nlayer_weights:\n{rows}", "utf-8")
+    lw.merge(*pair, output=tmp_path / "m", weights=tmp_path / "w.yaml")
+    for name in ("lwmm_manifest.json", "README.md"):
+        text = (tmp_path / "m" / name).read_text("utf-8")
+        assert "zoe" not in text
+        assert token not in text
+    manifest = json.loads((tmp_path / "m" / "lwmm_manifest.json").read_text("utf-8"))
+    assert manifest["plan"]["weights_from"] == {
+        "method": "fit", "images": "[local path]", "token": "[token]", "[local path]": 1, "seed": 3
+    }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lwmm_hub.errors import CardError
 from lwmm_hub.licenses import LICENSES, suggest_license
+from lwmm_hub.weight_table import MISFITS
 
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)(?:\r?\n|\A)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 BASE_MODEL_RELATIONS = ("adapter", "finetune", "merge", "quantized")
@@ -84,13 +85,20 @@ _ROOTS = (
     "storage|srv|sys|tmp|usr|var|work|workspace|workspaces"
 )
 _SYSTEM = frozenset({"bin", "boot", "lib", "lib32", "lib64", "sbin"})  # nobody's models
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+# of a user, of an organisation, of a login in the browser, and the signed ones of Spaces and jobs
+TOKEN = re.compile(
+    r"(?:hf_|api_org_)[A-Za-z0-9]{20,}"
+    r"|hf_(?:oauth|jwt)_(?:eyJ[\w-]{8,}|[A-Za-z0-9]{20,})(?:\.[\w-]+)*"
+)
 # The last group is the root of any other path: it counts where this machine has such a folder.
 LOCAL_PATH = re.compile(
     r"(?i:file:/)|(?<![\w.~/\\-])~(?:[a-z_][\w-]*)?/"
     rf"|(?:(?<![\w./-])/|(?<![\w./:-])//+)(?:{_ROOTS})/+(?=[^\s/\"'<>|`])"
     r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\|/(?:Users|Windows|Documents)\b)"
+    r"|(?<![A-Za-z0-9])[A-Za-z]:/[\w.@+-][\w.@+ -]{0,63}/[\w.@+-]"  # two folders: `a:/b` is a word
     r"|(?<![\\\w])\\\\[A-Za-z0-9.-]+\\[A-Za-z0-9]"
+    # a share; an address without its protocol has a dot, and base64 anything around two slashes
+    r"|(?<![\w./:+-])//[A-Za-z0-9][\w-]{1,62}/[\w$-][\w.$ -]{0,63}/[\w.-]"
     r"|(?<![\w./-])/(?P<root>[\w@+-][\w.@+-]{0,63})(?=/[^\s/\"'<>|`])"
 )
 _REST_OF_PATH = re.compile(r"[^\s\"'<>|`]*")
@@ -158,7 +166,9 @@ def parse_front_matter(text: str) -> dict[str, Any]:
 
     try:
         fields = yaml.load(text, Loader=_unique_key_loader())
-    except (yaml.YAMLError, ValueError) as error:
+    except RecursionError:
+        raise CardError("not valid YAML: it is nested too deeply") from None
+    except (yaml.YAMLError, *MISFITS) as error:
         raise CardError(f"not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(fields, dict):
         raise CardError("it has to be a mapping of fields, 'license: ...' and so on")
@@ -206,7 +216,7 @@ def redact(text: str) -> str:
     >>> redact("cannot read '/home/me/my runs/a.pth': truncated")
     "cannot read '[local path]': truncated"
     """
-    if "/" not in text and "\\" not in text and "hf_" not in text:
+    if "/" not in text and "\\" not in text and not TOKEN.search(text):
         return text
     shown, end = "", 0
     while found := _local_path(text, end):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 MAX_PICKLE = 64 * 1024 * 1024
-PICKLES = 4  # magic number, version, machine, content; torch itself reads what follows
+PICKLES = 5  # magic number, version, machine, content, names of storages; then come their bytes
 
 
 def read_legacy(path: Path, name: str) -> tuple[PickledFile, SpooledFile]:
@@ -52,7 +52,9 @@ def read_legacy(path: Path, name: str) -> tuple[PickledFile, SpooledFile]:
                 "Load it with the PyTorch that wrote it and save its state dict again."
             )
     with path.open("rb") as file:
-        check_pickles(file.read(MAX_PICKLE), name, PICKLES)
+        storages = check_pickles(file.read(MAX_PICKLE), name, PICKLES)
+    if not isinstance(storages, list) or not all(isinstance(key, str) for key in storages):
+        raise damaged(name, "its storages have no list of names")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes that torch itself wrote into old files
@@ -74,8 +76,9 @@ def read_legacy(path: Path, name: str) -> tuple[PickledFile, SpooledFile]:
                     f"{name}: its expanded tensors need more than {limit} bytes. Save the state "
                     "dict again after tensor.contiguous()."
                 )
-            flat = value.detach().contiguous().flatten().view(torch.uint8)
-            places[view] = spooled.append(flat.numpy().data)
+            flat = value.detach().contiguous().as_strided((value.numel(),), (1,))
+            # flatten() would leave a single element the stride that it had, which has no bytes
+            places[view] = spooled.append(flat.view(torch.uint8).numpy().data)
         return TensorEntry("", code, shape, name, places[view])
 
     return lay_out(name, root, as_entry), spooled

@@ -59,17 +59,21 @@ def load_pickle(data: bytes, name: str, check_storage: StorageCheck) -> object:
         raise damaged(name, f"its pickle cannot be read ({type(error).__name__})") from None
 
 
-def check_pickles(data: bytes, name: str, count: int) -> None:
-    """Run `count` pickles that follow each other, and keep nothing: what another reader may load.
+def check_pickles(data: bytes, name: str, count: int) -> object:
+    """Run `count` pickles that follow each other: what another reader may load.
+
+    Returns:
+        what the last of them describes.
 
     Raises:
         UnsafePickleError: they name something that is neither a tensor nor a plain container.
         CheckpointError: they are damaged, or made to keep a reader busy.
     """
     machine = _Machine(data, name, lambda _: None)
+    described: object = None
     try:
         for _ in range(count):
-            machine.run()
+            described = machine.run()
             if machine.odd_keys > MAX_ODD_KEYS:
                 raise CheckpointError(
                     f"{name} has dictionaries with {machine.odd_keys} keys that are neither text "
@@ -79,6 +83,7 @@ def check_pickles(data: bytes, name: str, count: int) -> None:
             machine.stack, machine.marks, machine.memo = [], [], {}
     except (IndexError, KeyError, ValueError, struct.error) as error:
         raise damaged(name, f"its pickle cannot be read ({type(error).__name__})") from None
+    return described
 
 
 class _Machine:

@@ -14,6 +14,7 @@ import click
 from lwmm_hub.cli.options import parents_of, with_options, with_output
 from lwmm_hub.cli.output import Output, counting_bar
 from lwmm_hub.errors import OutputError, UsageError
+from lwmm_hub.small_files import read_small, read_small_text
 
 if TYPE_CHECKING:
     from lwmm_hub.evaluation.comparing import Column
@@ -69,7 +70,8 @@ _READING = (
     "open_partial",
 )
 _TIMED = 4  # images
-_MAX_SCORES = 64 << 20  # bytes
+MAX_SCORES = 64 << 20  # bytes
+_MAX_MAP = 1 << 20  # bytes of a map of labels
 _SOFTWARE = "lwmm-hub evaluate"  # what an overlay says of itself
 
 
@@ -240,9 +242,8 @@ def _writing(path: str) -> Iterator[None]:
 
 def _holds_scores(path: Path) -> bool:
     try:
-        if path.stat().st_size > _MAX_SCORES:
-            return False
-        return {"version", "models", "dataset"} <= set(json.loads(path.read_text("utf-8")))
+        content = json.loads(read_small(path, MAX_SCORES))
+        return {"version", "models", "dataset"} <= set(content)
     except (OSError, ValueError, TypeError):
         return False
 
@@ -261,8 +262,13 @@ def read_label_map(file: str | None) -> dict[str, str]:
     """Lines of `label of the model = label of the data`."""
     if file is None:
         return {}
+    try:
+        content = read_small_text(Path(file), _MAX_MAP)
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError(f"cannot read the label map {file}: {what}. Give its path.") from error
     found = {}
-    for number, line in enumerate(Path(file).read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         text = line.partition("#")[0].strip()
         if not text:
             continue

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from lwmm_hub.cli.evaluating import progress_bar, read_label_map
+from lwmm_hub.cli.evaluating import MAX_SCORES, progress_bar, read_label_map
 from lwmm_hub.cli.options import given, written
 from lwmm_hub.cli.output import Output
 from lwmm_hub.errors import LwmmError, UsageError
+from lwmm_hub.small_files import read_small
 
 if TYPE_CHECKING:
     from lwmm_hub.evaluation.data_sets import DataSet
@@ -136,10 +137,10 @@ def put_scores(folder: str, file: str) -> None:
     from lwmm_hub.judging import record_scores
 
     try:
-        document = json.loads(Path(file).read_text("utf-8"))
+        document = json.loads(read_small(Path(file), MAX_SCORES))
     except (OSError, ValueError, RecursionError) as error:
+        what = error.strerror if isinstance(error, OSError) else type(error).__name__
         raise UsageError(
-            f"{file} cannot be read as JSON ({type(error).__name__}). Name a file of 'lwmm-hub "
-            "evaluate --save-to'."
+            f"{file} cannot be read as JSON ({what}). Name a file of 'lwmm-hub evaluate --save-to'."
         ) from error
     record_scores(Path(folder), document if isinstance(document, dict) else {})

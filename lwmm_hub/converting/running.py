@@ -235,7 +235,7 @@ def _given(config: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping
     path = Path(config)
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r}: name a config.json with --config.")
-    return parse_config(read_beside(path, "--config"), path.name)
+    return parse_config(read_beside(path.resolve(), "--config"), path.name)
 
 
 def _check_output(made: _Made, path: Path, dtype: str, overwrite: bool) -> None:

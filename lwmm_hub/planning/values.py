@@ -17,10 +17,13 @@ from lwmm_hub.lineage import Lineage
 from lwmm_hub.options import MergeOptions
 from lwmm_hub.relatedness import Relatedness
 from lwmm_hub.schedule import TABLE
+from lwmm_hub.small_files import read_small
 from lwmm_hub.weight_table import WeightTable, origin_of
 
 VERSION = 1
 STATISTICS = ("running_mean", "running_var")
+_MAX_BYTES = 256 << 20  # of a saved plan
+_ROUNDING = 1e-6  # by which a weight may lie outside 0 to 1
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ class MergePlan:
             RecipeError: not a plan.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(read_small(Path(path), _MAX_BYTES))
         except (OSError, ValueError, RecursionError) as error:
             raise RecipeError(f"{Path(path).name} is not a saved plan: {error}.") from error
         return cls.from_dict(data)
@@ -278,7 +281,24 @@ def _plan_from_dict(data: Mapping[str, Any]) -> MergePlan:
         tuple(_from_fields(ValuePair, row) for row in data.get("inferred", ())),
         origin_of(data.get("weights_from", {})),
     )
+    _check_weights(plan)
     return _checked(plan)
+
+
+def _check_weights(plan: MergePlan) -> None:
+    """Refuse rows that do not fit the number of models: they could not even be shown."""
+    models, layers = len(plan.models), len(plan.layers)
+    rows: list[Layer | MergedTensor] = [*plan.layers, *plan.merged]
+    for row in rows:
+        sound = all(-_ROUNDING <= weight <= 1 + _ROUNDING for weight in row.weights)
+        if len(row.weights) != models or not sound:
+            raise ValueError(f"{row.name!r} has no weight from 0 to 1 for each of {models} models")
+    for tensor in plan.merged:
+        if len(tensor.sources) != models or not 0 <= tensor.layer < layers:
+            raise ValueError(f"{tensor.name!r} has no source for each model, or no layer")
+    for donor in (*(r.model for r in plan.relatedness), *(found.model for found in plan.lineage)):
+        if not 0 < donor < models:
+            raise ValueError(f"there is no donor {donor}")
 
 
 def _merged_from_dict(row: Mapping[str, Any]) -> MergedTensor:

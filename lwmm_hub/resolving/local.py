@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from lwmm_hub.resolving.choosing import (
 from lwmm_hub.resolving.opening import check_config_size, open_files, parse_config
 
 MAX_FRONT_MATTER = 1 << 20  # bytes
+MAX_NESTING = 32  # of lists and tables in it; libyaml's time grows with the square
 
 
 def resolve_local(reference: ModelReference) -> Checkpoint:
@@ -113,7 +115,9 @@ def _beginning(path: Path) -> str:
 def front_matter(text: str) -> dict[str, Any]:
     """The YAML at the head of a card, empty where there is none or it is broken.
 
-    It counts as broken where it has aliases or merge keys, by which a few lines describe gigabytes.
+    Only texts, lists and tables are built; numbers, dates and the like are None. It counts as
+    broken where it has aliases or merge keys, by which a few lines describe gigabytes, or is nested
+    deeply.
     """
     if not text.startswith("---"):
         return {}
@@ -122,15 +126,35 @@ def front_matter(text: str) -> dict[str, Any]:
         return {}
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
     try:
-        for event in yaml.parse(head, loader):
+        for event in yaml.parse(head, _text_loader()):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "value", None) == "<<":
                 return {}
-        declared = yaml.load(head, loader)
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_NESTING:
+                return {}
+        declared = yaml.load(head, Loader=_text_loader())
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
     return declared if isinstance(declared, dict) else {}
+
+
+@functools.cache
+def _text_loader() -> Any:
+    """A loader that makes no numbers: `1:1:...` is one to the base of 60, in quadratic time."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        """A safe loader whose constructors are those of texts, lists and tables alone."""
+
+    known = yaml.SafeLoader.yaml_constructors
+    kinds = [f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")]
+    Loader.yaml_constructors = {kind: known[kind] for kind in kinds}
+    Loader.yaml_constructors[None] = lambda loader, node: None
+    Loader.yaml_multi_constructors = {}
+    return Loader
 
 
 def is_license_file(name: str) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, dtype_name
 from lwmm_hub.errors import CheckpointError
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.reference import is_repository_id
+from lwmm_hub.small_files import read_small
 
 MAX_BESIDE = 256 << 20  # bytes of a file beside the weights; the largest tokenizers have 40 MB
 
@@ -36,23 +41,56 @@ def copy_beside(
 
 
 def read_beside(path: Path, label: str) -> bytes:
-    """A file that lies beside a parent's weights.
+    """A file that lies beside a parent's weights, to be copied into what may be published.
 
     Raises:
-        CheckpointError: it cannot be read, or is absurdly long.
+        CheckpointError: it cannot be read, is absurdly long, or a link to a file elsewhere.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BESIDE:
-            raise CheckpointError(
-                f"{label}: {path.name} has {size} bytes; at most {MAX_BESIDE} are copied. Move it "
-                "elsewhere, or ask its author for a sound copy."
-            )
-        return path.read_bytes()
+        if leads_out(path):
+            raise _elsewhere(label, path.name)
+        return read_small(path, MAX_BESIDE)
     except OSError as error:
+        next_step = "Check its permissions."
+        if error.errno == errno.EFBIG:
+            next_step = "Move it elsewhere, or ask its author for a sound copy."
         raise CheckpointError(
-            f"{label}: cannot read {path.name}: {error.strerror or error}. Check its permissions."
+            f"{label}: cannot read {path.name}: {error.strerror or error}. {next_step}"
         ) from error
+
+
+def refuse_links(model: Checkpoint, names: Sequence[str]) -> None:
+    """Refuse, before any work is done, what `read_beside` would refuse after it.
+
+    Args:
+        model: a parent.
+        names: what is copied from beside its weights, besides its licence texts.
+
+    Raises:
+        CheckpointError: one of them is a link to a file elsewhere.
+    """
+    for name in (*names, *model.facts.license_files):
+        path = None if model.folder is None else model.folder / name
+        if path is not None and path.is_file() and leads_out(path):
+            raise _elsewhere(model.label, path.name)
+
+
+def leads_out(path: Path) -> bool:
+    """Whether a file is a link to one outside its folder.
+
+    In the Hub's cache all files of a folder are links, into the `blobs` of their repository.
+    """
+    home, target = path.parent.resolve(), path.resolve()
+    cached = (above.parent for above in home.parents if above.name == "snapshots")
+    blobs = (repo / "blobs" for repo in cached if re.match(r"(?:model|dataset)s--", repo.name))
+    return not any(target.is_relative_to(folder) for folder in (home, *blobs))
+
+
+def _elsewhere(label: str, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{label}: {name} is a link to a file outside its folder, which would be copied into what "
+        "may be published. Put a copy of that file in its place, or remove the link."
+    )
 
 
 def stored_dtype(anchor: Checkpoint, plan: MergePlan) -> str:
@@ -100,8 +138,18 @@ def _without_paths(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 with plain newlines on every system."""
-    path.write_bytes(text.encode())
+    """Write UTF-8 with plain newlines on every system, in one step.
+
+    What bore the name is replaced, never written through: it may be a link to a file elsewhere.
+    """
+    if path.is_file() and not path.is_symlink() and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))  # as it was meant
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        fresh.write_bytes(text.encode())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
