@@ -256,3 +256,16 @@ def test_data_that_cannot_be_opened_stop_before_the_merge(lwmm, tmp_path: Path) 
     assert done.code == 1
     assert "nothing" in done.err
     assert not Path("m").exists()
+
+
+def test_a_limit_out_of_range_stops_before_the_merge(lwmm, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("images", "labels"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("L", (40, 40)).save(tmp_path / "data" / name / "1.png")
+    data = ("--evaluate", tmp_path / "data", "--evaluate-labels", "cityscapes-19")
+    done = lwmm("merge", ANCHOR, DONOR, "-o", "m", *data, "--evaluate-limit", "0")
+    assert done.code == 2, done.err
+    assert "limit is 0: give a number of images" in done.err
+    assert not Path("m").exists()

@@ -65,8 +65,8 @@ def take_judging(options: dict[str, Any]) -> Judging | None:
     """Take the options of this module out of a command's, the data set opened before work begins.
 
     Raises:
-        UsageError: options of an evaluation that is not asked for.
-        EvaluationError: there is no such data set.
+        UsageError: options of an evaluation that is not asked for, or out of range.
+        EvaluationError: there is no such data set, or it is empty.
     """
     data, *how = (options.pop(name) for name in JUDGE_NAMES)
     split, space, limit, by_name, label_map, controls = how
@@ -79,10 +79,13 @@ def take_judging(options: dict[str, Any]) -> Judging | None:
             )
         return None
     from lwmm_hub.evaluation.opening import open_data
+    from lwmm_hub.evaluation.running import RunOptions
     from lwmm_hub.evaluation.subjects import LabelOptions
 
     labels = LabelOptions(by_name, read_label_map(label_map))
-    return Judging(open_data(data, split=split, label_space=space), labels, limit, controls)
+    opened = open_data(data, split=split, label_space=space)
+    RunOptions(limit=limit).check(opened)
+    return Judging(opened, labels, limit, controls)
 
 
 def check_controlled(recipe: str | None) -> None:
