@@ -155,6 +155,12 @@ def record_scores(
             "the scores are no report of lwmm-hub evaluate. Write one with --save-to."
         )
     parents = manifest["plan"]["models"]
+    dataset = dict(document.get("dataset") or {})
+    if dataset.get("shards"):
+        raise OutputError(
+            "the scores are of a part of the images. Run the other parts, then the same command "
+            "without --shard, which puts them together."
+        )
     entries = []
     for i, model in enumerate(models):
         role = roles[i] if roles is not None else _role(model, folder, parents)
@@ -167,7 +173,6 @@ def record_scores(
         raise OutputError(
             f"the scores are of other models: none is {folder.name}. Evaluate this folder, too."
         )
-    dataset = dict(document.get("dataset") or {})
     if "/" not in str(dataset.get("reference", "")):
         dataset["revision"] = None  # a fingerprint of local files, which names nothing to others
     elif not dataset.get("revision"):

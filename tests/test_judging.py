@@ -161,6 +161,10 @@ def test_scores_of_a_file_reach_the_card_without_paths(
     other["models"] = other["models"][:2]
     with pytest.raises(OutputError, match="the scores are of other models"):
         record_scores(Path("merged"), other)
+    part = json.loads(Path("scores.json").read_text("utf-8"))
+    part["dataset"] |= {"shard": 0, "shards": 2}
+    with pytest.raises(OutputError, match="of a part of the images"):
+        record_scores(Path("merged"), part)
     Path("bad.json").write_text("[1", encoding="utf-8")
     assert lwmm("card", "merged", "--scores", "bad.json").code == 2
     Path("bad.json").write_text("{}", encoding="utf-8")
