@@ -291,7 +291,7 @@ def train(
             raise
         fit.ended = (
             f"the fit was interrupted after {fit.steps} of {course.options.steps} steps: the best "
-            "layer weights so far are used. The same command goes on from there."
+            "layer weights so far are used. The same command with --overwrite goes on from there."
         )
     finally:
         if folder is not None and fit.before is not None:

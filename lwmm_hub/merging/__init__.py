@@ -7,10 +7,10 @@ the caller hashes the ranges in order meanwhile, or makes one itself. Every elem
     theta_p - sum over the others of H_i (theta_p - theta_i)
 
 in float32 (float64 where a float64 takes part), summed in the order of the models and rounded once,
-to nearest even; p is the model with the largest weight, the first of several: the anchor, with any
-schedule. This form gives a parameter back bit for bit where all models agree, signed zeros
-included, and loses nothing to a model of no weight with far larger values. The result depends
-neither on the number of threads nor on the size of the ranges.
+to nearest even; p is the anchor, or where it has no weight the model with the largest. This form
+gives a parameter back bit for bit where all models agree, signed zeros included, and loses nothing
+to an anchor of no weight with far larger values. The result depends neither on the number of
+threads nor on the size of the ranges.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def _merge_piece(piece: Piece, raw: Sequence[memoryview], slot: Slot, kitchen: K
     out = view(slot.result, segment.dtype, count, piece.at)
     stored = [view(data, part.dtype, count) for part, data in zip((own, *donors), raw, strict=True)]
     parts = (own, *donors)
-    first = max(range(len(parts)), key=lambda i: parts[i].weight)
+    first = 0 if own.weight else max(range(len(parts)), key=lambda i: parts[i].weight)
     others = [i for i, part in enumerate(parts) if i != first and part.weight]
     as_it_is = not donors and segment.computed is None and own.dtype == segment.dtype
     if as_it_is and not in_place:
@@ -121,6 +121,11 @@ def _merge_piece(piece: Piece, raw: Sequence[memoryview], slot: Slot, kitchen: K
     real = sum_dtype({own.dtype, segment.dtype, *(d.dtype for d in donors)})
     for start in range(0, count, BLOCK):
         here = slice(start, min(start + BLOCK, count))
+        if first and not kitchen.allow_nonfinite:  # the sum does not look at the anchor then
+            unseen = _floats(stored[0][here], own.dtype, real, slot, 1)
+            if not all_finite(unseen):
+                block = Piece(segment, piece.skip + start, len(unseen), piece.at)
+                _explain_nonfinite(unseen, block, real, kitchen)
         mine = _floats(stored[first][here], parts[first].dtype, real, slot, 0)
         if segment.computed is not None:
             skip = piece.skip
@@ -172,7 +177,7 @@ def _weighted(
     slot: Slot,
     allow_nonfinite: bool,
 ) -> NDArray[Any]:
-    """Take sum of H_i (mine - theta_i) off `mine`, the model with the largest weight; in place."""
+    """Take sum of H_i (mine - theta_i) off `mine`, the anchor's or what stands for it; in place."""
     total: NDArray[Any] | None = None
     for part, elements in others:
         theirs = _floats(elements, part.dtype, real, slot, 1 if total is None else 2)
