@@ -15,11 +15,12 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from lwmm_hub.errors import ModelReferenceError, RecipeError, UsageError
+from lwmm_hub.foreign_yaml import scalar
 from lwmm_hub.planning import MergeOptions, MergePlan
 from lwmm_hub.reference import STAGES, WEIGHTS, ModelReference
 from lwmm_hub.schedule import TABLE
 from lwmm_hub.small_files import read_small_text
-from lwmm_hub.weight_table import MAX_SCALAR, MISFITS, WeightTable, origin_of
+from lwmm_hub.weight_table import WeightTable, origin_of
 
 if TYPE_CHECKING:
     import yaml
@@ -344,13 +345,9 @@ class _Reader:
 
         if not isinstance(node, yaml.ScalarNode):
             self.fail(node, f"{what} must be {_english(types)}.")
-        try:
-            short = len(node.value) <= MAX_SCALAR or node.tag.endswith(":str")
-            value = yaml.SafeLoader("").construct_object(node) if short else node
-            if type(value) is int and float in types:
-                value = float(value)
-        except (yaml.YAMLError, *MISFITS):
-            value = node  # of no type that is asked for
+        value = scalar(node)
+        if type(value) is int and float in types and abs(value) < 1 << 53:
+            value = float(value)
         if type(value) not in types:
             self.fail(node, f"{what} must be {_english(types)}, not {str(node.value)[:80]!r}.")
         return value

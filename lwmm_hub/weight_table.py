@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import reprlib
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lwmm_hub.errors import RecipeError, UsageError
+from lwmm_hub.foreign_yaml import NotYamlError, TwiceError, each_once, load_values
 from lwmm_hub.small_files import read_small_text
 
 MAX_BYTES = 16 << 20
@@ -22,9 +21,6 @@ FOUND = {
     "entropy": "fitting.entropy_layer_weights",
     "drift": "fitting.drift_layer_weights",
 }
-MAX_SCALAR = 1000  # characters of a value that is no text; `1:1:1:...` takes quadratic time
-# what PyYAML raises for a value that does not fit its tag, such as `!!bool x`
-MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _SUM = 1e-6  # how far a row may be from 1; what is missing goes to the anchor
 
 
@@ -125,19 +121,23 @@ def read_weights(path: Path) -> WeightTable:
     Raises:
         UsageError: the file is missing, or holds something else.
     """
-    import yaml
-
     try:
         text = read_small_text(path, MAX_BYTES)
         if path.suffix == ".json":
-            content = json.loads(text, object_pairs_hook=_each_once)
+            content = json.loads(text, object_pairs_hook=each_once)
         else:
-            content = yaml.load(text, Loader=_loader())
-    except UsageError:
-        raise
-    except (OSError, yaml.YAMLError, RecursionError, *MISFITS) as error:
-        what = error.strerror if isinstance(error, OSError) else "it is not YAML or JSON"
-        raise UsageError(f"cannot read the weights {path}: {what}. Give its path.") from error
+            content = load_values(text, as_written=("name",))  # of a plan's layer
+    except TwiceError as error:
+        raise UsageError(f"the table of weights has '{error}' twice. Leave one row out.") from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the weights {path}: {error.strerror}. Give its path."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        what = str(error) if isinstance(error, NotYamlError) else "it is not YAML or JSON"
+        raise UsageError(
+            f"cannot read the weights {path}: {what}. Write 'layer: [anchor, donor]' lines."
+        ) from error
     rows, origin = content, None
     if isinstance(content, dict) and isinstance(content.get("layers"), list):  # a plan
         named = [row for row in content["layers"] if isinstance(row, dict)]
@@ -160,42 +160,6 @@ def read_weights(path: Path) -> WeightTable:
     except RecipeError as error:
         raise UsageError(f"{path}: {error} Leave weights_from out.") from error
     return WeightTable({name: _row(name, row, path) for name, row in rows.items()}, known)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A table in JSON; where a name stands in it twice the last row would win silently."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise UsageError(f"the table of weights has {twice[:80]!r} twice. Leave one row out.")
-    return found
-
-
-@functools.cache
-def _loader() -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """yaml.SafeLoader, but names are the text as written (`1.10` is no number), each once."""
-
-        def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
-            if not isinstance(node, yaml.MappingNode):
-                return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # raises
-            pairs: list[tuple[str, Any]] = []
-            for key, value in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    raise yaml.MarkedYAMLError(None, None, "a name is no text", key.start_mark)
-                as_written = key.value == "name" and isinstance(value, yaml.ScalarNode)  # of a plan
-                built = value.value if as_written else self.construct_object(value, deep)
-                pairs.append((key.value, built))
-            return _each_once(pairs)
-
-        def construct_scalar(self, node: yaml.Node) -> Any:
-            if not node.tag.endswith(":str") and len(node.value) > MAX_SCALAR:
-                raise yaml.MarkedYAMLError(None, None, "it is too long", node.start_mark)
-            return super().construct_scalar(node)  # type: ignore[arg-type]
-
-    return Loader
 
 
 def _row(layer: str, values: object, path: Path) -> tuple[float, ...]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
 from lwmm_hub.errors import CardError
+from lwmm_hub.foreign_yaml import NotYamlError, TwiceError, load_values
 from lwmm_hub.licenses import LICENSES, suggest_license
-from lwmm_hub.weight_table import MISFITS
 
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)(?:\r?\n|\A)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 BASE_MODEL_RELATIONS = ("adapter", "finetune", "merge", "quantized")
@@ -162,14 +161,12 @@ def parse_front_matter(text: str) -> dict[str, Any]:
     Raises:
         CardError: It is not YAML, not a mapping, or a key is there twice.
     """
-    import yaml
-
     try:
-        fields = yaml.load(text, Loader=_unique_key_loader())
-    except RecursionError:
-        raise CardError("not valid YAML: it is nested too deeply") from None
-    except (yaml.YAMLError, *MISFITS) as error:
-        raise CardError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        fields = load_values(text)
+    except TwiceError as error:
+        raise CardError(f"not valid YAML: the key '{error}' is there twice") from None
+    except NotYamlError as error:
+        raise CardError(f"not valid YAML: {error}") from None
     if not isinstance(fields, dict):
         raise CardError("it has to be a mapping of fields, 'license: ...' and so on")
     return fields
@@ -244,25 +241,6 @@ def _as_read(text: str) -> str:
 
         text = unescape(text)
     return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
-
-
-@cache
-def _unique_key_loader() -> Any:
-    import yaml
-
-    class UniqueKeyLoader(yaml.SafeLoader):
-        """yaml.SafeLoader, but a key that is there twice is an error."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            seen = set()
-            for key_node, _ in node.value:
-                key = self.construct_object(key_node, deep=True)
-                if isinstance(key, (str, int)) and key in seen:
-                    raise yaml.YAMLError(f"the key {key!r} is there twice")
-                seen.add(key if isinstance(key, (str, int)) else id(key))
-            return super().construct_mapping(node, deep)
-
-    return UniqueKeyLoader
 
 
 def _lint_license(fields: Mapping[str, Any], files: Collection[str]) -> list[Problem]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from lwmm_hub.checkpoint import Checkpoint, LocalFile, ModelFacts
 from lwmm_hub.errors import ResolveError
+from lwmm_hub.foreign_yaml import NotYamlError, load_texts
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.resolving.choosing import (
     choose_weights,
@@ -20,7 +20,6 @@ from lwmm_hub.resolving.choosing import (
 from lwmm_hub.resolving.opening import check_config_size, open_files, parse_config
 
 MAX_FRONT_MATTER = 1 << 20  # bytes
-MAX_NESTING = 32  # of lists and tables in it; libyaml's time grows with the square
 
 
 def resolve_local(reference: ModelReference) -> Checkpoint:
@@ -124,37 +123,11 @@ def front_matter(text: str) -> dict[str, Any]:
     head, found, _ = text[3:].partition("\n---")
     if not found or len(head) > MAX_FRONT_MATTER:
         return {}
-    import yaml
-
-    depth = 0
     try:
-        for event in yaml.parse(head, _text_loader()):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "value", None) == "<<":
-                return {}
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_NESTING:
-                return {}
-        declared = yaml.load(head, Loader=_text_loader())
-    except (yaml.YAMLError, RecursionError, ValueError):
+        declared = load_texts(head)
+    except NotYamlError:
         return {}
     return declared if isinstance(declared, dict) else {}
-
-
-@functools.cache
-def _text_loader() -> Any:
-    """A loader that makes no numbers: `1:1:...` is one to the base of 60, in quadratic time."""
-    import yaml
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """A safe loader whose constructors are those of texts, lists and tables alone."""
-
-    known = yaml.SafeLoader.yaml_constructors
-    kinds = [f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")]
-    Loader.yaml_constructors = {kind: known[kind] for kind in kinds}
-    Loader.yaml_constructors[None] = lambda loader, node: None
-    Loader.yaml_multi_constructors = {}
-    return Loader
 
 
 def is_license_file(name: str) -> bool:
