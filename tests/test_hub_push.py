@@ -317,6 +317,21 @@ def test_what_a_link_in_a_merge_leads_to_is_not_published(
         assert not hub.exists("alice/m")
 
 
+def test_the_blobs_of_a_cache_may_lie_on_another_disk(
+    hub: TestHub, tiny: Models, tmp_path: Path
+) -> None:
+    hub.create_repo("org/a", files_of(tiny.anchor, MINE) | {"LICENSE": b"My own terms."})
+    hub.create_repo("org/b", files_of(tiny.donor))
+    with client(hub, tmp_path / "home", tmp_path / "cwd", xet=False) as run:
+        assert run("merge", "org/a", "org/b", "-o", "m").code == 0
+        [blobs] = (tmp_path / "home").rglob("models--org--a/blobs")
+        blobs.rename(tmp_path / "disk")
+        blobs.symlink_to(tmp_path / "disk")
+        done = run("merge", "org/a", "org/b", "-o", "again")
+        assert done.code == 0, done.err
+        assert "My own terms." in (tmp_path / "cwd" / "again" / "LICENSE").read_text()
+
+
 @pytest.mark.parametrize("flag", ["--private", "--public", "--create-pr", "--accept-license"])
 def test_push_options_go_with_a_push(hub: TestHub, tiny: Models, lwmm: object, flag: str) -> None:
     done = lwmm("merge", tiny.anchor, tiny.donor, flag)  # type: ignore[operator]
