@@ -476,6 +476,8 @@ def test_a_bar_counts_what_is_merged_where_somebody_waits(tiny: Models, tmp_path
         shown = at_a_terminal(tmp_path, *arguments, **bars)
         assert re.search(rf"\r{what}: +\d+%\|█* *\| [\d.]+M/{made}M ", shown)
         assert re.search(rf"\r{what}: 100%\|█+\| {made}M/{made}M ", shown)
+    shown = at_a_terminal(tmp_path, "convert", folder, "converted", **bars)  # of unknown size
+    assert re.search(rf"\rconverting: {made}MB \[", shown)
 
 
 def test_a_reader_that_goes_away_is_no_error(tiny: Models, tmp_path: Path) -> None:

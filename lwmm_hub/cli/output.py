@@ -102,12 +102,12 @@ class Bar:
     """A bar that counts bytes, called with those made since the last call.
 
     How many there will be is often known only once a plan is made: the bar appears with the first
-    of them, where so many are expected that somebody waits.
+    of them, where so many are expected that somebody waits; where none are, with so many made.
     """
 
     def __init__(self, what: str, shown: bool) -> None:
         self._what, self._shown = what, shown
-        self._total = 0
+        self._total = self._made = 0
         self._bar: Any = None
 
     def expect(self, total: int) -> None:
@@ -120,12 +120,16 @@ class Bar:
 
     def __call__(self, made: int) -> None:
         """Count `made` bytes more."""
+        self._made += made
         if self._bar is None:
-            if not self._shown or self._total <= SHOWN_FROM:
+            if not self._shown or (self._total or self._made) <= SHOWN_FROM:
                 return
             from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # not re-exported
 
-            self._bar = tqdm(total=self._total, desc=self._what, unit="B", unit_scale=True)  # type: ignore[no-untyped-call]
+            self._bar = tqdm(  # type: ignore[no-untyped-call]
+                total=self._total or None, desc=self._what, unit="B", unit_scale=True
+            )
+            made = self._made
         self._bar.update(made)
 
     def close(self) -> None:

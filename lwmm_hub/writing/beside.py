@@ -82,7 +82,11 @@ def leads_out(path: Path) -> bool:
     """
     home, target = path.parent.resolve(), path.resolve()
     cached = (above.parent for above in home.parents if above.name == "snapshots")
-    blobs = ((repo / "blobs").resolve() for repo in cached if re.match(r"(?:model|dataset)s--", repo.name))
+    blobs = (
+        (repo / "blobs").resolve()
+        for repo in cached
+        if re.match(r"(?:model|dataset)s--", repo.name)
+    )
     return not any(target.is_relative_to(folder) for folder in (home, *blobs))
 
 
