@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lwmm_hub.converting import convert
     from lwmm_hub.drifting import measure_drift
     from lwmm_hub.errors import LwmmError
-    from lwmm_hub.evaluation.comparing import evaluate
+    from lwmm_hub.evaluation.comparing import compare, evaluate
     from lwmm_hub.evaluation.values import Scores
     from lwmm_hub.fitting import fit_layer_weights
     from lwmm_hub.key_map import KeyMap
@@ -47,6 +47,7 @@ _HOME = {
     "MergeResult": "merge_result",
     "ModelReference": "reference",
     "Scores": "evaluation.values",
+    "compare": "evaluation.comparing",
     "convert": "converting",
     "evaluate": "evaluation.comparing",
     "fit_layer_weights": "fitting",
@@ -72,6 +73,7 @@ __all__ = [
     "MergeResult",
     "ModelReference",
     "Scores",
+    "compare",
     "convert",
     "evaluate",
     "fit_layer_weights",

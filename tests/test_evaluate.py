@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -132,6 +135,31 @@ def test_scores_are_those_of_a_plain_loop(models: dict[str, Path], streets: Path
     assert scores.reference == str(models["one"])  # as it was given
     assert scores.images_per_second > 0  # type: ignore[operator]
     assert scores.peak_memory_mb > 50  # type: ignore[operator]
+
+
+def test_models_are_compared_side_by_side_in_a_notebook(
+    models: dict[str, Path], streets: Path
+) -> None:
+    one, two = models["one"], models["two"]
+    found = lw.compare([one, two], streets, ensemble=[one, two], device="cpu", overlay=2)
+    alone = [lw.evaluate(model, streets, device="cpu") for model in (one, two)]
+    assert [plain(scores) for scores in found.report.scores[:2]] == [plain(s) for s in alone]
+    assert found.report.names == ("one", "two", "ensemble")
+    assert found.overlay is not None
+    page = found._repr_html_()
+    assert "streets, 7 images" in page
+    assert page.count("<tr>") == 1 + len(str(found).split("\n\n")[1].splitlines()[1:])
+    data = re.findall(r"src='data:image/png;base64,([^']+)'", page)
+    shown = Image.open(io.BytesIO(base64.b64decode(data[0])))
+    assert shown.tobytes() == found.overlay.tobytes()
+    miou = alone[0].miou
+    assert f"{100 * miou:.1f}" in str(alone[0]).splitlines()[1]
+    assert f"<td style='text-align:right'>{100 * miou:.1f}</td>" in alone[0]._repr_html_()
+    assert repr(alone[0]).startswith(f"<Scores of {one} on 7 images: mIoU {miou:.2%}, ")
+    with pytest.raises(lw.LwmmError, match="models are a list"):
+        lw.compare(str(one), streets)
+    with pytest.raises(lw.LwmmError, match="leave split and reading options out"):
+        lw.compare([one], open_data(streets), split="val")
 
 
 def test_batches_shards_and_parts_give_the_same_scores(

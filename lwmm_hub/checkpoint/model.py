@@ -46,7 +46,7 @@ class ModelFacts:
     download_bytes: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """The weights of one model: what there is and where it lies. Tensors are read on demand.
 
@@ -85,6 +85,13 @@ class Checkpoint:
     name: str | None = None
     part_files: Mapping[str, str] = field(default_factory=dict)
     pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
+
+    def __repr__(self) -> str:  # of all fields it would fill a notebook
+        commit = f" of {self.commit[:8]}" if self.commit else ""
+        return (
+            f"<Checkpoint {self.label}{commit}: {len(self.entries)} tensors in {self.format}, "
+            f"{self.parameters} parameters>"
+        )
 
     @property
     def label(self) -> str:

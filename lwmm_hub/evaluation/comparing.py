@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -55,10 +57,24 @@ class Column:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A report, and the picture where one was asked for."""
+    """A report, and the picture where one was asked for; a notebook shows both."""
 
     report: Report
     overlay: Image | None = None
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+    def _repr_html_(self) -> str:
+        picture = ""
+        if self.overlay is not None:
+            file = io.BytesIO()
+            self.overlay.save(file, "PNG")
+            data = base64.b64encode(file.getvalue()).decode()
+            picture = (
+                f"<img alt='images, truth and predictions' src='data:image/png;base64,{data}'>"
+            )
+        return f"<div>{self.report._repr_html_()}{picture}</div>"
 
 
 def evaluate_models(
@@ -199,15 +215,9 @@ def evaluate(
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
     """
-    if isinstance(dataset, DataSet):
-        if split is not None or reading:
-            raise UsageError("a DataSet is open already: leave split and reading options out.")
-        data = dataset
-    else:
-        data = open_data(dataset, split=split, task=task, **reading)
-    names = map_labels if isinstance(map_labels, Mapping) else {}
+    data = _opened(dataset, split, task, reading)
     own = tuple(labels or ()) if predict is None else ()
-    options = LabelOptions(bool(map_labels), names, own)
+    options = LabelOptions.of(map_labels, own)
     inference = InferenceOptions(device, dtype, batch_size, window, flip=flip)
     run = RunOptions(task=task, limit=limit, batch_size=batch_size)
     subject: Subject
@@ -222,6 +232,79 @@ def evaluate(
             "image that gives scores of (classes, h, w)."
         )
     return evaluate_subjects([subject], data, run, progress)[0]
+
+
+def compare(
+    models: Sequence[Reference],
+    dataset: Any,
+    *,
+    ensemble: Sequence[Reference] = (),
+    labels: Sequence[str] | None = None,
+    split: str | None = None,
+    task: str | None = None,
+    limit: int | None = None,
+    map_labels: bool | Mapping[str, str] = False,
+    batch_size: int = 1,
+    device: str | None = None,
+    dtype: str = "float32",
+    window: tuple[int, int] | None = None,
+    flip: bool = False,
+    overlay: int = 0,
+    speed: int = 0,
+    progress: Progress | None = None,
+    **reading: Any,
+) -> Evaluation:
+    """Score models side by side, on the same images, as `lwmm-hub evaluate` does.
+
+    Args:
+        models: references as `merge` takes them; the first is what the others are compared with.
+        dataset: as for `evaluate`.
+        ensemble: models whose probabilities are averaged, as one more column.
+        labels: names of the models' classes in order, where they are not their configs'.
+        split: of the data set.
+        task: as for `evaluate`.
+        limit: at most so many images.
+        map_labels: as for `evaluate`.
+        batch_size: images of one size that go through a network at once.
+        device: e.g. `cuda:1`; None is the accelerator, if there is one.
+        dtype: `float32`, `float16` or `bfloat16`.
+        window: (height, width) of a sliding window; None shows whole images.
+        flip: also show every image mirrored, and average.
+        overlay: so many of the first images are drawn with truth and predictions.
+        speed: so many images are timed for the relative cost of inference, with all models in
+            memory.
+        progress: called with (name, images done, images in all or None).
+        **reading: more options of `open_data`.
+
+    Returns:
+        `report` with the table, `overlay` with the picture.
+
+    Raises:
+        LwmmError: see the tree in `lwmm_hub.errors`.
+    """
+    if isinstance(models, str | os.PathLike | ModelReference):
+        raise UsageError("models are a list: compare([merged, anchor], ...).")
+    return evaluate_models(
+        models,
+        _opened(dataset, split, task, reading),
+        ensemble=ensemble,
+        labels=LabelOptions.of(map_labels, tuple(labels or ())),
+        inference=InferenceOptions(device, dtype, batch_size, window, flip=flip),
+        run=RunOptions(task=task, limit=limit, batch_size=batch_size),
+        overlay=overlay,
+        speed=speed,
+        progress=progress,
+    )
+
+
+def _opened(
+    dataset: Any, split: str | None, task: str | None, reading: Mapping[str, Any]
+) -> DataSet:
+    if not isinstance(dataset, DataSet):
+        return open_data(dataset, split=split, task=task, **reading)
+    if split is not None or reading:
+        raise UsageError("a DataSet is open already: leave split and reading options out.")
+    return dataset
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,13 +117,27 @@ class Report:
             rows += there
         return rows, notes
 
+    @property
+    def title(self) -> str:
+        """What was looked at, in one line."""
+        images = self.dataset.get("images")
+        where = one_line(str(self.dataset.get("reference")))
+        split = f" ({one_line(str(self.dataset['split']))})" if self.dataset.get("split") else ""
+        part = f", {self.part}" if self.part else ""
+        return f"{where}{split}, {images} images{part}, labels {self.dataset.get('label_space')}"
+
     def text(self, color: bool = False) -> str:
         """The table for a terminal: percent, differences to the first model, the best in bold."""
+        table, notes = self.table(color), self._shown()[1]
+        shown = [f"note: {one_line(note)}" for note in notes]
+        return "\n".join([self.title, "", table, *(["", *shown] if shown else [])])
+
+    def table(self, color: bool = False) -> str:
+        """`text` without what stands around the table."""
         header = ["", *map(one_line, self.names)]
         lines = [header]
         bold: list[set[int]] = [set()]
-        rows, notes = self._shown()
-        for what, values, percent in rows:
+        for what, values, percent in self._shown()[0]:
             lines.append([one_line(what), *_cells(values, percent)])
             bold.append(_best(values) if percent else set())
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -136,20 +150,20 @@ class Report:
                     padded = f"\x1b[1m{padded}\x1b[0m" if color else padded
                 cells.append(padded)
             shown.append("  ".join(cells).rstrip())
-        images = self.dataset.get("images")
-        where = one_line(str(self.dataset.get("reference")))
-        split = f" ({one_line(str(self.dataset['split']))})" if self.dataset.get("split") else ""
-        part = f", {self.part}" if self.part else ""
-        title = f"{where}{split}, {images} images{part}, labels {self.dataset.get('label_space')}"
-        notes = [f"note: {one_line(note)}" for note in notes]
-        return "\n".join([title, "", *shown, *(["", *notes] if notes else [])])
+        return "\n".join(shown)
 
     def __str__(self) -> str:
         return self.text()
 
     def _repr_html_(self) -> str:
-        """The table for a notebook."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
+        """The same for a notebook."""
+        notes = "".join(f"<li>{html.escape(one_line(note))}</li>" for note in self._shown()[1])
+        listed = f"<ul>{notes}</ul>" if notes else ""
+        return f"<div><p>{html.escape(self.title)}</p>{self.table_html()}{listed}</div>"
+
+    def table_html(self) -> str:
+        """`_repr_html_` without what stands around the table."""
+        head = "".join(f"<th>{html.escape(one_line(name))}</th>" for name in self.names)
         body = []
         for what, values, percent in self._shown()[0]:
             best = _best(values) if percent else set()
@@ -158,7 +172,7 @@ class Report:
                 f"{'</b>' if i in best else ''}</td>"
                 for i, cell in enumerate(_cells(values, percent))
             )
-            body.append(f"<tr><td>{html.escape(what)}</td>{cells}</tr>")
+            body.append(f"<tr><td>{html.escape(one_line(what))}</td>{cells}</tr>")
         return f"<table><tr><th></th>{head}</tr>{''.join(body)}</table>"
 
 

@@ -43,6 +43,14 @@ class LabelOptions:
     names: Mapping[str, str] = field(default_factory=dict)
     model_labels: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls, map_labels: bool | Mapping[str, str], model_labels: tuple[str, ...] = ()
+    ) -> LabelOptions:
+        """The options that `map_labels` of `lwmm_hub.evaluate` means."""
+        names = map_labels if isinstance(map_labels, Mapping) else {}
+        return cls(bool(map_labels), names, model_labels)
+
     def match(self, labels: Sequence[str], space: LabelSpace, name: str) -> LabelMap:
         """A model's classes in the data set's label space.
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.score_table import OVERALL
+
+if TYPE_CHECKING:
+    from lwmm_hub.evaluation.reporting import Report
 
 Labels = NDArray[np.integer[Any]]
 
@@ -124,7 +128,7 @@ class Prediction:
 PerClass = Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
     """What one model scored on one data set: fractions of 1, classes in label order.
 
@@ -189,6 +193,22 @@ class Scores:
     map50: float | None = None
     map: float | None = None
     ap_per_class: PerClass | None = None
+
+    def __repr__(self) -> str:  # of all fields and classes it would fill a notebook
+        overall = [(metric.title, getattr(self, metric.field)) for metric in OVERALL]
+        told = [f"{title} {value:.2%}" for title, value in overall if value is not None]
+        return f"<Scores of {self.reference} on {self.images} images: {', '.join(told)}>"
+
+    def __str__(self) -> str:
+        return self._alone().table()
+
+    def _repr_html_(self) -> str:
+        return self._alone().table_html()
+
+    def _alone(self) -> Report:
+        from lwmm_hub.evaluation.reporting import Report
+
+        return Report({}, (self.reference,), (self,))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: NaN is null, and a score that does not apply is null or left out."""

@@ -33,7 +33,7 @@ class SharedParameter(NamedTuple):
     sources: tuple[Source | None, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class KeyMap:
     """What the models share.
 
@@ -72,6 +72,13 @@ class KeyMap:
     left_out: dict[tuple[int, str], str] = field(default_factory=dict)
     unmatched: tuple[OpenKeys, ...] = ()
     pairs: tuple[ValuePair, ...] | None = None
+
+    def __repr__(self) -> str:  # of all fields it would fill a notebook
+        parts = ", ".join(part.name for part in self.parts)
+        return (
+            f"<KeyMap of {len(self.families)} models: {len(self.shared)} parameters shared in "
+            f"{parts or 'no part'}, {len(self.kept)} tensors are the anchor's own>"
+        )
 
 
 def match_keys(

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lwmm_hub.display import plan_html, plan_text
+from lwmm_hub.display import headline, plan_html, plan_text
 from lwmm_hub.errors import RecipeError
 from lwmm_hub.key_map import Source, ValuePair, pairs_sha256
 from lwmm_hub.lineage import Lineage
@@ -106,7 +106,7 @@ class Cost:
     download_bytes: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MergePlan:
     """How every tensor of the result is made, and why some are the anchor's alone.
 
@@ -219,6 +219,9 @@ class MergePlan:
         except (OSError, ValueError, RecursionError) as error:
             raise RecipeError(f"{Path(path).name} is not a saved plan: {error}.") from error
         return cls.from_dict(data)
+
+    def __repr__(self) -> str:  # of all fields it would fill a notebook; `print` shows them
+        return f"<MergePlan of {headline(self.to_dict())}>"
 
     def __str__(self) -> str:
         return plan_text(self.to_dict())
