@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lwmm_hub.checkpoint.entries import DTYPE_CODES, TensorEntry
+from lwmm_hub.checkpoint.layout import PickledFile, lay_out
 from lwmm_hub.checkpoint.rebuilding import PYTHON_2_MODULES, unsafe
 from lwmm_hub.checkpoint.spool import ALWAYS_ALLOWED, MAX_EXPANSION, SpooledFile, new_spool
-from lwmm_hub.checkpoint.state_dicts import PickledFile, lay_out
 from lwmm_hub.checkpoint.unpickling import check_pickles
 from lwmm_hub.checkpoint.zip_archive import damaged
 from lwmm_hub.errors import CheckpointError, UnsafePickleError

@@ -9,18 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from lwmm_hub.checkpoint.copies import WRAPPERS, strip_prefix
 from lwmm_hub.checkpoint.entries import ByteReader, LocalFile, TensorEntry
+from lwmm_hub.checkpoint.layout import PickledFile, lay_out
 from lwmm_hub.checkpoint.legacy import read_legacy
 from lwmm_hub.checkpoint.rebuilding import Opaque, PickledTensor, Storage, item_bytes
 from lwmm_hub.checkpoint.spool import SpooledFile, contiguous, extent_bytes, locate_entry
-from lwmm_hub.checkpoint.state_dicts import (
-    WRAPPERS,
-    PickledFile,
-    StateDict,
-    find_state_dicts,
-    lay_out,
-    strip_prefix,
-)
+from lwmm_hub.checkpoint.state_dicts import StateDict, find_state_dicts
 from lwmm_hub.checkpoint.unpickling import load_pickle
 from lwmm_hub.checkpoint.zip_archive import (
     ZipRecord,

@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from lwmm_hub.checkpoint.copies import (
+    AVERAGE_RANKS,
+    WRAPPERS,
+    counters,
+    holds_copy,
+    is_optimizer,
+    is_record,
+    strip_prefix,
+    swapped,
+)
 from lwmm_hub.checkpoint.entries import TensorEntry
-from lwmm_hub.checkpoint.rebuilding import Global, Opaque
+from lwmm_hub.checkpoint.layout import shown_key, step
 from lwmm_hub.checkpoint.zip_archive import shown
 from lwmm_hub.errors import CheckpointError
 
-MAX_VALUES = 2_000_000  # visited; a few bytes of pickle can describe 2**64 by references
-MAX_DEPTH = 64
-MAX_TENSORS = 200_000
 MAX_SHOWN = 200  # characters of a path that is only told
-MAX_NAMES = 64 * 1024 * 1024  # characters in all paths together
-
-# averages of a student over its training
-_AVERAGES: tuple[tuple[str, ...], ...] = (
-    ("params_ema",),
-    ("state_dict_ema",),  # timm
-    ("model_ema",),  # torchvision
-    ("ema",),
-    ("teacher",),
-)
-
-# Keys under which training code saves the weights, most wanted first: the trained student before
-# averages of it. Several keys in a row are parts of one model.
-WRAPPERS: tuple[tuple[str, ...], ...] = (
-    ("state_dict",),  # mmcv, Lightning, MaxSquare
-    ("model_state_dict",),  # GLC
-    ("model_state",),
-    ("model",),  # DETR, MIC detection
-    ("net",),
-    ("network",),
-    ("module",),  # DeepSpeed
-    ("params",),  # BasicSR
-    ("student",),  # DINO, mean teachers
-    ("feature_extractor", "classifier"),  # FADA
-    *_AVERAGES,
-)
-_OPTIMIZERS = ("optim", "scheduler", "scaler")
-
-# put before every key by wrappers of modules
-PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
-MAX_PREFIXES = 16  # taken off; each is looked for in every key
-
-
-@dataclass(frozen=True)
-class PickledFile:
-    """What a pickled file holds.
-
-    `entries` are all tensors in the order of the file under their full path, e.g.
-    `state_dict/backbone.norm1.weight` (dictionary keys and `[index]`, joined by `/`). `tree` is the
-    same as nested dict, list and tuple, in which a tensor is a `TensorEntry` under its local key,
-    and a value that is neither plain nor needed is an `Opaque`.
-    """
-
-    name: str
-    entries: dict[str, TensorEntry]
-    tree: object
+MAX_AVERAGES = 16  # of one file; more are told from each other by nobody
 
 
 @dataclass(frozen=True)
@@ -68,7 +31,10 @@ class StateDict:
 
     The original key of `entries[key]` is `prefix + key`, at `path` in the tree. Where the model is
     saved in `parts` (keys at `path`), a key is `part/key` and was `prefix + key` within its part.
-    `unused` says what else holds tensors, or is no tensor, one line each.
+    `unused` says what else holds tensors, or is no tensor, one line each. `copy` is the copy that
+    was taken, `student` or `ema`; `others` are those in dictionaries of their own that may be asked
+    for instead of a student. `warnings` say what was chosen where another may have been meant. A
+    student whose place an average has taken has the `path` of that place.
     """
 
     path: tuple[str, ...]
@@ -76,89 +42,13 @@ class StateDict:
     entries: dict[str, TensorEntry]
     parts: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    copy: str = "student"
+    others: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-def lay_out(
-    name: str, root: object, as_entry: Callable[[object], TensorEntry | None]
-) -> PickledFile:
-    """The tree below `root` in plain containers, its tensors as entries.
-
-    Args:
-        name: what to call the file in a message.
-        root: what the pickle describes.
-        as_entry: the entry of a value that is a tensor (any key), else None.
-
-    Raises:
-        CheckpointError: the tree is too large or too deep, or two tensors have one path.
-    """
-    layout = _Layout(name, as_entry)
-    tree = layout.plain(root, ())
-    return PickledFile(name, layout.entries, tree)
-
-
-class _Layout:
-    """One walk through what a pickle describes, which stops where a small file describes much."""
-
-    def __init__(self, name: str, as_entry: Callable[[object], TensorEntry | None]) -> None:
-        self.name = name
-        self.as_entry = as_entry
-        self.entries: dict[str, TensorEntry] = {}
-        self.visited = 0
-        self.characters = 0
-
-    def plain(self, value: object, path: tuple[str, ...]) -> object:
-        self.visited += 1
-        if self.visited > MAX_VALUES or len(path) > MAX_DEPTH:
-            raise self.too_much(f"nests more than {MAX_VALUES} values or {MAX_DEPTH} levels")
-        if value is None or isinstance(value, str | int | float | bytes | Opaque):
-            return value
-        if isinstance(value, dict):
-            return {key: self.plain(item, (*path, _step(key))) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self.plain(item, (*path, f"[{i}]")) for i, item in enumerate(value)]
-        if isinstance(value, tuple):
-            return tuple(self.plain(item, (*path, f"[{i}]")) for i, item in enumerate(value))
-        if isinstance(value, Global):
-            return Opaque(value.name)
-        entry = self.as_entry(value)
-        if entry is None:
-            return Opaque(f"{type(value).__module__}.{type(value).__qualname__}")
-        self.add("/".join(path), entry)
-        return replace(entry, key=path[-1] if path else "")
-
-    def add(self, full: str, entry: TensorEntry) -> None:
-        self.characters += len(full)
-        if len(self.entries) == MAX_TENSORS or self.characters > MAX_NAMES:
-            raise self.too_much(
-                f"holds more than {MAX_TENSORS} tensors or names of {MAX_NAMES} characters"
-            )
-        if full in self.entries:
-            raise CheckpointError(
-                f"{self.name} holds two tensors called {shown(full)}. Rename one and save it again."
-            )
-        self.entries[full] = replace(entry, key=full)
-
-    def too_much(self, what: str) -> CheckpointError:
-        return CheckpointError(
-            f"{self.name} {what}. Save the state dict alone: torch.save(model.state_dict(), ...)."
-        )
-
-
-def _step(key: object) -> str:
-    if isinstance(key, str):
-        return key
-    return f"[{key.name if isinstance(key, Opaque) else shown_key(key)}]"
-
-
-def shown_key(key: object) -> str:
-    """A key as a message may print it; only scalars are printed in full."""
-    return shown(key) if isinstance(key, str | bytes | int) else shown(str(type(key).__name__))
-
-
-def find_state_dicts(
-    tree: object, name: str, wrappers: Iterable[tuple[str, ...]] = WRAPPERS
-) -> StateDict:
-    """The weights in a tree: the first of `wrappers` that it has, else the tree itself.
+def find_state_dicts(tree: object, name: str, copy: str = "student") -> StateDict:
+    """The weights in a tree: the first of `WRAPPERS` that it has, else the tree itself.
 
     What the wrapper holds is looked at in the same way (`{"model": {"state_dict": ...}}`). Where no
     wrapper is known, the only dictionary with tensors is taken; if there are several, none is.
@@ -167,71 +57,305 @@ def find_state_dicts(
     Args:
         tree: `PickledFile.tree`.
         name: what to call the file in a message.
-        wrappers: the table to read, most wanted first.
+        copy: the copy that is wanted; `ema` is an average, wherever it lies, and where there is
+            none in a dictionary of its own the same as `student`, which is an average only where
+            nothing else may be the network.
 
     Raises:
         CheckpointError: no state dict, several of equal rank, or keys that are not text.
     """
-    wrappers = tuple(wrappers)
-    counted: dict[int, int] = {}
-    path: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
-    while not parts:
-        here = _below(tree, path)
-        found = _first_wrapper(here, wrappers, counted)
-        if found is not None and found in _AVERAGES:
-            known = {key for row in wrappers for key in row}
-            _refuse_unknown_student(here, found[0], known, name, counted)
-        found = found or _only_child(here, name, counted)
-        if found is None:
-            break
-        if len(found) == 1:
-            path += found
-        else:
-            parts = found
-    here = _below(tree, path)
-    dicts = {part: here[part] for part in parts} if isinstance(here, dict) and parts else {"": here}
-    taken, notes = _tensors(dicts, "/".join(path), name, counted)
-    if not any(taken.values()):
+    search = _Search(tree, name)
+    averages = search.averages()
+    if copy == "ema" and averages:
+        place, warnings = search.average(averages)
+        return search.state_dict(place, "ema", (), warnings)
+    others = ("ema",) if averages else ()
+    place = search.walk()
+    if not place.average:
+        return search.state_dict(place, "student", others, place.warnings)
+    rivals = search.rivals(place, averages)
+    if rivals == [place.average[:-1]]:  # the average is an item of the student's own dictionary
+        return search.state_dict(_Place(rivals[0]), "student", others, ())
+    average = shown("/".join(place.average))
+    if rivals:
         raise CheckpointError(
-            f"{name} holds no state dict (a dictionary of named tensors). Save one: "
-            "torch.save(model.state_dict(), ...)."
+            f"{name} holds an average of weights, {average}, and may hold the network itself as "
+            f"{', '.join(map(_where, rivals[:8]))}. Write '?weights=ema' behind the model's name "
+            "to take the average, or save the one to merge in a file of its own with torch.save."
         )
-    prefix, stripped = strip_prefix([key for entries in taken.values() for key in entries])
-    named = {
-        f"{part}/{stripped[key]}" if part else stripped[key]: entry
-        for part, entries in taken.items()
-        for key, entry in entries.items()
-    }
-    entries = {key: replace(entry, key=key) for key, entry in named.items()}
-    used = {(*path, part) if part else path for part in dicts}
-    others = [
-        f"{shown('/'.join(where)) if where else 'top level'}: {count} tensors"
-        for where, count in _dicts_of_tensors(tree)
-        if where not in used
-    ]
-    return StateDict(path, prefix, entries, parts, (*others, *notes))
+    warning = (
+        f"{name} has no student under a name that is known, only its average {average} "
+        "(?weights=ema): that is taken."
+    )
+    return search.state_dict(place, "ema", (), (*place.warnings, warning))
 
 
-def strip_prefix(keys: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """What `DataParallel` and `torch.compile` put before all keys, and key -> key without it.
+class _Count(NamedTuple):
+    """How many tensors a dictionary holds, and how many of them are more than one number."""
 
-    >>> strip_prefix(["module.conv.weight", "module.conv.bias"])
-    ('module.', {'module.conv.weight': 'conv.weight', 'module.conv.bias': 'conv.bias'})
-    >>> strip_prefix(["module.weight", "head.weight"])[0]
-    ''
+    tensors: int
+    arrays: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a state dict lies: in one dictionary, or in several as parts of one model.
+
+    `average` is the path to the average that it lies in; `home` where its readers look for it, if
+    that is not its path.
     """
-    keys = list(keys)
-    prefix = ""
-    for _ in range(MAX_PREFIXES if keys else 0):
-        for following in PREFIXES:
-            longer = prefix + following
-            if all(key.startswith(longer) and len(key) > len(longer) for key in keys):
-                prefix = longer
-                break
-        else:
-            break
-    return prefix, {key: key[len(prefix) :] for key in keys}
+
+    path: tuple[str, ...]
+    parts: tuple[str, ...] = ()
+    average: tuple[str, ...] = ()
+    home: tuple[str, ...] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class _Search:
+    """One look for weights in a tree; each dictionary is counted once, however it is reached."""
+
+    def __init__(self, tree: object, name: str) -> None:
+        self.tree = tree
+        self.name = name
+        self.counted: dict[int, _Count] = {}
+
+    def walk(self, path: tuple[str, ...] = ()) -> _Place:
+        """Down from `path` to the weights, by names that are known and where there is no choice.
+
+        Raises:
+            CheckpointError: there is a choice.
+        """
+        home: tuple[str, ...] | None = None
+        average, warnings = tuple[str, ...](), tuple[str, ...]()
+        while True:
+            here = _below(self.tree, path)
+            found: tuple[str, ...] | None = None
+            if isinstance(here, dict) and (swap := swapped(here)) and self.count(here[swap[1]]):
+                warnings += (
+                    f"{self.name} keeps the average of the weights as {swap[0]!r} and the student "
+                    f"as {swap[1]!r}, as {swap[2]} does: the student is taken. Write "
+                    "'?weights=ema' behind the model's name to take the average.",
+                )
+                found, home = (swap[1],), (*path, swap[0])
+            found = found or self.first_wrapper(here) or self.only_child(here)
+            if found is None:
+                return _Place(path, (), average, home, warnings)
+            if len(found) > 1:
+                return _Place(path, found, average, home, warnings)
+            path += found
+            if found[0] in AVERAGE_RANKS and home is None:
+                average = average or path
+
+    def count(self, value: object) -> _Count | None:
+        """What a dictionary and those below it hold, without optimizer state; None for no tensor.
+
+        None too where each is a single number: such is a table of counters, no network.
+        """
+        count = self._count(value)
+        return count if count.arrays else None
+
+    def _count(self, value: object) -> _Count:
+        if not isinstance(value, dict):
+            return _Count(0, 0)
+        if id(value) not in self.counted:
+            tensors = [item for item in value.values() if isinstance(item, TensorEntry)]
+            counts = [_Count(len(tensors), sum(bool(item.shape) for item in tensors))]
+            counts += [
+                self._count(item)
+                for key, item in value.items()
+                if isinstance(item, dict) and not is_optimizer(key, item)
+            ]
+            self.counted[id(value)] = _Count(*map(sum, zip(*counts, strict=True)))
+        return self.counted[id(value)]
+
+    def first_wrapper(self, value: object) -> tuple[str, ...] | None:
+        """The first row whose keys all hold tensors, and at least as many as lie beside them."""
+        if not isinstance(value, dict):
+            return None
+        beside = _direct_count(value)
+        for row in WRAPPERS:
+            counts = [self.count(value.get(key)) for key in row]
+            if all(counts) and sum(count.tensors for count in counts if count) >= beside:
+                return row
+        return None
+
+    def only_child(self, value: object) -> tuple[str, ...] | None:
+        """The one key whose dictionary holds tensors, if no tensor lies beside it.
+
+        Raises:
+            CheckpointError: there are several.
+        """
+        if not isinstance(value, dict) or _direct_count(value):
+            return None
+        children = [
+            key
+            for key, item in value.items()
+            if isinstance(key, str) and not is_optimizer(key, item) and self._count(item).tensors
+        ]
+        networks = [key for key in children if self.count(value[key]) and not is_record(key)]
+        children = networks or children
+        if len(children) > 1:
+            raise CheckpointError(
+                f"{self.name} holds several dictionaries of tensors "
+                f"({', '.join(map(shown, children[:8]))}) and none under a known name such as "
+                "'state_dict'. Save the one to merge in a file of its own with torch.save."
+            )
+        return (children[0],) if children else None
+
+    def averages(self) -> list[tuple[str, ...]]:
+        """The outermost dictionaries under names of averages, most wanted first."""
+        found = list(self._averages(self.tree, ()))
+        return sorted(found, key=lambda path: (AVERAGE_RANKS.get(path[-1], -1), len(path)))
+
+    def _averages(self, value: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if not isinstance(value, dict):
+            return
+        average, student, _ = swapped(value) or ("", "", "")
+        for key, item in value.items():
+            if not isinstance(key, str) or key == student or not self.count(item):
+                continue
+            if key in AVERAGE_RANKS or key == average:
+                yield (*path, key)
+            elif not is_optimizer(key, item):
+                yield from self._averages(item, (*path, key))
+
+    def average(self, averages: Sequence[tuple[str, ...]]) -> tuple[_Place, tuple[str, ...]]:
+        """The average that is meant, and what to say of the others.
+
+        Raises:
+            CheckpointError: they are of several networks.
+        """
+        several = len(averages) > 1
+        if several and len(averages) <= MAX_AVERAGES and (student := self.student(averages)):
+            own = [p for p in averages if holds_copy(self.tensors_below(p), student)]
+            averages = own or averages
+        taken = self.walk(averages[0])
+        others = averages[1:]
+        mine = self.tensors_below(averages[0])
+        alike = (holds_copy(mine, self.tensors_below(path)) for path in others)
+        if len(averages) > MAX_AVERAGES or not all(alike):
+            raise CheckpointError(
+                f"{self.name} holds averages of several networks: "
+                f"{', '.join(map(_where, averages[:8]))}. Save the one to merge in a file of its "
+                "own with torch.save."
+            )
+        if not others:
+            return taken, ()
+        names = ", ".join(map(_where, others[:8]))
+        return taken, (
+            f"{self.name} holds several averages of its weights: {_where(averages[0])} is taken, "
+            f"not {names}.",
+        )
+
+    def student(self, averages: Sequence[tuple[str, ...]]) -> dict[str, TensorEntry] | None:
+        """The student's tensors, where it is clear which they are."""
+        try:
+            place = self.walk()
+            if place.average:
+                rivals = self.rivals(place, averages)
+                return self.taken(_Place(rivals[0]))[""] if len(rivals) == 1 else None
+            return {key: e for part in self.taken(place).values() for key, e in part.items()}
+        except CheckpointError:
+            return None
+
+    def tensors_below(self, path: tuple[str, ...]) -> dict[str, TensorEntry]:
+        """The tensors that a walk from `path` leads to; none where it cannot be gone."""
+        try:
+            taken = self.taken(self.walk(path))
+        except CheckpointError:
+            return {}
+        return {key: entry for entries in taken.values() for key, entry in entries.items()}
+
+    def rivals(self, place: _Place, averages: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """Where dictionaries lie, outside all averages, that the average may be one of."""
+        average = {key: e for part in self.taken(place).values() for key, e in part.items()}
+        return [
+            path
+            for path, tensors in _dicts_of_tensors(self.tree, frozenset(averages))
+            if holds_copy(average, tensors)
+        ]
+
+    def taken(self, place: _Place) -> dict[str, dict[str, TensorEntry]]:
+        """Part (or nothing) -> the tensors directly in it."""
+        return {
+            part: {
+                key: item
+                for key, item in (value.items() if isinstance(value, dict) else ())
+                if isinstance(key, str) and isinstance(item, TensorEntry)
+            }
+            for part, value in self.dicts(place).items()
+        }
+
+    def dicts(self, place: _Place) -> dict[str, object]:
+        """Part (or nothing) -> the dictionary that holds it."""
+        here = _below(self.tree, place.path)
+        if isinstance(here, dict) and place.parts:
+            return {part: here[part] for part in place.parts}
+        return {"": here}
+
+    def state_dict(
+        self, place: _Place, copy: str, others: tuple[str, ...], warnings: tuple[str, ...]
+    ) -> StateDict:
+        """The weights at a place, under keys without what wrappers put before them.
+
+        Raises:
+            CheckpointError: there are none, or they have keys that are not text.
+        """
+        dicts, taken = self.dicts(place), self.taken(place)
+        notes = self.notes(dicts, "/".join(place.path))
+        if not any(taken.values()):
+            raise CheckpointError(
+                f"{self.name} holds no state dict (a dictionary of named tensors). Save one: "
+                "torch.save(model.state_dict(), ...)."
+            )
+        for part, entries in taken.items():
+            for key in counters(entries):
+                del entries[key]
+                notes.append(f"{_where((*place.path, *filter(None, (part, key))))}: a counter")
+        prefix, stripped = strip_prefix([key for entries in taken.values() for key in entries])
+        named = {
+            f"{part}/{stripped[key]}" if part else stripped[key]: entry
+            for part, entries in taken.items()
+            for key, entry in entries.items()
+        }
+        entries = {key: replace(entry, key=key) for key, entry in named.items()}
+        used = {(*place.path, part) if part else place.path for part in dicts}
+        beside = [
+            f"{_where(path)}: {len(tensors)} tensors"
+            for path, tensors in _dicts_of_tensors(self.tree)
+            if path not in used
+        ]
+        path = place.home or place.path
+        unused = (*beside, *notes)
+        return StateDict(path, prefix, entries, place.parts, unused, copy, others, warnings)
+
+    def notes(self, dicts: Mapping[str, object], where: str) -> list[str]:
+        """A line for everything in the dictionaries that is not a tensor.
+
+        Raises:
+            CheckpointError: a tensor has a name that is not text.
+        """
+        notes = []
+        where = where if len(where) <= MAX_SHOWN else f"{where[:MAX_SHOWN]}..."
+        for part, value in dicts.items():
+            for key, item in value.items() if isinstance(value, dict) else ():
+                if isinstance(item, TensorEntry):
+                    if isinstance(key, str):
+                        continue
+                    raise CheckpointError(
+                        f"{self.name}: the tensor {shown_key(key)} in "
+                        f"{shown(where or 'the file')} has a name that is not text. Save a state "
+                        "dict: torch.save(model.state_dict(), ...)."
+                    )
+                if not self._count(item).tensors:
+                    path = "/".join(filter(None, (where, part, step(key)[:MAX_SHOWN])))
+                    notes.append(f"{shown(path)}: not a tensor")
+        return notes
+
+
+def _where(path: tuple[str, ...]) -> str:
+    return shown("/".join(path)) if path else "top level"
 
 
 def _below(tree: object, path: tuple[str, ...]) -> object:
@@ -240,116 +364,19 @@ def _below(tree: object, path: tuple[str, ...]) -> object:
     return tree
 
 
-def _tensor_count(value: object, counted: dict[int, int]) -> int:
-    """Tensors in a dictionary and the dictionaries below it, without optimizer state.
-
-    `counted` maps the ids of dictionaries of one tree to their counts: each is walked once, however
-    many wrappers lie around it.
-    """
-    if not isinstance(value, dict):
-        return 0
-    if id(value) not in counted:
-        counted[id(value)] = _direct_count(value) + sum(
-            _tensor_count(item, counted) for key, item in value.items() if not _of_optimizer(key)
-        )
-    return counted[id(value)]
-
-
 def _direct_count(value: Mapping[object, object]) -> int:
     return sum(isinstance(item, TensorEntry) for item in value.values())
 
 
-def _of_optimizer(key: object) -> bool:
-    return isinstance(key, str) and any(word in key.lower() for word in _OPTIMIZERS)
-
-
-def _first_wrapper(
-    value: object, wrappers: tuple[tuple[str, ...], ...], counted: dict[int, int]
-) -> tuple[str, ...] | None:
-    """The first row whose keys all hold tensors, and at least as many as lie beside them."""
-    if not isinstance(value, dict):
-        return None
-    beside = _direct_count(value)
-    for row in wrappers:
-        counts = [_tensor_count(value.get(key), counted) for key in row]
-        if all(counts) and sum(counts) >= beside:
-            return row
-    return None
-
-
-def _refuse_unknown_student(
-    value: object, average: str, known: Collection[str], name: str, counted: dict[int, int]
-) -> None:
-    """An average is taken only where nothing as large and unknown lies beside it: the student.
-
-    Raises:
-        CheckpointError: something does.
-    """
-    assert isinstance(value, dict)
-    size = _tensor_count(value[average], counted)
-    others = [
-        key
-        for key, item in value.items()
-        if key not in known and not _of_optimizer(key) and _tensor_count(item, counted) >= size
-    ]
-    if others:
-        raise CheckpointError(
-            f"{name} holds an average of weights, {shown(average)}, and may hold the network "
-            f"itself as {', '.join(map(shown_key, others[:8]))}. Save the one to merge in a file "
-            "of its own with torch.save."
-        )
-
-
-def _only_child(value: object, name: str, counted: dict[int, int]) -> tuple[str, ...] | None:
-    """The one key whose dictionary holds tensors, if no tensor lies beside it."""
-    if not isinstance(value, dict) or _direct_count(value):
-        return None
-    children = [
-        key
-        for key, item in value.items()
-        if isinstance(key, str) and not _of_optimizer(key) and _tensor_count(item, counted)
-    ]
-    if len(children) > 1:
-        raise CheckpointError(
-            f"{name} holds several dictionaries of tensors ({', '.join(map(shown, children[:8]))}) "
-            "and none under a known name such as 'state_dict'. Save the one to merge in a file of "
-            "its own with torch.save."
-        )
-    return (children[0],) if children else None
-
-
-def _tensors(
-    dicts: Mapping[str, object], where: str, name: str, counted: dict[int, int]
-) -> tuple[dict[str, dict[str, TensorEntry]], list[str]]:
-    """The tensors directly in each dictionary, and a line for everything else in it."""
-    taken: dict[str, dict[str, TensorEntry]] = {}
-    notes: list[str] = []
-    where = where if len(where) <= MAX_SHOWN else f"{where[:MAX_SHOWN]}..."
-    for part, value in dicts.items():
-        entries = taken.setdefault(part, {})
-        for key, item in value.items() if isinstance(value, dict) else ():
-            if isinstance(item, TensorEntry) and isinstance(key, str):
-                entries[key] = item
-            elif isinstance(item, TensorEntry):
-                raise CheckpointError(
-                    f"{name}: the tensor {shown_key(key)} in {shown(where or 'the file')} has a "
-                    "name that is not text. Save a state dict: torch.save(model.state_dict(), ...)."
-                )
-            elif not _tensor_count(item, counted):
-                path = "/".join(filter(None, (where, part, _step(key)[:MAX_SHOWN])))
-                notes.append(f"{shown(path)}: not a tensor")
-    return taken, notes
-
-
 def _dicts_of_tensors(
-    tree: object, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], int]]:
+    tree: object, without: frozenset[tuple[str, ...]] = frozenset(), path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[str, TensorEntry]]]:
     """(path, tensors directly in it) of every dictionary of tensors outside optimizer state."""
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or path in without:
         return
-    count = _direct_count(tree)
-    if count:
-        yield path, count
+    tensors = {step(k): item for k, item in tree.items() if isinstance(item, TensorEntry)}
+    if tensors:
+        yield path, tensors
     for key, item in tree.items():
-        if not _of_optimizer(key):
-            yield from _dicts_of_tensors(item, (*path, _step(key)))
+        if isinstance(item, dict) and not is_optimizer(key, item):
+            yield from _dicts_of_tensors(item, without, (*path, step(key)))

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lwmm_hub.checkpoint import ByteReader, Checkpoint, LocalFile, ModelFacts, TensorEntry
+from lwmm_hub.checkpoint.copies import PAIRS, holds_copy
 from lwmm_hub.checkpoint.safetensors import RESERVED, read_safetensors
 from lwmm_hub.errors import CheckpointError
 from lwmm_hub.reference import ModelReference
@@ -16,13 +17,18 @@ from lwmm_hub.resolving.choosing import check_shards
 
 # copies of one network in a training checkpoint (DAFormer, HRDA, MIC, EDAPS): prefix of the keys
 COPIES = {"student": "model.", "ema": "ema_model.", "imagenet": "imnet_model."}
+HOW = {name: f"?weights={name}" for name in COPIES} | {"student": "without '?weights='"}
 MAX_CONFIG = 10 << 20
 MAX_NAME = 512  # characters of a tensor's name; those of models have at most 200
 
 
 @dataclass(frozen=True)
 class OpenedFiles:
-    """What the weight files of one model hold."""
+    """What the weight files of one model hold.
+
+    `copy` is the one that was taken where a file keeps several in dictionaries of their own, and
+    `others` may be asked for instead.
+    """
 
     format: str
     entries: Mapping[str, TensorEntry]
@@ -34,6 +40,8 @@ class OpenedFiles:
     warnings: tuple[str, ...] = ()
     part_files: Mapping[str, str] = field(default_factory=dict)
     pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
+    copy: str = "student"
+    others: tuple[str, ...] = ()
 
     def checkpoint(
         self,
@@ -81,7 +89,12 @@ def open_files(
         CheckpointError: a file is damaged, a tensor stands in two files or in none or has a name
             that cannot be written, or there is no such copy.
     """
-    opened = [_open_of(label, reader) for reader in readers]
+    opened = [_open_of(label, reader, weights) for reader in readers]
+    if len({file.copy for file in opened}) > 1:
+        raise CheckpointError(
+            f"{label} has the {weights!r} weights in some of its files only. Save the ones "
+            "to merge in files of their own with torch.save."
+        )
     if part_files:
         opened = _as_parts(opened, part_files)
     if len(opened) == 1:
@@ -95,7 +108,8 @@ def open_files(
                 )
             entries |= part.entries
         together = {name: reader for part in opened for name, reader in part.readers.items()}
-        merged = replace(opened[0], entries=entries, readers=together)
+        warnings = tuple(dict.fromkeys(text for part in opened for text in part.warnings))
+        merged = replace(opened[0], entries=entries, readers=together, warnings=warnings)
     longest = max(map(len, merged.entries), default=0)
     if longest > MAX_NAME:
         raise CheckpointError(
@@ -140,17 +154,21 @@ def _as_parts(opened: Sequence[OpenedFiles], part_files: Mapping[str, str]) -> l
     return parts
 
 
-def _open_of(label: str, reader: ByteReader) -> OpenedFiles:
+def _open_of(label: str, reader: ByteReader, weights: str) -> OpenedFiles:
     """One file; a message about it names the model too, since many files have the same name."""
+    alone = label == PurePosixPath(reader.name).stem
     try:
-        return _open(reader)
+        opened = _open(reader, weights)
     except CheckpointError as error:
-        if label == PurePosixPath(reader.name).stem:
+        if alone:
             raise
         raise type(error)(f"{label}: {error}") from error
+    if alone:
+        return opened
+    return replace(opened, warnings=tuple(f"{label}: {text}" for text in opened.warnings))
 
 
-def _open(reader: ByteReader) -> OpenedFiles:
+def _open(reader: ByteReader, weights: str) -> OpenedFiles:
     if reader.name.endswith(".safetensors"):
         if reader.size and reader.size < 512:
             _refuse_pointer(reader)
@@ -169,7 +187,7 @@ def _open(reader: ByteReader) -> OpenedFiles:
         source: ByteReader = reader
     else:
         pickled, source = pytorch.read_pytorch(reader)
-    state = pytorch.find_state_dicts(pickled.tree, reader.name)
+    state = pytorch.find_state_dicts(pickled.tree, reader.name, weights)
     readers: dict[str, ByteReader] = {reader.name: source}
     found = {key: replace(entry, file=reader.name) for key, entry in state.entries.items()}
     if isinstance(reader, LocalFile):
@@ -184,6 +202,9 @@ def _open(reader: ByteReader) -> OpenedFiles:
         state.prefix,
         state.parts,
         dict.fromkeys(state.unused, "not part of the state dict"),
+        state.warnings,
+        copy=state.copy,
+        others=state.others,
     )
 
 
@@ -200,55 +221,77 @@ def _refuse_pointer(reader: ByteReader) -> None:
 
 def _choose_copy(opened: OpenedFiles, label: str, weights: str) -> OpenedFiles:
     """Keep the wanted copy where a file holds several; strip its prefix, list the others."""
-    others = {name: prefix for name, prefix in COPIES.items() if name != "student"}
     outermost = {key.partition(".")[0] for key in opened.entries if "." in key}
     there = {name: prefix[:-1] in outermost for name, prefix in COPIES.items()}
+    apart = weights != "student" and not there["ema"] and opened.copy == "student"
+    teacher = _teacher(opened.entries) if apart else None
+    if weights == "ema" and teacher:
+        return _below(opened, teacher)
     # a checkpoint that was trimmed to its student, as against a model with an attribute `model`
     trimmed = opened.format == "pytorch" and all(
         any(key.startswith(COPIES["student"] + part) for key in opened.entries)
         for part in ("backbone.", "decode_head.")
     )
-    if not any(there[name] for name in others) and not (trimmed and weights == "student"):
-        if weights != "student":
+    wanted = weights
+    if weights == "ema" == opened.copy and not there["ema"]:
+        wanted = "student"  # the average of all that its student's dictionary holds
+    several = there["ema"] or there["imagenet"]
+    if not several and opened.copy == weights and not (trimmed and wanted == "student"):
+        return opened
+    if not several and weights == "student" and not trimmed:
+        return opened
+    trained = [name for name in ("student", "ema") if there[name]]
+    if wanted == "student" and trained == ["ema"]:  # MIC detection keeps its teacher like that
+        wanted = "ema"
+        text = f"{label} has no student, only its teacher (?weights=ema): that is taken."
+        opened = replace(opened, warnings=(*opened.warnings, text))
+    if not there[wanted]:
+        have = {name for name, found in there.items() if found} if several else {opened.copy}
+        have |= {*opened.others, *(["ema"] if teacher else [])}
+        if have == {"student"}:
             raise CheckpointError(
                 f"{label} holds one copy of its weights, no {weights!r}. Leave '?weights=' out."
             )
-        return opened
-    trained = [name for name in ("student", "ema") if there[name]]
-    warnings = opened.warnings
-    if weights == "student" and trained == ["ema"]:  # MIC detection keeps its teacher like that
-        weights = "ema"
-        warnings += (f"{label} has no student, only its teacher (?weights=ema): that is taken.",)
-    if not there[weights]:
-        have = ", ".join(name for name, found in there.items() if found)
-        raise CheckpointError(f"{label} has no {weights!r} weights. It has: {have}.")
-    wanted = COPIES[weights]
-    entries, ignored = {}, dict(opened.ignored or {})
-    for key, entry in opened.entries.items():
-        if key.startswith(wanted):
-            short = key[len(wanted) :]
-            entries[short] = replace(entry, key=short)
-        else:
-            other = next((n for n, prefix in COPIES.items() if key.startswith(prefix)), None)
-            ignored[key] = (
-                f"another copy of the weights (?weights={other})"
-                if other
-                else "outside the chosen copy of the weights"
-            )
+        listed = ", ".join(f"{name} ({HOW[name]})" for name in COPIES if name in have)
+        raise CheckpointError(
+            f"{label} has no {weights!r} weights. It has: {listed}. Name one of them."
+        )
     start = COPIES["imagenet"]
     pretraining = {
         key[len(start) :]: entry
         for key, entry in opened.entries.items()
-        if weights != "imagenet" and key.startswith(start)
+        if wanted != "imagenet" and key.startswith(start)
     }
-    return replace(
-        opened,
-        entries=entries,
-        pretraining=pretraining,
-        prefix=opened.prefix + wanted,
-        ignored=ignored,
-        warnings=warnings,
-    )
+    return replace(_below(opened, COPIES[wanted]), pretraining=pretraining)
+
+
+def _teacher(entries: Mapping[str, TensorEntry]) -> str | None:
+    """What stands before the keys of an average, where a state dict holds its student as well."""
+    for student, teacher in PAIRS:
+        average, own = (
+            {key[len(p) :]: entry for key, entry in entries.items() if key.startswith(p)}
+            for p in (teacher, student)
+        )
+        if holds_copy(average, own):
+            return teacher
+    return None
+
+
+def _below(opened: OpenedFiles, prefix: str) -> OpenedFiles:
+    """The tensors whose keys begin with `prefix`, without it; the others are listed."""
+    entries, ignored = {}, dict(opened.ignored or {})
+    for key, entry in opened.entries.items():
+        if key.startswith(prefix):
+            short = key[len(prefix) :]
+            entries[short] = replace(entry, key=short)
+        else:
+            other = next((n for n, p in COPIES.items() if key.startswith(p)), None)
+            ignored[key] = (
+                f"another copy of the weights (?weights={other})"
+                if other and prefix in COPIES.values() and opened.copy == "student"
+                else "outside the chosen copy of the weights"
+            )
+    return replace(opened, entries=entries, prefix=opened.prefix + prefix, ignored=ignored)
 
 
 def check_config_size(size: int, name: str) -> None:

@@ -1,0 +1,109 @@
+"""What a pickle describes, as a tree of plain containers with its tensors as entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lwmm_hub.checkpoint.entries import TensorEntry
+from lwmm_hub.checkpoint.rebuilding import Global, Opaque
+from lwmm_hub.checkpoint.zip_archive import shown
+from lwmm_hub.errors import CheckpointError
+
+MAX_VALUES = 2_000_000  # visited; a few bytes of pickle can describe 2**64 by references
+MAX_DEPTH = 64
+MAX_TENSORS = 200_000
+MAX_NAMES = 64 * 1024 * 1024  # characters in all paths together
+
+
+@dataclass(frozen=True)
+class PickledFile:
+    """What a pickled file holds.
+
+    `entries` are all tensors in the order of the file under their full path, e.g.
+    `state_dict/backbone.norm1.weight` (dictionary keys and `[index]`, joined by `/`). `tree` is the
+    same as nested dict, list and tuple, in which a tensor is a `TensorEntry` under its local key,
+    and a value that is neither plain nor needed is an `Opaque`.
+    """
+
+    name: str
+    entries: dict[str, TensorEntry]
+    tree: object
+
+
+def lay_out(
+    name: str, root: object, as_entry: Callable[[object], TensorEntry | None]
+) -> PickledFile:
+    """The tree below `root` in plain containers, its tensors as entries.
+
+    Args:
+        name: what to call the file in a message.
+        root: what the pickle describes.
+        as_entry: the entry of a value that is a tensor (any key), else None.
+
+    Raises:
+        CheckpointError: the tree is too large or too deep, or two tensors have one path.
+    """
+    layout = _Layout(name, as_entry)
+    tree = layout.plain(root, ())
+    return PickledFile(name, layout.entries, tree)
+
+
+class _Layout:
+    """One walk through what a pickle describes, which stops where a small file describes much."""
+
+    def __init__(self, name: str, as_entry: Callable[[object], TensorEntry | None]) -> None:
+        self.name = name
+        self.as_entry = as_entry
+        self.entries: dict[str, TensorEntry] = {}
+        self.visited = 0
+        self.characters = 0
+
+    def plain(self, value: object, path: tuple[str, ...]) -> object:
+        self.visited += 1
+        if self.visited > MAX_VALUES or len(path) > MAX_DEPTH:
+            raise self.too_much(f"nests more than {MAX_VALUES} values or {MAX_DEPTH} levels")
+        if value is None or isinstance(value, str | int | float | bytes | Opaque):
+            return value
+        if isinstance(value, dict):
+            return {key: self.plain(item, (*path, step(key))) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.plain(item, (*path, f"[{i}]")) for i, item in enumerate(value)]
+        if isinstance(value, tuple):
+            return tuple(self.plain(item, (*path, f"[{i}]")) for i, item in enumerate(value))
+        if isinstance(value, Global):
+            return Opaque(value.name)
+        entry = self.as_entry(value)
+        if entry is None:
+            return Opaque(f"{type(value).__module__}.{type(value).__qualname__}")
+        self.add("/".join(path), entry)
+        return replace(entry, key=path[-1] if path else "")
+
+    def add(self, full: str, entry: TensorEntry) -> None:
+        self.characters += len(full)
+        if len(self.entries) == MAX_TENSORS or self.characters > MAX_NAMES:
+            raise self.too_much(
+                f"holds more than {MAX_TENSORS} tensors or names of {MAX_NAMES} characters"
+            )
+        if full in self.entries:
+            raise CheckpointError(
+                f"{self.name} holds two tensors called {shown(full)}. Rename one and save it again."
+            )
+        self.entries[full] = replace(entry, key=full)
+
+    def too_much(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.name} {what}. Save the state dict alone: torch.save(model.state_dict(), ...)."
+        )
+
+
+def step(key: object) -> str:
+    """What a key of any kind is called in a path."""
+    if isinstance(key, str):
+        return key
+    return f"[{key.name if isinstance(key, Opaque) else shown_key(key)}]"
+
+
+def shown_key(key: object) -> str:
+    """A key as a message may print it; only scalars are printed in full."""
+    return shown(key) if isinstance(key, str | bytes | int) else shown(str(type(key).__name__))
