@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 
 import lwmm_hub as lw
 from lwmm_hub.errors import MergeError, OutputError, RecipeError
+from lwmm_hub.key_map import leave_out
 
 START = ancestor(TINY, seed=0)
 RNG = np.random.default_rng(0)
@@ -140,6 +141,51 @@ def test_a_part_of_a_fused_tensor_that_stays_the_anchors_is_listed(tmp_path: Pat
     assert not np.array_equal(made[:half], own[:half])
     card = (tmp_path / "merged" / "README.md").read_text("utf-8")
     assert "part 2 of 2" in card
+
+
+@pytest.mark.parametrize("which", ["key", "value"])
+def test_the_part_of_a_donors_fused_tensor_that_is_not_used_is_listed(
+    which: str, tmp_path: Path
+) -> None:
+    """Where the anchor, which keeps k and v apart, has no bias for one of them."""
+    anchor = tmp_path / "anchor"
+    write_transformers_folder(anchor, finetuned(START, 1), TINY)
+    ours = load_file(anchor / "model.safetensors")
+    gone = f"segformer.encoder.block.0.0.attention.self.{which}.bias"
+    save(anchor / "model.safetensors", {k: v for k, v in ours.items() if k != gone})
+    donor = write_pth(tmp_path / "donor.pth", spell_nvlabs(finetuned(START, 2), TINY))
+    plan = lw.plan(anchor, donor)
+    place = "part 1 of 2 (stages.0.blocks.0.attn.k" if which == "key" else (
+        "part 2 of 2 (stages.0.blocks.0.attn.v"
+    )  # fmt: skip
+    fused = "backbone.block1.0.attn.kv.bias"
+    assert plan.unused[0][fused] == f"{place}.bias): absent in anchor"
+    assert fused in sources(plan).values()
+    whole = [key for key in sources(plan).values() if key and key != fused]
+    assert not set(whole) & set(plan.unused[0])
+    assert f"{place}.bias): absent in anchor: {fused}" in str(plan)
+
+
+def test_a_part_that_values_leave_out_is_listed_beside_one_that_is_merged(tmp_path: Path) -> None:
+    """Of both models, whose tensors are fused alike; later reasons stand beside earlier ones."""
+    models = [spell_nvlabs(finetuned(START, seed), TINY) for seed in (1, 2, 3)]
+    files = [write_pth(tmp_path / f"{i}.pth", model) for i, model in enumerate(models)]
+    opened = [lw.resolve(str(file)) for file in files]
+    key_map = lw.match(*opened)
+    fused, layer = "backbone.block1.0.attn.kv.weight", "stages.0.blocks.0.attn"
+    half = leave_out(key_map, {(1, f"{layer}.v"): "untrained", (2, f"{layer}.v"): "untrained"})
+    plan = lw.plan_merge(half, opened)
+    said = f"part 2 of 2 ({layer}.v.weight): untrained"
+    assert plan.kept[fused] == plan.unused[0][fused] == plan.unused[1][fused] == said
+    whole = leave_out(half, {(1, f"{layer}.k"): "broken", (2, f"{layer}.k"): "untrained"})
+    plan = lw.plan_merge(whole, opened)
+    assert plan.kept[fused] == f"{said}; part 1 of 2 ({layer}.k.weight): broken; untrained"
+    assert plan.unused[0][fused] == f"{said}; part 1 of 2 ({layer}.k.weight): broken"
+    one = leave_out(key_map, {(1, f"{layer}.{part}"): "untrained" for part in "kv"})
+    plan = lw.plan_merge(one, opened)
+    assert fused not in plan.kept
+    assert plan.unused[0][fused] == "untrained"
+    assert fused not in plan.unused[1]
 
 
 CONVOLUTION = tensors("body.conv.weight")

@@ -114,6 +114,7 @@ def name_keys(
     for key in entries:
         if key not in named_keys and key not in dead and key not in sources:
             sources[key] = Source(key)
+    dead = {key: why for key, why in dead.items() if key not in named_keys}
     place = {key: i for i, key in enumerate(entries)}
     ordered = sorted(sources.items(), key=lambda item: (place[item[1].key], item[1].part))
     return NamedKeys(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError, UsageError
-from lwmm_hub.key_map import KeyMap, SharedParameter, ValuePair, leave_out
+from lwmm_hub.key_map import KeyMap, Reasons, SharedParameter, ValuePair, leave_out
 from lwmm_hub.lineage import Lineage, lineage_warnings
 from lwmm_hub.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
@@ -43,7 +43,7 @@ def plan_merge(
     if options.scope == "auto":
         key_map = _without_untrained(key_map, checkpoints, kept_parts)
     left_out, reasons = _left_out(key_map, checkpoints, options, relatedness, kept_parts)
-    kept = dict(key_map.kept)
+    kept = Reasons(key_map.kept)
     present: list[tuple[SharedParameter, tuple[bool, ...]]] = []
     for parameter in key_map.shared:
         there = tuple(
@@ -55,7 +55,7 @@ def plan_merge(
             why = "batch-norm statistics stay the anchor's (--batch-norm anchor)"
         if why:
             assert parameter.sources[0] is not None
-            kept[parameter.sources[0].key] = why
+            kept.add(parameter.sources[0], parameter.name, why)
         else:
             present.append((parameter, there))
     if not present:
@@ -87,8 +87,7 @@ def plan_merge(
         )
         for p, there in present
     )
-    merged_keys = {tensor.key for tensor in merged}
-    partly = {_key(parameter) for parameter in key_map.shared} & key_map.kept.keys()
+    told = kept.told({tensor.key for tensor in merged})
     anchor = checkpoints[0]
     return MergePlan(
         tuple(
@@ -107,11 +106,7 @@ def plan_merge(
             for i, (name, row) in enumerate(zip(names, weights, strict=True))
         ),
         merged,
-        {
-            key: kept[key]
-            for key in anchor.entries
-            if key in kept and (key not in merged_keys or key in partly)
-        },
+        {key: told[key] for key in anchor.entries if key in told},
         tuple(
             _unused_now(i, donor, key_map, merged, reasons, left_out)
             for i, donor in enumerate(checkpoints[1:], start=1)
@@ -359,17 +354,17 @@ def _unused_now(
     reasons: Mapping[str, str],
     left_out: set[tuple[int, str]],
 ) -> dict[str, str]:
-    """Why each of a donor's keys is no source, those of parts that are left out included."""
-    used = {s.key for t in merged if (s := t.sources[i]) is not None}
-    unused = dict(key_map.unused[i - 1]) | dict(checkpoint.ignored)
+    """Why a donor's keys, or which parts, are no source, those that are left out included."""
+    used = {s for t in merged if (s := t.sources[i]) is not None}
+    unused = Reasons(key_map.unused[i - 1] | dict(checkpoint.ignored))
     for parameter in key_map.shared:
         source = parameter.sources[i]
-        if source is not None and source.key not in used:
+        if source is not None and source not in used:
             why = "batch-norm statistics stay the anchor's (--batch-norm anchor)"
             if (i, parameter.part) in left_out:
                 why = reasons[parameter.part]
-            unused.setdefault(source.key, why)
-    return unused
+            unused.add(source, parameter.name, why)
+    return unused.told({source.key for source in used})
 
 
 def _dtype_warnings(merged: Sequence[MergedTensor], checkpoints: Sequence[Checkpoint]) -> list[str]:
