@@ -108,7 +108,10 @@ def tiny_mit(prefix: str, without: str = "", seed: int = 1) -> Tensors:
     return {key: value for key, value in found.items() if not without or without not in key}
 
 
-@pytest.mark.parametrize(("without", "taken"), [("block1.0.norm1", "student"), ("block", "ema")])
+@pytest.mark.parametrize(
+    ("without", "taken"),
+    [("block1.0.norm1", "student"), ("block", "ema"), ("patch_embed1.norm.weight", "ema")],
+)
 def test_a_tabled_student_wins_over_a_more_complete_copy_or_it_is_said(
     without: str, taken: str, tmp_path: Path
 ) -> None:
@@ -120,6 +123,36 @@ def test_a_tabled_student_wins_over_a_more_complete_copy_or_it_is_said(
     assert {(key or "").partition(".")[0] for key in sources(plan).values()} == {taken}
     said = [text for text in plan.warnings if "a copy that is not the student" in text]
     assert len(said) == (taken == "ema")
+
+
+@pytest.mark.parametrize("student", ["", "net."])
+def test_a_student_without_the_key_that_tells_its_family_is_missed_aloud(
+    student: str, tmp_path: Path
+) -> None:
+    """Of either model: with that key gone the tables see the copy alone."""
+    both = tiny_mit(student, "patch_embed1.norm.weight") | tiny_mit("ema.net.", seed=2)
+    files = [
+        save(tmp_path / "both.safetensors", both),
+        save(tmp_path / "other.safetensors", tiny_mit("", seed=3)),
+    ]
+    result = lw.merge(*files, output=tmp_path / "out", allow_unrelated=True)
+    (said,) = (text for text in result.warnings if "a copy that is not the student" in text)
+    assert said.startswith("both holds its mit whole only below 'ema.net.'")
+    assert said.partition(":")[0] in (tmp_path / "out" / "README.md").read_text("utf-8")
+    turned = lw.plan(*reversed(files))
+    assert said in turned.warnings
+
+
+def test_a_teacher_alone_stands_in_for_nobody(tmp_path: Path) -> None:
+    """A head of the backbone's words and sizes is no student."""
+    teacher = tiny_mit("ema.net.", seed=2)
+    norm = {f"head.{key}": teacher[f"ema.net.{key}"] for key in ("norm4.weight", "norm4.bias")}
+    plan = lw.plan(
+        save(tmp_path / "anchor.safetensors", tiny_mit("")),
+        save(tmp_path / "donor.safetensors", teacher | norm),
+    )
+    assert {(key or "").partition(".")[0] for key in sources(plan).values()} == {"ema"}
+    assert not any("a copy that is not the student" in text for text in plan.warnings)
 
 
 def test_a_part_of_a_fused_tensor_that_stays_the_anchors_is_listed(tmp_path: Path) -> None:
