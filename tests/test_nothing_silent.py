@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +175,56 @@ def test_a_part_of_a_fused_tensor_that_stays_the_anchors_is_listed(tmp_path: Pat
     assert not np.array_equal(made[:half], own[:half])
     card = (tmp_path / "merged" / "README.md").read_text("utf-8")
     assert "part 2 of 2" in card
+
+
+def test_a_tensor_that_is_merged_in_part_is_not_counted_as_kept(tmp_path: Path, lwmm) -> None:
+    """One number in the headline, the text, the notebook, JSON, the agent's rows and the card."""
+    donor = tmp_path / "donor"
+    write_transformers_folder(donor, finetuned(START, 2), TINY)
+    theirs = load_file(donor / "model.safetensors")
+    gone = "segformer.encoder.block.0.0.attention.self.value.bias"
+    save(donor / "model.safetensors", {k: v for k, v in theirs.items() if k != gone})
+    anchor = write_pth(tmp_path / "anchor.pth", spell_nvlabs(finetuned(START, 1), TINY))
+    result = lw.merge(anchor, donor, output=tmp_path / "merged")
+    plan = result.plan
+    merged = {tensor.key for tensor in plan.merged}
+    kept = [key for key in plan.kept if key not in merged]
+    assert len(kept) == len(plan.kept) - 1 > 0
+    assert plan.counts == (len(plan.merged), len(kept), 1)
+    assert merged | set(kept) == set(lw.resolve(str(anchor)).entries)
+
+    words = f"{len(kept)} tensors kept from the anchor, 1 more in part"
+    text = str(plan)
+    assert words in text.splitlines()[0]
+    why = "part 2 of 2 (stages.0.blocks.0.attn.v.bias): absent in donor"
+    blocks = dict(block.split("\n", 1) for block in text.split("\n\n") if "\n" in block)
+    rows = [int(line.split()[0]) for line in blocks["Kept from the anchor"].splitlines()]
+    assert sum(rows) == len(kept)
+    assert blocks["Merged in part"].split() == f"1 {why}: backbone.block1.0.attn.kv.bias".split()
+    notebook = plan._repr_html_()
+    assert words in notebook
+    first, second = (
+        [int(n) for n in re.findall(r"<tr><td[^>]*>(\d+)</td>", part)]
+        for part in notebook.partition("kept from the anchor because")[2].split("merged but for")
+    )
+    assert (sum(first), sum(second)) == (len(kept), 1)
+
+    assert f"{len(kept)} kept from the anchor, 1 more in part" in str(result)
+    said = lwmm("merge", anchor, donor, "-o", "again")
+    assert f", kept {len(kept)} tensors of the anchor, 1 more in part, " in said.out
+    said = lwmm("plan", anchor, donor, "-q")
+    assert said.out == f"{len(plan.merged)} merged, {len(kept)} kept, 1 more in part\n"
+    told = lwmm("merge", anchor, donor, "-o", "again", "--overwrite", "--json").data
+    assert (told["merged"], told["kept"], told["merged_in_part"]) == plan.counts
+    told = lwmm("merge", anchor, donor, "-o", "again", "--overwrite", "--format", "agent").out
+    assert f"\nkept\t{len(kept)}\nmerged_in_part\t1\n" in told
+
+    card = (tmp_path / "merged" / "README.md").read_text("utf-8")
+    assert f"{len(kept)} tensors are the anchor's own, 1 more in part;" in card
+    cells = [line.split(" | ")[-2] for line in card.splitlines() if line.startswith("| `")]
+    counted = [cell for cell in cells if re.fullmatch(r"\d+(, 1 more in part)?", cell)]
+    assert sum(int(cell.partition(",")[0]) for cell in counted) == len(kept)
+    assert [cell for cell in counted if "," in cell] == ["0, 1 more in part"]
 
 
 @pytest.mark.parametrize("which", ["key", "value"])
