@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError, UsageError
@@ -12,7 +12,7 @@ from lwmm_hub.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
 from lwmm_hub.relatedness import Relatedness
 from lwmm_hub.schedule import TABLE, layer_weights, renormalised
-from lwmm_hub.weight_table import WeightTable
+from lwmm_hub.weight_table import WeightTable, or_backbone
 
 
 def plan_merge(
@@ -64,6 +64,7 @@ def plan_merge(
             "merges. Choose another scope or other models."
         )
     names = list(dict.fromkeys(p.layer for p, _ in present))
+    rowless: list[str] = []
     part_of = {p.layer: p.part for p, _ in present}
     if (table is not None) != (options.schedule == TABLE):
         raise UsageError('a table of weights goes with the schedule "table": give both or none.')
@@ -71,7 +72,12 @@ def plan_merge(
         shared = {p.layer for p in key_map.shared} | {layer for _, layer in key_map.left_out}
         decided = relatedness or kept_parts is not None or options.scope != "auto"
         open_layers = () if decided else _judged_layers(key_map)
-        weights = table.weights(names, len(checkpoints), shared.difference(names), open_layers)
+        backbones = _backbones(key_map)
+        heads = {layer for layer, part in part_of.items() if part not in backbones}
+        weights = table.weights(
+            names, len(checkpoints), shared.difference(names), open_layers, heads
+        )
+        rowless = _rowless(table.without_row(names), heads)
     else:
         weights = layer_weights(options.curve, names, len(checkpoints))
     number = {name: i for i, name in enumerate(names)}
@@ -116,6 +122,7 @@ def plan_merge(
             *lineage_warnings(lineage, [c.label for c in checkpoints], relatedness),
             *key_map.warnings,
             *_undecided(key_map, options, relatedness),
+            *rowless,
             *_unrelated_parts(relatedness if kept_parts is None else (), left_out, checkpoints),
             *_gaps(key_map, checkpoints),
             *_no_config(anchor, key_map),
@@ -239,6 +246,26 @@ def _undecided(
     ]
 
 
+def _rowless(layers: Sequence[str], heads: Collection[str]) -> list[str]:
+    """A warning about layers that a table of weights says nothing of, before they are judged."""
+    if not layers:
+        return []
+    it, them = ("it stays", "it is") if len(layers) == 1 else ("they stay", "they are")
+    return [
+        f"the table of weights has no row for {_some(layers)}: {it} the anchor's in this plan, and "
+        f"a merge with the table is refused unless the weights show that {them} to be left out. "
+        f"Add what is missing{or_backbone(layers, heads)}."
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
+
+
+def _backbones(key_map: KeyMap) -> set[str]:
+    return {part.name for part in key_map.parts if part.backbone}
+
+
 def _unrelated_parts(
     relatedness: Sequence[Relatedness],
     left_out: set[tuple[int, str]],
@@ -251,10 +278,9 @@ def _unrelated_parts(
             dict.fromkeys(r.part for r in relatedness if r.model == i and (i, r.part) in left_out)
         )
         if parts:
-            named = ", ".join(parts[:8]) + (f" and {len(parts) - 8} more" if parts[8:] else "")
             warnings.append(
-                f"the {named} of {donor.label} {'is' if len(parts) == 1 else 'are'} unrelated to "
-                "the anchor's and left out (--scope all merges all the same)."
+                f"the {_some(parts)} of {donor.label} {'is' if len(parts) == 1 else 'are'} "
+                "unrelated to the anchor's and left out (--scope all merges all the same)."
             )
     return warnings
 
@@ -327,7 +353,7 @@ def _no_config(anchor: Checkpoint, key_map: KeyMap) -> list[str]:
 
 def _gaps(key_map: KeyMap, checkpoints: Sequence[Checkpoint]) -> list[str]:
     """A warning per donor that lacks a part of the backbone: its model may be another size."""
-    backbone = {part.name for part in key_map.parts if part.backbone}
+    backbone = _backbones(key_map)
     apart = [
         key
         for key, why in key_map.kept.items()
