@@ -411,7 +411,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except LwmmError as error:
         if debug:
             raise
-        _say(str(error))
+        _say(error.text)
         return error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         _say("interrupted")

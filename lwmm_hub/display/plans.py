@@ -12,6 +12,7 @@ from lwmm_hub.display.counts import plan_counts
 from lwmm_hub.display.grouping import group_name
 from lwmm_hub.display.ramp import ramp_svg
 from lwmm_hub.display.text import escape, one_line, size
+from lwmm_hub.errors import in_python
 from lwmm_hub.options import changed_options
 from lwmm_hub.schedule import TABLE
 
@@ -310,7 +311,8 @@ def plan_html(plan: Mapping[str, Any]) -> str:
     inferred = "".join(
         f"<p>{escape(line)}</p>" for line in _inferred(plan) if line.startswith("Inferred")
     )
-    warnings = "".join(f"<li>{escape(one_line(text))}</li>" for text in plan["warnings"])
+    said = [in_python(one_line(text)) for text in plan["warnings"]]
+    warnings = "".join(f"<li>{escape(text)}</li>" for text in said)
     return (
         f"<div><p><b>{escape(headline(plan))}</b></p>"
         + table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
