@@ -17,15 +17,66 @@ LwmmError                     1   base: one line that says what, which, and what
 ├── LicenseRefusedError       3   a licence rule refuses to publish
 ├── PublishError              1   the Hub did not take the folder
 └── VerificationError         5   a rerun gave other weights
+
+Messages name the options of the command line; what those are called in Python stands behind them.
 """
 
 from __future__ import annotations
+
+import re
+
+_ALIKE = (
+    "accept_license", "allow_nonfinite", "allow_unrelated", "batch_norm", "batch_size", "config",
+    "create_pr", "device", "dtype", "flip", "label_column", "license", "limit", "map_labels",
+    "match", "max_shard_size", "overwrite", "private", "revision", "scope", "split", "streaming",
+    "task", "to", "weights", "window",
+)  # fmt: skip
+PYTHON = {f"--{name.replace('_', '-')}": name for name in _ALIKE} | {
+    "-o": "output",
+    "--check-weights": "check_weights",
+    "--label-map": "map_labels",
+    "--labels": "label_space",
+    "--model-labels": "labels",
+    "--parent": "parents",
+    "--recipe": "lw.merge_recipe",
+    "--weights drift": "lw.fitting.drift_layer_weights",
+    "--weights fit": "lw.fit_layer_weights",
+}
+"""Option in messages -> argument or function; of what only the command line has, none."""
+
+_COMMAND = re.compile(r"'(?:lwmm-hub|hf) [^']*'")  # to be typed as it is
+_OPTION = re.compile(r"(?<![\w-])(?:--weights (?:drift|fit)\b|--?[a-z]+(?:-[a-z]+)*)")
+_TOLD = re.compile(r" \(In Python: [\w., ]+\.\)")
+
+
+def in_python(text: str) -> str:
+    """A message, and behind it what the options in it are called in Python.
+
+    >>> in_python("out exists already. Pass --overwrite, or choose another folder with -o.")
+    'out exists already. Pass --overwrite, or choose another folder with -o. \
+(In Python: overwrite, output.)'
+    """
+    options = _OPTION.findall(_COMMAND.sub("", text))
+    names = dict.fromkeys(PYTHON[option] for option in options if option in PYTHON)
+    return f"{text} (In Python: {', '.join(names)}.)" if names else text
 
 
 class LwmmError(Exception):
     """Base of all errors that lwmm_hub raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        """`message`: perhaps with that of another error in it, which is told for Python already."""
+        super().__init__(_TOLD.sub("", message))
+
+    @property
+    def text(self) -> str:
+        """The message as the command line, a card and a report say it."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return in_python(self.text)
 
 
 class UsageError(LwmmError, ValueError):

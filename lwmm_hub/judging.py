@@ -85,12 +85,12 @@ def judge_merge(
         try:
             score("donor", [donor], by_name)
         except (EvaluationError, OutputError) as error:
-            notes.append(f"{donor.label} was not evaluated: {error}")
+            notes.append(f"{donor.label} was not evaluated: {error.text}")
     for column in beside:
         try:
             score(column.name, [], labels, [replace(column, optional=False)])
         except LwmmError as error:
-            notes.append(f"{column.name} was not evaluated: {error}")
+            notes.append(f"{column.name} was not evaluated: {error.text}")
     score("merged", [str(result.folder)], labels)
     report = _together(scored, notes)
     record_scores(result.folder, report.to_dict(), report.roles)

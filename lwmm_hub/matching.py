@@ -58,7 +58,7 @@ def depth_order_of(anchor: Checkpoint) -> Callable[[], DepthOrder]:
             traced = trace_architecture(anchor.config, keys)
         except LayerOrderError as error:
             order = fallback(keys)
-            return DepthOrder(f"{order.source} ({error})", order.ranks)
+            return DepthOrder(f"{order.source} ({error.text})", order.ranks)
         how = traced.how.removeprefix("forward pass ")
         source = f"the forward pass of {traced.class_name}, {how}"
         return DepthOrder(source, traced.ranks, traced.backbone or None, traced.backbone_name)

@@ -86,10 +86,12 @@ class MergeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """What `lwmm-hub merge --json` prints."""
+        counts = self.plan.counts
         return {
             "output": str(self.folder),
-            "merged": len(self.plan.merged),
-            "kept": len(self.plan.kept),
+            "merged": counts.merged,
+            "kept": counts.kept,
+            **({"merged_in_part": counts.in_part} if counts.in_part else {}),
             "seconds": round(self.seconds, 3),
             "bytes_written": self.bytes_written,
             "sha256": dict(self.files),
@@ -98,7 +100,8 @@ class MergeResult:
         }
 
     def __str__(self) -> str:
+        counts = self.plan.counts
         return (
-            f"{self.folder}: {len(self.plan.merged)} parameters merged, "
-            f"{len(self.plan.kept)} kept from the anchor, {self.seconds:.1f} s"
+            f"{self.folder}: {counts.merged} parameters merged, {counts.kept} kept from the anchor"
+            f"{counts.also}, {self.seconds:.1f} s"
         )

@@ -61,6 +61,7 @@ class WeightTable:
         models: int,
         left_out: Collection[str] = (),
         undecided: Collection[str] = (),
+        heads: Collection[str] = (),
     ) -> list[tuple[float, ...]]:
         """A row for each of the shared layers; the longest name that covers a layer decides.
 
@@ -70,6 +71,7 @@ class WeightTable:
             left_out: shared layers that are not merged; a row for them is no mistake.
             undecided: those of `layers` that may still be left out: without a row they are the
                 anchor's.
+            heads: those of `layers` that need no row where the backbone alone is merged.
 
         >>> table = WeightTable({"stages": (0.5, 0.5), "stages.1": (0.75, 0.25)})
         >>> table.weights(["stages.0.norm", "stages.1.norm"], models=2)
@@ -87,27 +89,44 @@ class WeightTable:
                 "these models. Leave it out; 'lwmm-hub plan' lists the layers.",
                 about=f"layer_weights.{unknown[0]}",
             )
+        needed = [layer for layer in self.without_row(layers) if layer not in undecided]
+        if needed:
+            more = f" and {len(needed) - 1} more" if needed[1:] else ""
+            raise UsageError(
+                f"the table of weights has no row for the layer {needed[0]!r}{more}. Add what is "
+                f"missing ('lwmm-hub plan' lists the layers){or_backbone(needed, heads)}.",
+                about="schedule",
+            )
         found = []
         for layer in layers:
             name = self._covering(layer)
-            if not name and layer in undecided:
+            if not name:
                 found.append((1.0, *[0.0] * (models - 1)))
                 continue
-            if not name:
-                raise UsageError(
-                    f"the table of weights has no row for the layer {layer!r}. Add one; 'lwmm-hub "
-                    "plan' lists the layers.",
-                    about="schedule",
-                )
             donors = tuple(min(max(float(w), 0.0), 1.0) for w in self.rows[name][1:])
             found.append((max(0.0, _rest(self.rows[name], donors)), *donors))
         return found
+
+    def without_row(self, layers: Sequence[str]) -> list[str]:
+        """Those of `layers` that no row covers.
+
+        >>> WeightTable({"stages": (0.5, 0.5)}).without_row(["stages.0.norm", "head.fuse"])
+        ['head.fuse']
+        """
+        return [layer for layer in layers if not self._covering(layer)]
 
     def _covering(self, layer: str) -> str:
         """The longest name of a row that covers a layer; empty where there is none."""
         while layer and layer not in self.rows:
             layer = layer.rpartition(".")[0]
         return layer
+
+
+def or_backbone(layers: Collection[str], heads: Collection[str]) -> str:
+    """What can be done instead of adding rows for `layers`, where all of them are of `heads`."""
+    if not set(heads).issuperset(layers):
+        return ""
+    return ", or merge the backbone alone with --scope backbone"
 
 
 def _rest(row: Sequence[float], donors: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file
 
 import lwmm_hub as lw
 from lwmm_hub.errors import MergeError, OutputError, RecipeError
+from lwmm_hub.key_map import leave_out
 
 START = ancestor(TINY, seed=0)
 RNG = np.random.default_rng(0)
@@ -107,7 +109,10 @@ def tiny_mit(prefix: str, without: str = "", seed: int = 1) -> Tensors:
     return {key: value for key, value in found.items() if not without or without not in key}
 
 
-@pytest.mark.parametrize(("without", "taken"), [("block1.0.norm1", "student"), ("block", "ema")])
+@pytest.mark.parametrize(
+    ("without", "taken"),
+    [("block1.0.norm1", "student"), ("block", "ema"), ("patch_embed1.norm.weight", "ema")],
+)
 def test_a_tabled_student_wins_over_a_more_complete_copy_or_it_is_said(
     without: str, taken: str, tmp_path: Path
 ) -> None:
@@ -119,6 +124,36 @@ def test_a_tabled_student_wins_over_a_more_complete_copy_or_it_is_said(
     assert {(key or "").partition(".")[0] for key in sources(plan).values()} == {taken}
     said = [text for text in plan.warnings if "a copy that is not the student" in text]
     assert len(said) == (taken == "ema")
+
+
+@pytest.mark.parametrize("student", ["", "net."])
+def test_a_student_without_the_key_that_tells_its_family_is_missed_aloud(
+    student: str, tmp_path: Path
+) -> None:
+    """Of either model: with that key gone the tables see the copy alone."""
+    both = tiny_mit(student, "patch_embed1.norm.weight") | tiny_mit("ema.net.", seed=2)
+    files = [
+        save(tmp_path / "both.safetensors", both),
+        save(tmp_path / "other.safetensors", tiny_mit("", seed=3)),
+    ]
+    result = lw.merge(*files, output=tmp_path / "out", allow_unrelated=True)
+    (said,) = (text for text in result.warnings if "a copy that is not the student" in text)
+    assert said.startswith("both holds its mit whole only below 'ema.net.'")
+    assert said.partition(":")[0] in (tmp_path / "out" / "README.md").read_text("utf-8")
+    turned = lw.plan(*reversed(files))
+    assert said in turned.warnings
+
+
+def test_a_teacher_alone_stands_in_for_nobody(tmp_path: Path) -> None:
+    """A head of the backbone's words and sizes is no student."""
+    teacher = tiny_mit("ema.net.", seed=2)
+    norm = {f"head.{key}": teacher[f"ema.net.{key}"] for key in ("norm4.weight", "norm4.bias")}
+    plan = lw.plan(
+        save(tmp_path / "anchor.safetensors", tiny_mit("")),
+        save(tmp_path / "donor.safetensors", teacher | norm),
+    )
+    assert {(key or "").partition(".")[0] for key in sources(plan).values()} == {"ema"}
+    assert not any("a copy that is not the student" in text for text in plan.warnings)
 
 
 def test_a_part_of_a_fused_tensor_that_stays_the_anchors_is_listed(tmp_path: Path) -> None:
@@ -140,6 +175,101 @@ def test_a_part_of_a_fused_tensor_that_stays_the_anchors_is_listed(tmp_path: Pat
     assert not np.array_equal(made[:half], own[:half])
     card = (tmp_path / "merged" / "README.md").read_text("utf-8")
     assert "part 2 of 2" in card
+
+
+def test_a_tensor_that_is_merged_in_part_is_not_counted_as_kept(tmp_path: Path, lwmm) -> None:
+    """One number in the headline, the text, the notebook, JSON, the agent's rows and the card."""
+    donor = tmp_path / "donor"
+    write_transformers_folder(donor, finetuned(START, 2), TINY)
+    theirs = load_file(donor / "model.safetensors")
+    gone = "segformer.encoder.block.0.0.attention.self.value.bias"
+    save(donor / "model.safetensors", {k: v for k, v in theirs.items() if k != gone})
+    anchor = write_pth(tmp_path / "anchor.pth", spell_nvlabs(finetuned(START, 1), TINY))
+    result = lw.merge(anchor, donor, output=tmp_path / "merged")
+    plan = result.plan
+    merged = {tensor.key for tensor in plan.merged}
+    kept = [key for key in plan.kept if key not in merged]
+    assert len(kept) == len(plan.kept) - 1 > 0
+    assert plan.counts == (len(plan.merged), len(kept), 1)
+    assert merged | set(kept) == set(lw.resolve(str(anchor)).entries)
+
+    words = f"{len(kept)} tensors kept from the anchor, 1 more in part"
+    text = str(plan)
+    assert words in text.splitlines()[0]
+    why = "part 2 of 2 (stages.0.blocks.0.attn.v.bias): absent in donor"
+    blocks = dict(block.split("\n", 1) for block in text.split("\n\n") if "\n" in block)
+    rows = [int(line.split()[0]) for line in blocks["Kept from the anchor"].splitlines()]
+    assert sum(rows) == len(kept)
+    assert blocks["Merged in part"].split() == f"1 {why}: backbone.block1.0.attn.kv.bias".split()
+    notebook = plan._repr_html_()
+    assert words in notebook
+    first, second = (
+        [int(n) for n in re.findall(r"<tr><td[^>]*>(\d+)</td>", part)]
+        for part in notebook.partition("kept from the anchor because")[2].split("merged but for")
+    )
+    assert (sum(first), sum(second)) == (len(kept), 1)
+
+    assert f"{len(kept)} kept from the anchor, 1 more in part" in str(result)
+    said = lwmm("merge", anchor, donor, "-o", "again")
+    assert f", kept {len(kept)} tensors of the anchor, 1 more in part, " in said.out
+    said = lwmm("plan", anchor, donor, "-q")
+    assert said.out == f"{len(plan.merged)} merged, {len(kept)} kept, 1 more in part\n"
+    told = lwmm("merge", anchor, donor, "-o", "again", "--overwrite", "--json").data
+    assert (told["merged"], told["kept"], told["merged_in_part"]) == plan.counts
+    told = lwmm("merge", anchor, donor, "-o", "again", "--overwrite", "--format", "agent").out
+    assert f"\nkept\t{len(kept)}\nmerged_in_part\t1\n" in told
+
+    card = (tmp_path / "merged" / "README.md").read_text("utf-8")
+    assert f"{len(kept)} tensors are the anchor's own, 1 more in part;" in card
+    cells = [line.split(" | ")[-2] for line in card.splitlines() if line.startswith("| `")]
+    counted = [cell for cell in cells if re.fullmatch(r"\d+(, 1 more in part)?", cell)]
+    assert sum(int(cell.partition(",")[0]) for cell in counted) == len(kept)
+    assert [cell for cell in counted if "," in cell] == ["0, 1 more in part"]
+
+
+@pytest.mark.parametrize("which", ["key", "value"])
+def test_the_part_of_a_donors_fused_tensor_that_is_not_used_is_listed(
+    which: str, tmp_path: Path
+) -> None:
+    """Where the anchor, which keeps k and v apart, has no bias for one of them."""
+    anchor = tmp_path / "anchor"
+    write_transformers_folder(anchor, finetuned(START, 1), TINY)
+    ours = load_file(anchor / "model.safetensors")
+    gone = f"segformer.encoder.block.0.0.attention.self.{which}.bias"
+    save(anchor / "model.safetensors", {k: v for k, v in ours.items() if k != gone})
+    donor = write_pth(tmp_path / "donor.pth", spell_nvlabs(finetuned(START, 2), TINY))
+    plan = lw.plan(anchor, donor)
+    place = "part 1 of 2 (stages.0.blocks.0.attn.k" if which == "key" else (
+        "part 2 of 2 (stages.0.blocks.0.attn.v"
+    )  # fmt: skip
+    fused = "backbone.block1.0.attn.kv.bias"
+    assert plan.unused[0][fused] == f"{place}.bias): absent in anchor"
+    assert fused in sources(plan).values()
+    whole = [key for key in sources(plan).values() if key and key != fused]
+    assert not set(whole) & set(plan.unused[0])
+    assert f"{place}.bias): absent in anchor: {fused}" in str(plan)
+
+
+def test_a_part_that_values_leave_out_is_listed_beside_one_that_is_merged(tmp_path: Path) -> None:
+    """Of both models, whose tensors are fused alike; later reasons stand beside earlier ones."""
+    models = [spell_nvlabs(finetuned(START, seed), TINY) for seed in (1, 2, 3)]
+    files = [write_pth(tmp_path / f"{i}.pth", model) for i, model in enumerate(models)]
+    opened = [lw.resolve(str(file)) for file in files]
+    key_map = lw.match(*opened)
+    fused, layer = "backbone.block1.0.attn.kv.weight", "stages.0.blocks.0.attn"
+    half = leave_out(key_map, {(1, f"{layer}.v"): "untrained", (2, f"{layer}.v"): "untrained"})
+    plan = lw.plan_merge(half, opened)
+    said = f"part 2 of 2 ({layer}.v.weight): untrained"
+    assert plan.kept[fused] == plan.unused[0][fused] == plan.unused[1][fused] == said
+    whole = leave_out(half, {(1, f"{layer}.k"): "broken", (2, f"{layer}.k"): "untrained"})
+    plan = lw.plan_merge(whole, opened)
+    assert plan.kept[fused] == f"{said}; part 1 of 2 ({layer}.k.weight): broken; untrained"
+    assert plan.unused[0][fused] == f"{said}; part 1 of 2 ({layer}.k.weight): broken"
+    one = leave_out(key_map, {(1, f"{layer}.{part}"): "untrained" for part in "kv"})
+    plan = lw.plan_merge(one, opened)
+    assert fused not in plan.kept
+    assert plan.unused[0][fused] == "untrained"
+    assert fused not in plan.unused[1]
 
 
 CONVOLUTION = tensors("body.conv.weight")

@@ -138,6 +138,42 @@ def test_a_table_needs_no_rows_for_a_head_that_is_left_out_and_may_have_them(
         lw.merge(*pair, output=tmp_path / "related", weights=backbone)
 
 
+def test_a_plan_says_which_layers_have_no_row_before_a_merge_refuses_them(
+    pair: tuple[Path, Path], other_head: Path, tmp_path: Path, lwmm
+) -> None:
+    """Headers do not tell whether they are merged at all."""
+    Path("t.yaml").write_text("stages: [0.5, 0.5]\nhead.fuse: [1, 0]\n", encoding="utf-8")
+    how = ("--weights", "t.yaml")
+    done = lwmm("plan", *pair, *how, "--json")
+    (said,) = done.data["warnings"]
+    open_layers = [row["name"] for row in done.data["layers"] if row["part"] == "head"]
+    open_layers.remove("head.fuse")
+    assert len(open_layers) > 3
+    assert said.startswith(f"the table of weights has no row for {', '.join(open_layers)}: they")
+    assert said.endswith("Add what is missing, or merge the backbone alone with --scope backbone.")
+    refused = lwmm("merge", *pair, *how, "-o", "m")
+    more = f"no row for the layer {open_layers[0]!r} and {len(open_layers) - 1} more. Add what"
+    assert_one_line(refused, more, "the layers), or merge the backbone alone with --scope", code=2)
+    assert_one_line(lwmm("plan", *pair, *how, "--check-weights"), more, code=2)
+
+    assert lwmm("plan", *pair, *how, "--scope", "backbone", "--json").data["warnings"] == []
+    assert lwmm("merge", *pair, *how, "--scope", "backbone", "-o", "m").code == 0
+    assert said in lwmm("plan", pair[0], other_head, *how, "--json").data["warnings"]
+    merged = lwmm("merge", pair[0], other_head, *how, "-o", "other", "--json").data
+    assert not any("no row" in text for text in merged["warnings"])
+    assert not any("no row" in text for text in lw.plan(*pair, weights=GROUPS).warnings)
+
+
+def test_the_backbone_alone_is_offered_only_where_that_helps(pair: tuple[Path, Path]) -> None:
+    lacking = {name: row for name, row in GROUPS.items() if name not in ("stages.3", "head")}
+    with pytest.raises(UsageError, match=r"no row for the layer 'stages\.3") as refused:
+        lw.plan(*pair, weights=lacking)
+    assert "--scope" not in str(refused.value)
+    with pytest.raises(UsageError, match=r"no row for the layer 'head") as refused:
+        lw.plan(*pair, weights={"stages": (0.5, 0.5)}, scope="all")
+    assert "--scope backbone" in str(refused.value)
+
+
 def test_numbers_for_models_of_the_hub_with_unlike_heads(
     pair: tuple[Path, Path], other_head: Path, tmp_path: Path, hub: TestHub
 ) -> None:
@@ -151,6 +187,10 @@ def test_numbers_for_models_of_the_hub_with_unlike_heads(
         assert done.code == 0, done.err
         done = run("merge", "--recipe", "drift/lwmm_recipe.yaml", "-o", "recipe")
         assert done.code == 0, done.err
+        (tmp_path / "cwd" / "b.yaml").write_text("stages: [0.5, 0.5]\n")
+        done = run("plan", "org/a", "org/b", "--weights", "b.yaml", "--json")
+        (said,) = (text for text in json.loads(done.out)["warnings"] if "no row for" in text)
+        assert said.endswith("with --scope backbone.")
         (tmp_path / "cwd" / "t.yaml").write_text("stages: [0.5, 0.5]\nneck: [0.5, 0.5]\n")
         done = run("merge", "org/a", "org/b", "--weights", "t.yaml", "-o", "wrong")
         assert_one_line(done, "a row for 'neck'", code=2)

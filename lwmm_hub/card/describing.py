@@ -11,6 +11,7 @@ from lwmm_hub.card.linting import redact
 from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import hub_id, last_part, linked_name, name_in_code, text
 from lwmm_hub.card.wording import counted, listed, weight, weights_in_words
+from lwmm_hub.display.counts import plan_counts
 from lwmm_hub.display.text import size
 from lwmm_hub.licenses import PERMISSIVE, ParentLicense
 from lwmm_hub.options import changed_options
@@ -60,14 +61,14 @@ def summary(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Mark
     ]
     anchor = linked[0] if linked else Markdown("an unnamed anchor")
     donors = listed(linked[1:]) or "nothing"
-    merged, kept = len(plan.get("merged") or []), len(plan.get("kept") or [])
+    counts = plan_counts(plan)
     layers = plan.get("layers") or []
     sentences = [
         f"**{text(title(manifest))}** is {anchor} (the anchor) merged layer by layer with "
         f"{donors} ({'the donor' if len(linked) == 2 else 'the donors'}).",
-        f"{counted(merged, 'parameter')} in {counted(len(layers), 'layer')} "
-        f"{'is' if merged == 1 else 'are'} merged, {counted(kept, 'tensor')} "
-        f"{'is' if kept == 1 else 'are'} the anchor's own; "
+        f"{counted(counts.merged, 'parameter')} in {counted(len(layers), 'layer')} "
+        f"{'is' if counts.merged == 1 else 'are'} merged, {counted(counts.kept, 'tensor')} "
+        f"{'is' if counts.kept == 1 else 'are'} the anchor's own{counts.also}; "
         f"{training_sentence(plan.get('weights_from') or {})}.",
         *_matched_by_values(plan.get("inferred") or []),
         rule_sentence(plan),

@@ -212,8 +212,8 @@ def _groups(groups: Sequence[LayerGroup], models: int) -> Markdown:
                 _span(group.layers),
                 str(group.merged),
                 *(ranges or ["-"]),
-                str(group.kept.total()),
-                _reasons(group.kept),
+                f"{group.counts.kept}{group.counts.also}",
+                _reasons(group.kept + group.in_part),
             ]
         )
     return _shortened(headings, rows)

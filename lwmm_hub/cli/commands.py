@@ -40,6 +40,7 @@ from lwmm_hub.cli.scoring import (
 from lwmm_hub.errors import LwmmError, UsageError
 
 if TYPE_CHECKING:
+    from lwmm_hub.merge_result import MergeResult
     from lwmm_hub.planning import MergePlan
 
 
@@ -195,16 +196,18 @@ def merge(
         table = f"\n\n{judged.text(output.color)}\n" if judged is not None else ""
         if url is not None:
             at = "" if folder is None else f" in {where}"
-            return f"{_counts(data)}{at}{table}\n{url}"
-        return f"{_counts(data)} in {where}{table}\n{_next_step(where)}"
+            return f"{_counts(result)}{at}{table}\n{url}"
+        return f"{_counts(result)} in {where}{table}\n{_next_step(where)}"
 
     output.result(data, human, lambda: merge_rows(data), quiet=url or where)
 
 
-def _counts(data: Mapping[str, Any]) -> str:
-    tensors = "1 tensor" if data["kept"] == 1 else f"{data['kept']} tensors"
+def _counts(result: MergeResult) -> str:
+    counts = result.plan.counts
+    tensors = "1 tensor" if counts.kept == 1 else f"{counts.kept} tensors"
     return (
-        f"Merged {data['merged']} parameters, kept {tensors} of the anchor, {data['seconds']:.1f} s"
+        f"Merged {counts.merged} parameters, kept {tensors} of the anchor{counts.also}, "
+        f"{result.seconds:.1f} s"
     )
 
 
@@ -295,7 +298,7 @@ def _print_plan(made: MergePlan, output: Output) -> None:
         data,
         lambda: plan_text(data, output.color),
         lambda: plan_rows(data),
-        quiet=f"{len(made.merged)} merged, {len(made.kept)} kept",
+        quiet=f"{made.counts.merged} merged, {made.counts.kept} kept{made.counts.also}",
     )
 
 
@@ -408,7 +411,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except LwmmError as error:
         if debug:
             raise
-        _say(str(error))
+        _say(error.text)
         return error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         _say("interrupted")

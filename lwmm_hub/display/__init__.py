@@ -6,6 +6,7 @@ plan is made.
 
 from __future__ import annotations
 
+from lwmm_hub.display.counts import Counts, count_tensors, plan_counts
 from lwmm_hub.display.plans import (
     headline,
     merge_rows,
@@ -18,9 +19,12 @@ from lwmm_hub.display.plans import (
 from lwmm_hub.display.text import one_line, size
 
 __all__ = [
+    "Counts",
+    "count_tensors",
     "headline",
     "merge_rows",
     "one_line",
+    "plan_counts",
     "plan_html",
     "plan_rows",
     "plan_text",

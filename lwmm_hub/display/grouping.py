@@ -9,18 +9,25 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
+from lwmm_hub.display.counts import Counts
 from lwmm_hub.display.ramp import HEADS
 
 
 @dataclass
 class LayerGroup:
-    """What happened to the parameters of one group."""
+    """What happened to the parameters of one group; `kept` and `in_part` count reasons."""
 
     name: str
     layers: list[int] = field(default_factory=list)
     merged: int = 0
     weights: list[Sequence[float]] = field(default_factory=list)
     kept: Counter[str] = field(default_factory=Counter)
+    in_part: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def counts(self) -> Counts:
+        """As those of the whole plan."""
+        return Counts(self.merged, self.kept.total(), self.in_part.total())
 
 
 @lru_cache(1 << 12)
@@ -52,12 +59,13 @@ def layer_groups(plan: Mapping[str, Any]) -> list[LayerGroup]:
         modules.setdefault(str(entry.get("key") or entry["name"]).rpartition(".")[0], set()).add(
             name
         )
+    merged = {str(entry.get("key")) for entry in plan.get("merged") or []}
     of_prefix: dict[str, set[str]] = {}  # made where asked for: few keys are kept of most models
     for entry in plan.get("kept") or []:
         key = str(entry["key"])
         name = _group_of_kept(key, modules, of_prefix)
         group = groups.setdefault(name, LayerGroup(name))
-        group.kept[str(entry.get("reason", ""))] += 1
+        (group.in_part if key in merged else group.kept)[str(entry.get("reason", ""))] += 1
     return sorted(groups.values(), key=lambda g: min(g.layers, default=len(plan.get("layers", []))))
 
 

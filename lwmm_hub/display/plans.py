@@ -5,13 +5,14 @@ Works on the plain data of `MergePlan.to_dict()`, so nothing here knows how a pl
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lwmm_hub.display.counts import plan_counts
 from lwmm_hub.display.grouping import group_name
 from lwmm_hub.display.ramp import ramp_svg
 from lwmm_hub.display.text import escape, one_line, size
+from lwmm_hub.errors import in_python
 from lwmm_hub.options import changed_options
 from lwmm_hub.schedule import TABLE
 
@@ -63,10 +64,10 @@ def headline(plan: Mapping[str, Any]) -> str:
         rule = _FOUND.get(method, "given")
     changed = [f"{name} {value}" for name, value in changed_options(plan["options"]).items()]
     asked = f" ({', '.join(changed)})" if changed else ""
-    kept = len(plan["kept"])
+    counts = plan_counts(plan)
     return (
-        f"{len(plan['models'])} models, {rule} layer weights{asked}: {len(plan['merged'])} "
-        f"parameters merged, {kept} tensor{'s' * (kept != 1)} kept from the anchor"
+        f"{len(plan['models'])} models, {rule} layer weights{asked}: {counts.merged} parameters "
+        f"merged, {counts.kept} tensor{'s' * (counts.kept != 1)} kept from the anchor{counts.also}"
     )
 
 
@@ -177,12 +178,22 @@ def _inferred(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _kept(plan: Mapping[str, Any]) -> list[str]:
-    if not plan["kept"]:
-        return []
-    reasons: dict[str, list[str]] = {}
+    lines: list[str] = []
+    titles = ("Kept from the anchor", "Merged in part")
+    for title, reasons in zip(titles, _kept_reasons(plan), strict=True):
+        lines += ["", title, *_reason_lines(reasons)] if reasons else []
+    return lines
+
+
+def _kept_reasons(plan: Mapping[str, Any]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Reason -> keys of the anchor's tensors that are kept whole, and of those merged in part."""
+    merged = {row["key"] for row in plan["merged"]}
+    whole: dict[str, list[str]] = {}
+    in_part: dict[str, list[str]] = {}
     for row in plan["kept"]:
-        reasons.setdefault(one_line(row["reason"]), []).append(row["key"])
-    return ["", "Kept from the anchor", *_reason_lines(reasons)]
+        found = in_part if row["key"] in merged else whole
+        found.setdefault(one_line(row["reason"]), []).append(row["key"])
+    return whole, in_part
 
 
 def _unused(plan: Mapping[str, Any]) -> list[str]:
@@ -267,8 +278,9 @@ def plan_rows(plan: Mapping[str, Any]) -> list[str]:
 
 def merge_rows(data: Mapping[str, Any]) -> list[str]:
     """What `merge --json` prints, as tab-separated rows."""
-    names = ("output", "merged", "kept", "seconds", "bytes_written", "commit_url")
-    rows = [tab_row(name, "" if data[name] is None else data[name]) for name in names]
+    names = ("output", "merged", "kept", "merged_in_part", "seconds", "bytes_written", "commit_url")
+    given = [name for name in names if name in data]
+    rows = [tab_row(name, "" if data[name] is None else data[name]) for name in given]
     return [*rows, *(tab_row("sha256", name, value) for name, value in data["sha256"].items())]
 
 
@@ -290,20 +302,23 @@ def plan_html(plan: Mapping[str, Any]) -> str:
 
     labels = [one_line(model["label"]) for model in plan["models"]]
     heads = [part["name"] for part in plan["parts"] if not part["backbone"]]
-    reasons = Counter(one_line(row["reason"]) for row in plan["kept"])
-    kept = table(
-        ("tensors", "kept from the anchor because"), [(str(n), w) for w, n in reasons.items()]
+    titles = ("kept from the anchor because", "merged but for")
+    kept = "".join(
+        table(("tensors", title), [(str(len(keys)), why) for why, keys in reasons.items()])
+        for title, reasons in zip(titles, _kept_reasons(plan), strict=True)
+        if reasons
     )
     inferred = "".join(
         f"<p>{escape(line)}</p>" for line in _inferred(plan) if line.startswith("Inferred")
     )
-    warnings = "".join(f"<li>{escape(one_line(text))}</li>" for text in plan["warnings"])
+    said = [in_python(one_line(text)) for text in plan["warnings"]]
+    warnings = "".join(f"<li>{escape(text)}</li>" for text in said)
     return (
         f"<div><p><b>{escape(headline(plan))}</b></p>"
         + table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
         + ramp_svg(plan["layers"], labels, heads=heads)
         + inferred
-        + (kept if reasons else "")
+        + kept
         + "".join(f"<p>{escape(line)}</p>" for line in _lineage(plan)[1:])
         + (f"<ul>{warnings}</ul>" if warnings else "")
         + "</div>"

@@ -159,7 +159,7 @@ def evaluate_models(
         except LwmmError as error:
             if not column.optional:
                 raise
-            left_out.append(f"{column.name} was not evaluated: {error}")
+            left_out.append(f"{column.name} was not evaluated: {error.text}")
     costs: list[Cost] = []
     if speed:
         task = run.task or data.task

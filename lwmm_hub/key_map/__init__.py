@@ -8,6 +8,7 @@ from lwmm_hub.key_map.naming import NamedKeys, Source, name_keys
 from lwmm_hub.key_map.ordering import DepthOrder, natural, natural_order, registration_order
 from lwmm_hub.key_map.pairing import MATCH, OpenKeys, ValuePair, pairs_sha256
 from lwmm_hub.key_map.parts import Part
+from lwmm_hub.key_map.reasons import Reasons
 from lwmm_hub.key_map.refusing import require_shared_backbone
 from lwmm_hub.key_map.sharing import KeyMap, SharedParameter, match_keys
 
@@ -19,6 +20,7 @@ __all__ = [
     "NamedKeys",
     "OpenKeys",
     "Part",
+    "Reasons",
     "SharedParameter",
     "Source",
     "ValuePair",

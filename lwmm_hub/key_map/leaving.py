@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from lwmm_hub.key_map.reasons import Reasons
 from lwmm_hub.key_map.sharing import KeyMap, SharedParameter
 
 
@@ -18,7 +19,7 @@ def leave_out(key_map: KeyMap, reasons: Mapping[tuple[int, str], str]) -> KeyMap
     reasons = {place: why for place, why in reasons.items() if place not in key_map.left_out}
     if not reasons:
         return key_map
-    kept, unused = dict(key_map.kept), [dict(keys) for keys in key_map.unused]
+    kept, unused = Reasons(key_map.kept), [Reasons(keys) for keys in key_map.unused]
     shared: list[SharedParameter] = []
     for parameter in key_map.shared:
         sources = list(parameter.sources)
@@ -28,17 +29,21 @@ def leave_out(key_map: KeyMap, reasons: Mapping[tuple[int, str], str]) -> KeyMap
             if why is not None and source is not None:
                 sources[i] = None
                 found.append(why)
-                unused[i - 1].setdefault(source.key, why)
+                unused[i - 1].add(source, parameter.name, why)
         if any(sources[1:]):
             shared.append(parameter._replace(sources=tuple(sources)) if found else parameter)
         elif sources[0] is not None:
-            kept[sources[0].key] = "; ".join(dict.fromkeys(found))
+            kept.add(sources[0], parameter.name, "; ".join(dict.fromkeys(found)))
     used = {parameter.part for parameter in shared}
+    keys = [
+        {source.key for parameter in shared if (source := parameter.sources[i]) is not None}
+        for i in range(len(unused) + 1)
+    ]
     return replace(
         key_map,
         shared=tuple(shared),
         parts=tuple(part for part in key_map.parts if part.name in used),
-        kept=kept,
-        unused=tuple(unused),
+        kept=kept.told(keys[0]),
+        unused=tuple(r.told(k) for r, k in zip(unused, keys[1:], strict=True)),
         left_out={**key_map.left_out, **reasons},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from lwmm_hub.families import TABLES, Dialect, Table
 OTHER_COPIES = ("ema", "teacher", "imnet", "momentum", "target")
 
 _WHOLE = 0.9  # the share of a copy's tensors that makes a student whole
+_SOME = 0.05  # the share that shows that there is one; a head may have a norm of the same name
 
 MAX_WRAPPERS = 16  # looked below for a backbone; a file made to be slow has thousands
 
@@ -98,7 +100,9 @@ def name_keys(
             if (len(r.names), r.is_copy) == (len(best.names), best.is_copy)
         ]
         places[table.name] = tuple(dict.fromkeys((best.prefix, *alike)))
-        if best.is_copy and any(r.names and not r.is_copy for r in readings):
+        if best.is_copy and (
+            any(r.names and not r.is_copy for r in readings) or _has_student(best, entries)
+        ):
             copies[table.name] = best.prefix
         dialect, names = best.dialect, best.names
         dialects[table.name] = dialect.name
@@ -114,6 +118,7 @@ def name_keys(
     for key in entries:
         if key not in named_keys and key not in dead and key not in sources:
             sources[key] = Source(key)
+    dead = {key: why for key, why in dead.items() if key not in named_keys}
     place = {key: i for i, key in enumerate(entries)}
     ordered = sorted(sources.items(), key=lambda item: (place[item[1].key], item[1].part))
     return NamedKeys(
@@ -140,6 +145,21 @@ def _best(readings: Sequence[_Reading], prefer: Collection[str]) -> _Reading:
     whole = max(len(r.names) for r in readings)
     students = [r for r in readings if not r.is_copy and len(r.names) >= _WHOLE * whole]
     return max(students or readings, key=lambda r: (len(r.names), r.prefix in prefer))
+
+
+def _has_student(copy: _Reading, entries: Mapping[str, TensorEntry]) -> bool:
+    """Whether something of a copy's student lies in the file, though not the table's signature."""
+    start = len(copy.prefix)
+    shapes = {s.key[start:]: entries[s.key].shape for s in copy.names.values()}
+    most = max((rest.count(".") for rest in shapes), default=0) + 1
+    found: Counter[str] = Counter()
+    for key, entry in entries.items():
+        pieces = key.rsplit(".", most)  # what stands before the copy's longest keys is not cut
+        for i in range(len(pieces)):
+            rest = ".".join(pieces[i:])
+            if shapes.get(rest) == entry.shape:
+                found[key.removesuffix(rest)] += 1
+    return any(n >= _SOME * len(shapes) and not is_other_copy(p) for p, n in found.items())
 
 
 def _readings(table: Table, entries: Mapping[str, TensorEntry], tails: _Tails) -> list[_Reading]:

@@ -13,6 +13,7 @@ from lwmm_hub.key_map.naming import NamedKeys, Source, module_of, name_keys
 from lwmm_hub.key_map.ordering import DepthOrder, tabled_order, with_rest
 from lwmm_hub.key_map.pairing import OpenKeys, ValuePair, open_keys, with_pairs
 from lwmm_hub.key_map.parts import Part, parts_of
+from lwmm_hub.key_map.reasons import Reasons
 
 
 class SharedParameter(NamedTuple):
@@ -42,7 +43,8 @@ class KeyMap:
         parts: of the anchor, in depth order.
         kept: per key of the anchor, why it is the anchor's own; where some parts of a fused tensor
             are, which, and why.
-        unused: per donor, key -> why it is not used.
+        unused: per donor, key -> why it is not used; of a fused tensor that is used in part, which
+            parts are not, and why.
         families: per model, name of its family or None.
         dialects: per model, table -> dialect.
         order_source: where the depth order comes from.
@@ -120,16 +122,13 @@ def match_keys(
 
     normed = normed_modules(named[0].sources)
     shared: list[SharedParameter] = []
-    kept: dict[str, str] = dict(named[0].dead)
-    parts_kept: dict[str, list[str]] = {}
+    reasons = Reasons(named[0].dead)
     part_of_key: dict[str, str] = {}
     for name, source in named[0].sources.items():
         part_of_key.setdefault(source.key, part_of(name, source.key))
         sources, why = _find(name, source, named, models, labels, normed, pairs is not None)
         if why:
-            kept.setdefault(source.key, why)
-            part = f"part {source.part + 1} of {source.parts} ({name}): {why}"
-            parts_kept.setdefault(source.key, []).append(part)
+            reasons.add(source, name, why)
         else:
             shape = source.shape(models[0])
             layer = module_of(name)
@@ -138,11 +137,7 @@ def match_keys(
         depth = with_rest(depth, order())
     shared.sort(key=_ranker(named[0], depth))
     merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
-    kept = {
-        key: "; ".join(parts_kept[key]) if key in merged_keys else why
-        for key, why in kept.items()
-        if key not in merged_keys or key in parts_kept
-    }
+    kept = reasons.told(merged_keys)
     displaced = [key for key in models[0] if key not in merged_keys and key not in kept]
     kept |= dict.fromkeys(displaced, "it is called as a table calls another tensor")
     unused = tuple(_unused(i, named, models, shared, labels, normed) for i in range(1, len(models)))
@@ -328,11 +323,11 @@ def _unused(
     labels: Sequence[str],
     normed: frozenset[str],
 ) -> dict[str, str]:
-    """Why each key of donor `i` that is no source of anything is left out."""
-    used = {p.sources[i].key for p in shared if p.sources[i]}  # type: ignore[union-attr]
-    unused = dict(named[i].dead)
+    """Why each key of donor `i`, or which part of it, is no source of anything."""
+    sources = {source for p in shared if (source := p.sources[i]) is not None}
+    reasons = Reasons(named[i].dead)
     for name, source in named[i].sources.items():
-        if source.key in used:
+        if source in sources:
             continue
         mine = named[0].find(name, named[i])
         entry = models[i][source.key]
@@ -345,7 +340,9 @@ def _unused(
             why = never
         else:
             why = f"shape differs: {mine.shape(models[0])} vs {source.shape(models[i])}"
-        unused.setdefault(source.key, why)
+        reasons.add(source, name, why)
+    used = {source.key for source in sources}
+    unused = reasons.told(used)
     for key in models[i]:
         if key not in used:
             displaced = key in named[0].sources and key in named[i].sources

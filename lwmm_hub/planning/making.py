@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError, UsageError
-from lwmm_hub.key_map import KeyMap, SharedParameter, ValuePair, leave_out
+from lwmm_hub.key_map import KeyMap, Reasons, SharedParameter, ValuePair, leave_out
 from lwmm_hub.lineage import Lineage, lineage_warnings
 from lwmm_hub.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
 from lwmm_hub.relatedness import Relatedness
 from lwmm_hub.schedule import TABLE, layer_weights, renormalised
-from lwmm_hub.weight_table import WeightTable
+from lwmm_hub.weight_table import WeightTable, or_backbone
 
 
 def plan_merge(
@@ -43,7 +43,7 @@ def plan_merge(
     if options.scope == "auto":
         key_map = _without_untrained(key_map, checkpoints, kept_parts)
     left_out, reasons = _left_out(key_map, checkpoints, options, relatedness, kept_parts)
-    kept = dict(key_map.kept)
+    kept = Reasons(key_map.kept)
     present: list[tuple[SharedParameter, tuple[bool, ...]]] = []
     for parameter in key_map.shared:
         there = tuple(
@@ -55,7 +55,7 @@ def plan_merge(
             why = "batch-norm statistics stay the anchor's (--batch-norm anchor)"
         if why:
             assert parameter.sources[0] is not None
-            kept[parameter.sources[0].key] = why
+            kept.add(parameter.sources[0], parameter.name, why)
         else:
             present.append((parameter, there))
     if not present:
@@ -64,6 +64,7 @@ def plan_merge(
             "merges. Choose another scope or other models."
         )
     names = list(dict.fromkeys(p.layer for p, _ in present))
+    rowless: list[str] = []
     part_of = {p.layer: p.part for p, _ in present}
     if (table is not None) != (options.schedule == TABLE):
         raise UsageError('a table of weights goes with the schedule "table": give both or none.')
@@ -71,7 +72,12 @@ def plan_merge(
         shared = {p.layer for p in key_map.shared} | {layer for _, layer in key_map.left_out}
         decided = relatedness or kept_parts is not None or options.scope != "auto"
         open_layers = () if decided else _judged_layers(key_map)
-        weights = table.weights(names, len(checkpoints), shared.difference(names), open_layers)
+        backbones = _backbones(key_map)
+        heads = {layer for layer, part in part_of.items() if part not in backbones}
+        weights = table.weights(
+            names, len(checkpoints), shared.difference(names), open_layers, heads
+        )
+        rowless = _rowless(table.without_row(names), heads)
     else:
         weights = layer_weights(options.curve, names, len(checkpoints))
     number = {name: i for i, name in enumerate(names)}
@@ -87,8 +93,7 @@ def plan_merge(
         )
         for p, there in present
     )
-    merged_keys = {tensor.key for tensor in merged}
-    partly = {_key(parameter) for parameter in key_map.shared} & key_map.kept.keys()
+    told = kept.told({tensor.key for tensor in merged})
     anchor = checkpoints[0]
     return MergePlan(
         tuple(
@@ -107,11 +112,7 @@ def plan_merge(
             for i, (name, row) in enumerate(zip(names, weights, strict=True))
         ),
         merged,
-        {
-            key: kept[key]
-            for key in anchor.entries
-            if key in kept and (key not in merged_keys or key in partly)
-        },
+        {key: told[key] for key in anchor.entries if key in told},
         tuple(
             _unused_now(i, donor, key_map, merged, reasons, left_out)
             for i, donor in enumerate(checkpoints[1:], start=1)
@@ -121,6 +122,7 @@ def plan_merge(
             *lineage_warnings(lineage, [c.label for c in checkpoints], relatedness),
             *key_map.warnings,
             *_undecided(key_map, options, relatedness),
+            *rowless,
             *_unrelated_parts(relatedness if kept_parts is None else (), left_out, checkpoints),
             *_gaps(key_map, checkpoints),
             *_no_config(anchor, key_map),
@@ -244,6 +246,26 @@ def _undecided(
     ]
 
 
+def _rowless(layers: Sequence[str], heads: Collection[str]) -> list[str]:
+    """A warning about layers that a table of weights says nothing of, before they are judged."""
+    if not layers:
+        return []
+    it, them = ("it stays", "it is") if len(layers) == 1 else ("they stay", "they are")
+    return [
+        f"the table of weights has no row for {_some(layers)}: {it} the anchor's in this plan, and "
+        f"a merge with the table is refused unless the weights show that {them} to be left out. "
+        f"Add what is missing{or_backbone(layers, heads)}."
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
+
+
+def _backbones(key_map: KeyMap) -> set[str]:
+    return {part.name for part in key_map.parts if part.backbone}
+
+
 def _unrelated_parts(
     relatedness: Sequence[Relatedness],
     left_out: set[tuple[int, str]],
@@ -256,10 +278,9 @@ def _unrelated_parts(
             dict.fromkeys(r.part for r in relatedness if r.model == i and (i, r.part) in left_out)
         )
         if parts:
-            named = ", ".join(parts[:8]) + (f" and {len(parts) - 8} more" if parts[8:] else "")
             warnings.append(
-                f"the {named} of {donor.label} {'is' if len(parts) == 1 else 'are'} unrelated to "
-                "the anchor's and left out (--scope all merges all the same)."
+                f"the {_some(parts)} of {donor.label} {'is' if len(parts) == 1 else 'are'} "
+                "unrelated to the anchor's and left out (--scope all merges all the same)."
             )
     return warnings
 
@@ -332,7 +353,7 @@ def _no_config(anchor: Checkpoint, key_map: KeyMap) -> list[str]:
 
 def _gaps(key_map: KeyMap, checkpoints: Sequence[Checkpoint]) -> list[str]:
     """A warning per donor that lacks a part of the backbone: its model may be another size."""
-    backbone = {part.name for part in key_map.parts if part.backbone}
+    backbone = _backbones(key_map)
     apart = [
         key
         for key, why in key_map.kept.items()
@@ -359,17 +380,17 @@ def _unused_now(
     reasons: Mapping[str, str],
     left_out: set[tuple[int, str]],
 ) -> dict[str, str]:
-    """Why each of a donor's keys is no source, those of parts that are left out included."""
-    used = {s.key for t in merged if (s := t.sources[i]) is not None}
-    unused = dict(key_map.unused[i - 1]) | dict(checkpoint.ignored)
+    """Why a donor's keys, or which parts, are no source, those that are left out included."""
+    used = {s for t in merged if (s := t.sources[i]) is not None}
+    unused = Reasons(key_map.unused[i - 1] | dict(checkpoint.ignored))
     for parameter in key_map.shared:
         source = parameter.sources[i]
-        if source is not None and source.key not in used:
+        if source is not None and source not in used:
             why = "batch-norm statistics stay the anchor's (--batch-norm anchor)"
             if (i, parameter.part) in left_out:
                 why = reasons[parameter.part]
-            unused.setdefault(source.key, why)
-    return unused
+            unused.add(source, parameter.name, why)
+    return unused.told({source.key for source in used})
 
 
 def _dtype_warnings(merged: Sequence[MergedTensor], checkpoints: Sequence[Checkpoint]) -> list[str]:

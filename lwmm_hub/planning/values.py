@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lwmm_hub.display import headline, plan_html, plan_text
+from lwmm_hub.display import Counts, count_tensors, headline, plan_html, plan_text
 from lwmm_hub.errors import RecipeError
 from lwmm_hub.key_map import Source, ValuePair, pairs_sha256
 from lwmm_hub.lineage import Lineage
@@ -148,6 +148,11 @@ class MergePlan:
     lineage: tuple[Lineage, ...] = ()
     inferred: tuple[ValuePair, ...] = ()
     weights_from: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> Counts:
+        """How much is merged, and how much stays the anchor's: what all that is told counts by."""
+        return count_tensors((tensor.key for tensor in self.merged), self.kept)
 
     @property
     def table(self) -> WeightTable | None:

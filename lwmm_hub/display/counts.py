@@ -1,0 +1,47 @@
+"""How much a plan merges and how much stays the anchor's: counted here, told everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+
+class Counts(NamedTuple):
+    """What becomes of the anchor's file.
+
+    Attributes:
+        merged: parameters; a fused tensor is several.
+        kept: tensors that are the anchor's, whole.
+        in_part: fused tensors of which some part is merged and another is the anchor's.
+    """
+
+    merged: int
+    kept: int
+    in_part: int
+
+    @property
+    def also(self) -> str:
+        """What follows the number of tensors that are kept, where some are in part.
+
+        >>> Counts(161, 3, 1).also, Counts(161, 3, 0).also
+        (', 1 more in part', '')
+        """
+        return f", {self.in_part} more in part" if self.in_part else ""
+
+
+def count_tensors(merged: Iterable[str], kept: Iterable[str]) -> Counts:
+    """Count the keys of a plan's two lists; one that stands in both is merged in part.
+
+    >>> count_tensors(["attn.q", "attn.kv"], ["attn.kv", "head"])
+    Counts(merged=2, kept=1, in_part=1)
+    """
+    merged, kept = list(merged), set(kept)
+    in_part = len(kept.intersection(merged))
+    return Counts(len(merged), len(kept) - in_part, in_part)
+
+
+def plan_counts(plan: Mapping[str, Any]) -> Counts:
+    """The counts of a plan as plain data."""
+    return count_tensors(
+        *([str(row.get("key")) for row in plan.get(name) or []] for name in ("merged", "kept"))
+    )
