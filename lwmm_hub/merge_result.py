@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lwmm_hub.display import result_html
 from lwmm_hub.licenses import LicenseDecision
 from lwmm_hub.planning import MergePlan
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MergeResult:
     """A merged folder.
 
@@ -99,9 +100,15 @@ class MergeResult:
             "warnings": list(self.plan.warnings),
         }
 
+    def __repr__(self) -> str:  # of all fields it would fill a notebook
+        return f"<MergeResult {self}>"
+
     def __str__(self) -> str:
         counts = self.plan.counts
         return (
-            f"{self.folder}: {counts.merged} parameters merged, {counts.kept} kept from the anchor"
-            f"{counts.also}, {self.seconds:.1f} s"
+            f"{self.folder}: {counts.merged} parameters merged, {counts.kept} tensors kept from "
+            f"the anchor{counts.also}, {self.seconds:.1f} s"
         )
+
+    def _repr_html_(self) -> str:
+        return result_html(str(self), self.license.license or "not stated", self.warnings)

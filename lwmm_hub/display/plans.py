@@ -311,8 +311,6 @@ def plan_html(plan: Mapping[str, Any]) -> str:
     inferred = "".join(
         f"<p>{escape(line)}</p>" for line in _inferred(plan) if line.startswith("Inferred")
     )
-    said = [in_python(one_line(text)) for text in plan["warnings"]]
-    warnings = "".join(f"<li>{escape(text)}</li>" for text in said)
     return (
         f"<div><p><b>{escape(headline(plan))}</b></p>"
         + table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
@@ -320,6 +318,23 @@ def plan_html(plan: Mapping[str, Any]) -> str:
         + inferred
         + kept
         + "".join(f"<p>{escape(line)}</p>" for line in _lineage(plan)[1:])
-        + (f"<ul>{warnings}</ul>" if warnings else "")
+        + _warnings_html(plan["warnings"])
         + "</div>"
     )
+
+
+def result_html(headline: str, license: str, warnings: Sequence[str]) -> str:
+    """A merge as a notebook shows it: what was done, and what can be done next."""
+    steps = (
+        "<code>.load()</code> gives the model, <code>.push_to_hub('OWNER/NAME')</code> publishes it"
+    )
+    return (
+        f"<div><p><b>{escape(one_line(headline))}</b></p>"
+        f"<p>Licence: {escape(one_line(license))}. {steps}; its <code>README.md</code> is the card."
+        f"</p>{_warnings_html(warnings)}</div>"
+    )
+
+
+def _warnings_html(warnings: Sequence[str]) -> str:
+    said = "".join(f"<li>{escape(in_python(one_line(text)))}</li>" for text in warnings)
+    return f"<ul>{said}</ul>" if said else ""
