@@ -86,12 +86,15 @@ class MergeResult:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What `lwmm-hub merge --json` prints."""
+        """What `lwmm-hub merge --json` prints: `merged` and `kept` are as long as the plan's lists.
+
+        `merged_in_part` says how many of those that are kept are in both, where any are.
+        """
         counts = self.plan.counts
         return {
             "output": str(self.folder),
             "merged": counts.merged,
-            "kept": counts.kept,
+            "kept": len(self.plan.kept),
             **({"merged_in_part": counts.in_part} if counts.in_part else {}),
             "seconds": round(self.seconds, 3),
             "bytes_written": self.bytes_written,
