@@ -53,8 +53,10 @@ def references_of(anchor: Reference, donors: Sequence[Reference]) -> list[ModelR
     """
     if not donors:
         raise UsageError("a merge needs an anchor and at least one donor: name two models.")
+    if any(isinstance(model, MergePlan) for model in (anchor, *donors)):
+        raise UsageError("a plan holds all its models: pass it alone.")
     return [
-        model if isinstance(model, ModelReference) else ModelReference.parse(os.fspath(model))
+        model if isinstance(model, ModelReference) else ModelReference.parse(model)
         for model in (anchor, *donors)
     ]
 
@@ -71,12 +73,18 @@ def models_of(plan: MergePlan) -> list[ModelReference]:
     return references
 
 
-def options_of(options: Mapping[str, Any]) -> MergeOptions:
-    """Keyword arguments as options.
+def options_of(options: Mapping[str, Any], table: WeightTable | None) -> MergeOptions:
+    """Keyword arguments as options, beside layer weights in numbers where there are any.
 
     Raises:
-        UsageError: one is unknown.
+        UsageError: one is unknown, or a curve is asked for as well.
     """
+    if table is not None:
+        if options.get("schedule", TABLE) != TABLE:
+            raise UsageError("weights take the place of a schedule: leave one of them out.")
+        options = {**options, "schedule": TABLE}
+    if isinstance(options.get("max_shard_size"), int):
+        options = {**options, "max_shard_size": str(options["max_shard_size"])}
     known = [f.name for f in fields(MergeOptions)]
     for name in options:
         if name not in known:
@@ -142,15 +150,14 @@ def decide(opened: Opened) -> MergePlan:
     return plan
 
 
-def table_of(weights: Weights | None, options: dict[str, Any]) -> WeightTable | None:
-    """The table that is asked for; `options` then say so."""
+def table_of(weights: Weights | None) -> WeightTable | None:
+    """The layer weights in numbers that are asked for."""
     if weights is None:
         return None
     if isinstance(weights, str) and weights in FOUND and not Path(weights).exists():
         raise UsageError(
             f"{weights!r} is no table of weights: lw.{FOUND[weights]} finds one for a plan."
         )
-    options.setdefault("schedule", TABLE)
     if isinstance(weights, WeightTable):
         return weights
     if isinstance(weights, Mapping):
