@@ -578,15 +578,38 @@ def test_splits_may_have_images_and_labels_each(tmp_path: Path, labels: str) -> 
 
 
 def test_folders_of_images_and_labels_are_never_classes(tmp_path: Path) -> None:
-    for name in ("imgs", "masks"):
-        save(tmp_path / "odd" / name / "a.png", picture(0))
-        save(tmp_path / "split" / "val" / name / "a.png", picture(0))
-    for folder in ("odd", "split"):
-        with pytest.raises(EvaluationError, match=r"put images/ and labels/ side by side"):
-            open_data(tmp_path / folder)
-    save(tmp_path / "bare" / "val" / "images" / "a.png", picture(0))
-    with pytest.raises(EvaluationError, match=r"bare has images and no labels beside them"):
-        open_data(tmp_path / "bare")
+    for name in ("images", "masks"):
+        save(tmp_path / "split" / "val" / name / "a.png", ids([0]))
+        save(tmp_path / "odd" / name.replace("images", "imgs") / "val" / "a.png", ids([0]))
+    assert open_data(tmp_path / "split", label_space="camvid-11").task == "semantic"
+    with pytest.raises(EvaluationError, match=r"put images/ and labels/ side by side.*classes:FOL"):
+        open_data(tmp_path / "odd")
+    bare = ("plain/images/a.png", "split/val/images/a.png", "deep/images/val/a.png")
+    for path in bare:
+        save(tmp_path / "bare" / path, picture(0))
+        with pytest.raises(EvaluationError, match=r" has images and no labels.*: classes:FOLDER"):
+            open_data(tmp_path / "bare" / path.partition("/")[0])
+
+
+@pytest.mark.parametrize("name", ["masks", "labels", "annotations", "Masks", "gt"])
+@pytest.mark.parametrize("split", ["", "val"])
+def test_a_class_may_be_called_as_a_folder_of_labels(tmp_path: Path, name: str, split: str) -> None:
+    for i, label in enumerate((name, "gloves")):
+        save(tmp_path / split / label / "1.png", picture(i))
+    data = open_data(tmp_path)
+    assert (data.task, data.split or "") == ("classification", split)
+    assert data.space.labels == tuple(sorted((name, "gloves")))
+    save(tmp_path / split / "images" / "1.png", picture(2))
+    with pytest.raises(EvaluationError):  # the labels of a space are missing, or it is nothing
+        open_data(tmp_path)
+
+
+def test_images_are_a_class_where_the_user_says_so(tmp_path: Path) -> None:
+    for name in ("images", "drawings"):
+        save(tmp_path / name / "1.png", picture(0))
+    with pytest.raises(EvaluationError, match=r"no labels beside them.* classes:FOLDER"):
+        open_data(tmp_path)
+    assert open_data(f"classes:{tmp_path}").space.labels == ("drawings", "images")
 
 
 def test_folders_of_classes_may_be_split(tmp_path: Path) -> None:

@@ -185,11 +185,13 @@ def recognise(folder: Path) -> Layout:
     if any(pictures_in(images, deep=True) for images in alone):
         raise EvaluationError(
             f"{folder.resolve().name} has images and no labels beside them: there is nothing to "
-            "compare with. Put label maps of the same names into its folder labels."
+            "compare with. Put label maps of the same names into its folder labels. Where its "
+            "folders are classes, and images is one of them, say so: classes:FOLDER."
         )
     raise EvaluationError(
         f"nothing in {folder.resolve().name} lies as in a data set that is known "
-        f"({', '.join(LAYOUTS)}). Name its top folder, or put images/ and labels/ side by side."
+        f"({', '.join(LAYOUTS)}). Name its top folder, put images/ and labels/ side by side, or, "
+        "where its folders are classes, name it as classes:FOLDER."
     )
 
 
