@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -474,6 +475,34 @@ def test_a_json_that_is_none_is_named(tmp_path: Path) -> None:
     (root / "gtFine" / "cityscapes_panoptic_val.json").unlink()
     with pytest.raises(EvaluationError, match=r"cityscapes_panoptic_val.json is missing"):
         open_data(root, task="panoptic")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_pipe_or_a_device_is_no_part_of_a_data_set(tmp_path: Path, kind: str) -> None:
+    """One waited for ever for somebody to write to it, the other was read until memory ended."""
+
+    def put(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(kind)
+
+    put(coco(tmp_path / "coco", COCO) / "annotations" / "panoptic_val2017.json")
+    with pytest.raises(EvaluationError, match=r"^panoptic_val2017.json .*it is no regular file"):
+        open_data(tmp_path / "coco")
+    put(pairs(tmp_path / "pairs") / "id2label.json")
+    put(tmp_path / "names.json")
+    with pytest.raises(EvaluationError, match=r"^names.json .*\(it is no regular file\)\. Give"):
+        open_data(tmp_path / "pairs", label_space=str(tmp_path / "names.json"))
+    put(tmp_path / "pairs" / "labels" / "scene-0.png")
+    with pytest.raises(EvaluationError, match=r"labels/scene-0.png is no regular file\. Get"):
+        read(open_data(tmp_path / "pairs", label_space="camvid-11"))
+    for name in ("dataset_dict.json", "state.json"):
+        (tmp_path / name.partition(".")[0]).mkdir()
+        put(tmp_path / name.partition(".")[0] / name)
+        with pytest.raises(EvaluationError, match=r"nothing in .* lies as in a data set"):
+            open_data(tmp_path / name.partition(".")[0])
 
 
 # -------------------------------------------------------------------------------------- Office

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -299,6 +300,34 @@ def test_a_damaged_state_begins_again(
     whole = plain(run(model, data))
     (state,) = own_cache.iterdir()
     state.write_bytes(content)
+    watched = Watched(model)
+    assert plain(run(watched, data)) == whole
+    assert watched.seen == COUNT
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "folder", "long"])
+def test_a_state_that_is_no_text_begins_again(
+    models: dict[str, Path],
+    streets: Path,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """A pipe was waited for for ever, a device was read until memory ended."""
+    data = open_data(streets)
+    model = subject(models["one"], data)
+    whole = plain(run(model, data))
+    (state,) = own_cache.iterdir()
+    if kind == "long":
+        monkeypatch.setattr("lwmm_hub.evaluation.states.MAX_STATE", state.stat().st_size - 1)
+    else:
+        state.unlink()
+        if kind == "pipe":
+            os.mkfifo(state)
+        elif kind == "folder":
+            state.mkdir()
+        else:
+            state.symlink_to(kind)
     watched = Watched(model)
     assert plain(run(watched, data)) == whole
     assert watched.seen == COUNT

@@ -234,6 +234,34 @@ def test_saved_tables_and_parquet_files_are_read(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("dataset_dict.json", b"{", r"dataset_dict.json is not as 'datasets' writes it \(JSONDec"),
+        ("dataset_dict.json", b"[]", r"\(it is no table\)\. Save the data set again"),
+        ("dataset_dict.json", b"{}", r"dataset_dict.json of saved names no splits\. Save"),
+        ("dataset_dict.json", b'{"splits": 3}', r"names no splits"),
+        ("dataset_dict.json", b'{"splits": [["test"]]}', r"names no splits"),
+        ("dataset_dict.json", b" " * (65 << 20), r"\(it has over 64 MiB, too many\)"),
+        ("dataset_dict.json", b"[" * 100_000, r"\(RecursionError\)"),
+        ("test/state.json", b"\xff", r"test/state.json is not as .* \(UnicodeDecodeError\)"),
+        ("test/state.json", b"3", r"\(it is no table\)"),
+        ("test/state.json", None, r"\(No such file or directory\)"),
+    ],
+)
+def test_a_saved_table_that_is_damaged_is_named(
+    tmp_path: Path, file: str, content: bytes | None, said: str
+) -> None:
+    datasets.DatasetDict({"test": semantic(1)}).save_to_disk(tmp_path / "saved")
+    path = tmp_path / "saved" / file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EvaluationError, match=said) as caught:
+        open_data(tmp_path / "saved")
+    assert str(tmp_path) not in str(caught.value)
+
+
 # ------------------------------------------------------------------------------------- on the Hub
 
 
@@ -353,6 +381,13 @@ def test_a_data_set_in_the_cache_is_read_offline_at_the_same_commit(
     assert "org/street is not in the cache" in kept[7]
     assert "does not say what the labels of org/bare are" in kept[8]
     assert kept[9] == online[1]
+    about = tmp_path / "h" / "datasets" / "org___streets" / "default" / "0.0.0" / second
+    for content in ("{", "[]", "{}", '{"splits": {"validation": 3}}'):
+        (about / "dataset_info.json").write_text(content)
+        (said,) = opened(("org/streets", {}), HF_HUB_OFFLINE="1")
+        assert "the cache holds a damaged copy of org/streets, and HF_HUB_OFFLINE" in said
+    about.rename(tmp_path / "aside")  # as the message says
+    assert opened(("org/streets", {})) == newer
 
 
 @pytest.fixture

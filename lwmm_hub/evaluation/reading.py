@@ -34,6 +34,8 @@ def open_picture(path: Path, name: str) -> Image:
 
     where = f"{path.parent.name}/{path.name}"
     where = where if where in name else f"{name}: {where}"
+    if path.exists() and not path.is_file():  # opening a pipe would wait for who writes to it
+        raise EvaluationError(f"{where} is no regular file. Get a sound copy, or leave it out.")
     try:
         with path.open("rb") as file:
             return decode_picture(file, where)
