@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError, EvaluationUsageError
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
+from lwmm_hub.evaluation.squares import square_of
 from lwmm_hub.evaluation.values import Boxes
 from lwmm_hub.evaluation.views import View, batches, together, windows
 
@@ -33,7 +34,8 @@ class InferenceOptions:
         dtype: `float32`, `float16` or `bfloat16` of weights and images.
         batch_size: images (or windows) of one size that go through at once.
         window: (height, width) of a sliding window over the image at its own size; None shows
-            the whole image as the model's image processor resizes it.
+            the whole image as the model's image processor resizes it, and so is shown an image
+            smaller than the window to a network that takes squares alone.
         overlap: least part of a window that the next one shows again.
         flip: also show every image mirrored, and average.
     """
@@ -70,6 +72,7 @@ class Predictor:
         labels: names of the classes, in the order of the network's outputs.
         name: what to call the model in messages.
         network: the module itself, on its device.
+        square: the shape of all images that it takes; None is any.
     """
 
     def __init__(
@@ -90,12 +93,18 @@ class Predictor:
             options: how images go through.
             name: what to call the model in messages.
             tokens: task -> tokens of shape (1, length), for models that are told their task.
+
+        Raises:
+            EvaluationError: an option is out of range, there is no such device, or the network does
+                not take images of the size of the window.
         """
         import torch
 
         self.options = options or InferenceOptions()
         self.options.check()
         self.labels, self.name = tuple(labels), name
+        self.square = square_of(model)
+        self._check_window()
         self._processor, self._tokens = processor, tokens
         try:
             self._device = torch.device(self.options.device or _best_device())
@@ -209,12 +218,25 @@ class Predictor:
             found.append(Boxes(boxes, labels.astype(np.int64), scores))
         return found
 
+    def _check_window(self) -> None:
+        window, square = self.options.window, self.square
+        if window is None or square is None or square.takes(*window):
+            return
+        raise EvaluationError(
+            f"{self.name} takes {square} alone, and the window is {window[0]} high and {window[1]} "
+            f"wide. Use --window {square.side or min(window)}, or none."
+        )
+
     def _views(self, image: Image, task: str) -> list[View]:
         """The inputs that show one image."""
         square = hasattr(self._processor, "do_split_image")  # EoMT sees a fixed square
-        if self.options.window is not None:
+        window = self.options.window
+        if window is not None and self.square is not None:
+            fits = image.shape[0] >= window[0] and image.shape[1] >= window[1]
+            window = window if fits else None
+        if window is not None:
             pixels = self._pixels(image, do_resize=False, do_pad=False, do_split_image=False)
-            views = windows(pixels, self.options.window, self.options.overlap)
+            views = windows(pixels, window, self.options.overlap)
         elif square and task == "semantic" and self._processor.do_split_image:
             pixels = self._pixels(image, do_pad=False, do_split_image=False)
             views = windows(pixels, (min(pixels.shape[1:]),) * 2, 0.0)
@@ -222,11 +244,11 @@ class Predictor:
             pixels = self._pixels(image, do_pad=False, do_split_image=False)
             views = [_padded(pixels, self._processor)]
         else:
-            views = [self._whole(image)]
+            views = [self._whole(image, do_center_crop=False)]
         return views + [view.mirror() for view in views] if self.options.flip else views
 
-    def _whole(self, image: Image) -> View:
-        prepared = self._prepare(image)
+    def _whole(self, image: Image, **options: bool) -> View:
+        prepared = self._prepare(image, **options)
         pixels, mask = prepared["pixel_values"][0], prepared.get("pixel_mask")
         extent = tuple(pixels.shape[1:])
         if mask is not None:
@@ -234,6 +256,7 @@ class Predictor:
         return View(pixels, (0, 0), extent)
 
     def _pixels(self, image: Image, **options: bool) -> Tensor:
+        options["do_center_crop"] = False
         pixels: Tensor = self._prepare(image, **options)["pixel_values"][0]
         return pixels
 
@@ -255,6 +278,12 @@ class Predictor:
         import torch
 
         batch = torch.stack([view.pixels for view in views])
+        height, width = batch.shape[2:]
+        if self.square is not None and not self.square.takes(height, width):
+            raise EvaluationError(
+                f"{self.name} takes {self.square} alone, and its image processor makes images of "
+                f"{width} x {height}. Correct the size in its preprocessor_config.json."
+            )
         inputs = {"pixel_values": batch.to(self._device, self._dtype)}
         if self._tokens is not None:
             inputs["task_inputs"] = self._tokens(task).repeat(len(views), 1).to(self._device)
@@ -269,10 +298,11 @@ class Predictor:
         except EvaluationError:  # memory ran out, which is no fault of the size: said already
             raise
         except (ValueError, IndexError, RuntimeError) as error:
-            height, width = batch.shape[2:]
+            step = "Correct the size in its preprocessor_config.json."
+            if self.options.window is not None:
+                step = "Choose another --window, or none."
             raise EvaluationError(
-                f"{self.name} does not take images of {width} x {height}: {_first(error)} "
-                "Choose another --window, or none."
+                f"{self.name} does not take images of {width} x {height}: {_first(error)} {step}"
             ) from error
 
 
