@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError, EvaluationUsageError
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
+from lwmm_hub.evaluation.processors import load_processor, load_tokens, told
 from lwmm_hub.evaluation.squares import square_of
 from lwmm_hub.evaluation.values import Boxes
 from lwmm_hub.evaluation.views import View, batches, together, windows
@@ -112,7 +113,7 @@ class Predictor:
             self.network = model.to(self._device, self._dtype).eval()
         except (RuntimeError, AssertionError) as error:  # no such device, or it is full
             raise EvaluationError(
-                f"{name} cannot be moved to the device {self.options.device!r}: {_first(error)} "
+                f"{name} cannot be moved to the device {self.options.device!r}: {told(error)} "
                 "Name another with --device, e.g. cpu."
             ) from error
         self._accepts = set(inspect.signature(model.forward).parameters)
@@ -142,10 +143,10 @@ class Predictor:
         folder = Path(folder)
         name = name or folder.name
         model = load_model(folder, weights)
-        processor = _load_processor(folder, name)
+        processor = load_processor(folder, name)
         tokens = None
         if "task_inputs" in inspect.signature(model.forward).parameters:
-            tokens = _load_tokens(folder, name, int(model.config.task_seq_len))
+            tokens = load_tokens(folder, name, int(model.config.task_seq_len))
         labels = _labels_of(model.config, name)
         return cls(model, processor, labels, options, name, tokens)
 
@@ -271,7 +272,7 @@ class Predictor:
         except (ValueError, TypeError, KeyError) as error:
             raise EvaluationError(
                 f"the image processor of {self.name} does not take an image of {image.shape[1]} x "
-                f"{image.shape[0]}: {_first(error)} Check its preprocessor_config.json."
+                f"{image.shape[0]}: {told(error)} Check its preprocessor_config.json."
             ) from error
 
     def _forward(self, views: Sequence[View], task: str = "", gradients: bool = False) -> Any:
@@ -302,7 +303,7 @@ class Predictor:
             if self.options.window is not None:
                 step = "Choose another --window, or none."
             raise EvaluationError(
-                f"{self.name} does not take images of {width} x {height}: {_first(error)} {step}"
+                f"{self.name} does not take images of {width} x {height}: {told(error)} {step}"
             ) from error
 
 
@@ -344,59 +345,6 @@ def _scores_of(
             f"{name} gives no scores of pixels: evaluate a segmentation model, or pass predict=."
         )
     return DenseScores(logits[k], size, extent(logits))
-
-
-def _load_processor(folder: Path, name: str) -> Any:
-    """The image processor that a folder describes, by its PIL implementation.
-
-    The torchvision one resizes otherwise and moves scores in their third digit.
-    """
-    import transformers
-
-    if not any((folder / f"{n}_config.json").is_file() for n in ("preprocessor", "processor")):
-        raise EvaluationError(
-            f"{name} has no image processor, so nobody knows how it wants its images. Put the "
-            "preprocessor_config.json of the model it was made from beside its config.json."
-        )
-    loader: Any = transformers.AutoImageProcessor
-    try:
-        return loader.from_pretrained(folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise EvaluationError(
-            f"{name} has no image processor that transformers can load ({_first(error)}). Put the "
-            "preprocessor_config.json of the model it was made from beside its config.json."
-        ) from error
-
-
-def _load_tokens(folder: Path, name: str, length: int) -> Callable[[str], Tensor]:
-    """How OneFormer is told its task: the sentence's tokens, 0 behind its end."""
-    import transformers
-
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise EvaluationError(
-            f"{name} has no tokenizer that transformers can load ({_first(error)}): it is told its "
-            "task by a sentence. Put the tokenizer files of the original beside its config.json."
-        ) from error
-
-    def tokens(task: str) -> Tensor:
-        text = tokenizer(
-            f"the task is {task}",
-            padding="max_length",
-            max_length=length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        masked: Tensor = text["input_ids"] * text["attention_mask"]
-        return masked
-
-    if bool((tokens("semantic") == tokens("panoptic")).all()):  # one without its vocabulary
-        raise EvaluationError(
-            f"{name} has a tokenizer without words: its tasks would all be one. Put the tokenizer "
-            "files of the original beside its config.json."
-        )
-    return tokens
 
 
 def _labels_of(config: Any, name: str) -> list[str]:
@@ -456,9 +404,3 @@ def memory_watched(name: str, hint: str = "") -> Iterator[None]:
             f"memory ran out while {name} looked at images. "
             + (hint or "Use a smaller --batch-size, or a --window of e.g. 512.")
         ) from error
-
-
-def _first(error: BaseException) -> str:
-    """The first line of another library's message, as a sentence, cut to a readable length."""
-    text = " ".join(str(error).split())[:200]
-    return text if text.endswith((".", "!", "?")) else f"{text}."
