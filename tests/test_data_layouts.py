@@ -477,6 +477,45 @@ def test_a_json_that_is_none_is_named(tmp_path: Path) -> None:
         open_data(root, task="panoptic")
 
 
+def test_two_images_of_one_label_map_are_refused(tmp_path: Path) -> None:
+    """Both were scored, one of them with the truth of the other."""
+    Image.fromarray(picture(0)).save(pairs(tmp_path / "p") / "images" / "scene-1.jpg")
+    said = r"^images/scene-1.jpg and images/scene-1.png are two images of one .* labels/scene-1.png"
+    with pytest.raises(EvaluationError, match=said):
+        open_data(tmp_path / "p", label_space="camvid-11")
+
+
+def test_a_file_of_cityscapes_in_two_cities_is_not_lost(tmp_path: Path) -> None:
+    root = cityscapes(tmp_path)
+    name = "munster_000001_000019"
+    save(root / "leftImg8bit" / "val" / "bonn" / f"{name}_leftImg8bit.png", picture(5))
+    save(root / "gtFine" / "val" / "bonn" / f"{name}_gtFine_labelIds.png", ids([7]))
+    assert len(read(open_data(root))) == 3
+
+
+@pytest.mark.parametrize("name", ["b.png", "a_mask.png", "a.jpg"])
+def test_label_maps_that_are_all_called_otherwise_are_told_at_once(
+    tmp_path: Path, name: str
+) -> None:
+    save(tmp_path / "images" / "a.png", picture(0))
+    save(tmp_path / "masks" / name, ids([0]))
+    said = rf"none of the 1 images has .*: images/a.png wants masks/a.png, and beside .* {name}\. G"
+    with pytest.raises(EvaluationError, match=said):
+        open_data(tmp_path, label_space="camvid-11")
+    (tmp_path / "masks" / name).rename(tmp_path / "masks" / "a.txt")
+    with pytest.raises(EvaluationError, match=r"images/a.png wants masks/a.png\. Give both the"):
+        open_data(tmp_path, label_space="camvid-11")
+
+
+def test_pictures_of_a_class_are_seen_whatever_their_format(tmp_path: Path) -> None:
+    """GTSRB has PPM files, and what is not seen is not scored."""
+    for number, ending in enumerate(("png", "gif", "ppm", "pgm", "jfif", "JPEG", "webp")):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        form = "JPEG" if ending == "jfif" else None
+        Image.fromarray(picture(number)[..., 0]).save(tmp_path / "cat" / f"1.{ending}", form)
+    assert [s.image.shape for s in read(open_data(tmp_path))] == [(*SIZE, 3)] * 7
+
+
 @pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
 def test_a_pipe_or_a_device_is_no_part_of_a_data_set(tmp_path: Path, kind: str) -> None:
     """One waited for ever for somebody to write to it, the other was read until memory ended."""

@@ -115,6 +115,7 @@ def open_layout(
             f"{' '.join([shown, chosen]).strip()} holds no images where {layout.name} has them. "
             "Name another split, or the layout as LAYOUT:FOLDER."
         )
+    _check_labels(folder, listing.items)
     if unknown:
         listing = _open_partial(listing, layout)
     told, truth = _spaces(listing, layout, space, task, shown)
@@ -153,6 +154,37 @@ def _spaces(
         )
     files = label_space(layout.file_space) if layout.file_space and space is None else told
     return told, _Truth(task, files, categories, layout)
+
+
+def _check_labels(folder: Path, items: Sequence[Item]) -> None:
+    """Refuse, before any model is loaded, label maps of two images and images without any.
+
+    Raises:
+        EvaluationError: two images have one label map, or none has one that is there.
+    """
+    owners: dict[Path, Path] = {}
+    for item in items:
+        truth = item.panoptic or item.labels
+        if truth is None:
+            return
+        if truth in owners:
+            one, two, both = (
+                path.relative_to(folder).as_posix() for path in (owners[truth], item.image, truth)
+            )
+            raise EvaluationError(
+                f"{one} and {two} are two images of one label map, {both}. Take one of them away: "
+                "it would count twice."
+            )
+        owners[truth] = item.image
+    if any(truth.exists() for truth in owners):
+        return
+    wanted, image = (path.relative_to(folder).as_posix() for path in next(iter(owners.items())))
+    there = next((p.name for p in pictures_in(next(iter(owners)).parent)), None)
+    raise EvaluationError(
+        f"none of the {len(owners)} images has a label map of its own name: {image} wants {wanted}"
+        f"{f', and beside that lies {there}' if there else ''}. Give both the same name; label "
+        "maps are PNG files."
+    )
 
 
 def layout_of(folder: Path) -> Layout | None:
