@@ -141,6 +141,16 @@ def test_class_labels_make_it_classification() -> None:
         next(samples)
 
 
+def test_whole_numbers_that_are_called_labels_make_it_classification(tmp_path: Path) -> None:
+    rows = {"image": [png(shown(0))] * 2, "label": [1, 0]}
+    (tmp_path / "names.json").write_text('["cat", "dog"]')
+    data = open_data(
+        table(rows, label=datasets.Value("int64")), label_space=str(tmp_path / "names.json")
+    )
+    assert (data.task, data.space.labels) == ("classification", ("cat", "dog"))
+    assert [sample.label for sample in data.samples(0, 1)] == [1, 0]
+
+
 def test_panoptic_columns_have_segments(tmp_path: Path) -> None:
     ids = np.zeros(SIZE, np.int32)
     ids[:9], ids[9:12] = 515, 4

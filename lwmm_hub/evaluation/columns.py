@@ -204,9 +204,16 @@ def decoding_row(reference: str, number: int) -> Iterator[None]:
     Raises:
         EvaluationError: instead of what PIL says; not instead of what the network says.
     """
+    from PIL.Image import DecompressionBombError
+
     try:
         yield
-    except (OSError, ValueError, SyntaxError) as error:  # PIL says SyntaxError of a broken PNG
+    except (  # PIL says SyntaxError of a broken PNG
+        OSError,
+        ValueError,
+        SyntaxError,
+        DecompressionBombError,
+    ) as error:
         own = type(error).__module__.startswith(("builtins", "PIL"))
         if not own or getattr(error, "errno", None) is not None or isinstance(error, LwmmError):
             raise
@@ -253,7 +260,9 @@ def _task_of(features: Mapping[str, Any], pictures: list[str], label: str | None
         return "semantic"
     if any(type(kind).__name__ == "ClassLabel" for kind in features.values()):
         return "classification"
-    return "detection" if any(name in features for name in OBJECTS) else "semantic"
+    if any(name in features for name in OBJECTS):
+        return "detection"
+    return "classification" if _numbers(features) and not pictures else "semantic"
 
 
 def _space_of(names: list[str] | None, reference: str) -> LabelSpace:
@@ -307,12 +316,17 @@ def _rows_of(table: Any) -> list[dict[str, Any]]:
     return [dict(entry) for entry in table]
 
 
+def _numbers(features: Mapping[str, Any]) -> list[str]:
+    """Columns of whole numbers that are called as labels are."""
+    return [n for n in MAPS if str(getattr(features.get(n), "dtype", "")).startswith("int")]
+
+
 def _classification(
     features: Mapping[str, Any], _pictures: list[str], wanted: str | None, reference: str
 ) -> _Found:
     classes = [n for n, kind in features.items() if type(kind).__name__ == "ClassLabel"]
-    numbers = [n for n in MAPS if getattr(features.get(n), "dtype", "").startswith("int")]
-    column = choose_column(wanted, MAPS, classes or numbers, features, "label", reference)
+    possible = classes or _numbers(features)
+    column = choose_column(wanted, MAPS, possible, features, "label", reference)
 
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
         label = row[column]
