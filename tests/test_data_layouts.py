@@ -731,6 +731,22 @@ def test_a_fingerprint_changes_with_the_files_and_not_with_the_place(tmp_path: P
     assert open_data(tmp_path / "b", label_space="camvid-11").revision != one.revision
 
 
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_a_fingerprint_changes_with_one_pixel_of_the_labels(tmp_path: Path, ending: str) -> None:
+    """Kept scores outlived the correction of labels whose files kept their size."""
+    found = set()
+    for value in (0, 1, 2):
+        labels = ids([0, 255], (80, 90))
+        labels[1, 1] = value
+        save(tmp_path / "images" / "a.png", picture(0, (80, 90)))
+        path = tmp_path / "labels" / f"a.{ending}"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(labels).save(path, **({"compress_level": 0} if ending == "png" else {}))
+        found.add((open_data(tmp_path, label_space="camvid-11").revision, path.stat().st_size))
+    assert len(found) == 3
+    assert len({size for _, size in found}) == 1
+
+
 def test_every_layout_is_tested_here() -> None:
     text = Path(__file__).read_text("utf-8").casefold()
     assert [n for n in LAYOUTS if canonical(n.partition("-v")[0]).split()[0] not in text] == []

@@ -32,7 +32,14 @@ from lwmm_hub.evaluation.layouts.objects import (
 )
 from lwmm_hub.evaluation.layouts.segments import in_space
 from lwmm_hub.evaluation.office import open_partial
-from lwmm_hub.evaluation.reading import flat, image_of, labels_in, open_picture, panoptic_of
+from lwmm_hub.evaluation.reading import (
+    MAX_PIXELS,
+    flat,
+    image_of,
+    labels_in,
+    open_picture,
+    panoptic_of,
+)
 from lwmm_hub.evaluation.values import Sample
 
 LAYOUTS: dict[str, Layout] = {
@@ -240,15 +247,34 @@ def _open_partial(listing: Listing, layout: Layout) -> Listing:
 
 
 def _fingerprint(folder: Path, items: Sequence[Item]) -> str:
-    """Changes when files are added, removed or replaced by others of another size."""
+    """Changes when files are added or removed, images have another size, or labels other content.
+
+    Kept scores must not outlive a correction of the labels.
+    """
     seen = hashlib.sha256()
     for item in items:
         for path in (item.image, item.labels, item.panoptic):
             if path is not None:
                 size = path.stat().st_size if path.is_file() else -1
                 seen.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+                if path != item.image and size >= 0:
+                    seen.update(_content(path, size))
         seen.update(repr((item.label, item.segments)).encode())
     return seen.hexdigest()[:40]
+
+
+def _content(path: Path, size: int) -> bytes:
+    """What tells a file of labels from any other of its size.
+
+    A PNG ends with a checksum of all its pixels; other formats do not, and are read.
+    """
+    try:
+        with path.open("rb") as file:
+            if path.suffix.lower() == ".png":
+                file.seek(max(0, size - 4096))
+            return hashlib.sha256(file.read(MAX_PIXELS)).digest()
+    except OSError:  # said where it is read, and never where it is not
+        return b""
 
 
 def _samples(
