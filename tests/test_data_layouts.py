@@ -710,6 +710,10 @@ def test_a_list_of_labels_counts_from_zero_whatever_a_table_does(tmp_path: Path)
         dump(tmp_path / "wrong.json", wrong)
         with pytest.raises(EvaluationError, match=said):
             read_space(str(tmp_path / "wrong.json"))
+    for wrong, said in (([1, 2], "texts. Name"), ({"1": "fen"}, "keys 1, not 0 to 0. Number the")):
+        dump(tmp_path / "wrong.json", wrong)
+        with pytest.raises(EvaluationError, match=rf"^wrong.json: .*{said}"):
+            read_space(str(tmp_path / "wrong.json"))
     (tmp_path / "wrong.json").write_text("{")
     with pytest.raises(EvaluationError, match="cannot be read as JSON"):
         read_space(str(tmp_path / "wrong.json"))

@@ -659,6 +659,17 @@ def test_detection_of_a_detr(models: dict[str, Path]) -> None:
         lw.evaluate(models["one"], data)
 
 
+@pytest.mark.parametrize("options", [{"window": (64, 64)}, {"flip": True}])
+def test_options_of_maps_are_not_ignored_where_there_are_none(
+    models: dict[str, Path], options: dict[str, Any]
+) -> None:
+    how = InferenceOptions(**options)
+    with pytest.raises(EvaluationError, match=r"boxes are .* Leave --window and --flip out"):
+        Predictor.load(models["boxes"], how).detect([image(0, 48, 64)])
+    with pytest.raises(EvaluationError, match=r"classes of images are .* Leave --window"):
+        Predictor.load(models["classes"], how).classify([image(0, 48, 64)])
+
+
 def test_without_pycocotools_detection_says_what_to_install(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

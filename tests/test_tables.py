@@ -200,6 +200,13 @@ def test_objects_are_boxes(as_lists: bool) -> None:
     assert sample.boxes.areas.tolist() == [6]
 
 
+def test_a_column_of_texts_holds_no_objects(names: str) -> None:
+    rows = {"image": [png(shown(0))], "objects": ["car"]}
+    data = table(rows, objects=datasets.Value("string"))
+    with pytest.raises(EvaluationError, match=r"the column objects of .* has no bbox and category"):
+        open_data(data, label_space=names)
+
+
 def test_a_broken_picture_in_a_table_is_named(names: str) -> None:
     rows = {"image": [png(shown(i)) for i in range(3)], "label": [png(labels(i)) for i in range(3)]}
     rows["image"][1] = {"bytes": rows["image"][1]["bytes"][:200], "path": None}

@@ -349,6 +349,7 @@ def _detection(
     inner = features[column]
     inner = getattr(inner, "feature", inner)  # a list of mappings, or a mapping of lists
     inner = inner[0] if isinstance(inner, list) else inner
+    inner = inner if isinstance(inner, Mapping) else {}
     category = next((n for n in CATEGORIES if n in inner), None)
     if category is None or "bbox" not in inner:
         raise EvaluationError(

@@ -181,8 +181,10 @@ class Predictor:
         """Probabilities of each image's classes, (images, classes).
 
         Raises:
-            EvaluationError: the model classifies no images, or memory ran out.
+            EvaluationError: the model classifies no images, memory ran out, or options are given
+                that are of maps alone.
         """
+        self._only_whole("classes of images")
         found = np.empty((len(images), len(self.labels)), np.float32)
         queue = [(i, self._whole(image)) for i, image in enumerate(images)]
         for batch in batches(queue, self.options.batch_size):
@@ -201,8 +203,10 @@ class Predictor:
         """Objects of each image in its own pixels, by the model's own post-processing.
 
         Raises:
-            EvaluationError: the model finds no boxes, or memory ran out.
+            EvaluationError: the model finds no boxes, memory ran out, or options are given that are
+                of maps alone.
         """
+        self._only_whole("boxes")
         found = []
         for image in images:
             outputs = self._forward([self._whole(image)])
@@ -218,6 +222,13 @@ class Predictor:
             )
             found.append(Boxes(boxes, labels.astype(np.int64), scores))
         return found
+
+    def _only_whole(self, what: str) -> None:
+        """Refuse options that would be ignored."""
+        if self.options.window is not None or self.options.flip:
+            raise EvaluationError(
+                f"{what} are predicted of whole images as they are. Leave --window and --flip out."
+            )
 
     def _check_window(self) -> None:
         window, square = self.options.window, self.square

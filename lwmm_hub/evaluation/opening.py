@@ -133,7 +133,10 @@ def read_space(name: str) -> LabelSpace:
         return _space_of_categories(content, path.name)
     if not isinstance(content, list | Mapping):
         raise EvaluationError(f"{path.name} holds neither a list of names nor an id2label.")
-    return counted_space(labels_of(content))
+    try:
+        return counted_space(labels_of(content))
+    except EvaluationError as error:
+        raise EvaluationError(f"{path.name}: {error}") from error
 
 
 def _space_of_categories(content: list[Any], name: str) -> LabelSpace:
