@@ -672,6 +672,15 @@ def test_a_class_may_be_called_as_a_folder_of_labels(tmp_path: Path, name: str, 
         open_data(tmp_path)
 
 
+def test_every_picture_of_a_class_counts_however_deep_and_none_that_is_hidden(
+    tmp_path: Path,
+) -> None:
+    for path in ("cat/1.png", "cat/tabby/1.png", "dog/1.png", "dog/.ipynb_checkpoints/1.png"):
+        save(tmp_path / path, picture(0))
+    found = [(s.name, s.label) for s in read(open_data(tmp_path))]
+    assert found == [("cat/1.png", 0), ("cat/tabby/1.png", 0), ("dog/1.png", 1)]
+
+
 def test_images_are_a_class_where_the_user_says_so(tmp_path: Path) -> None:
     for name in ("images", "drawings"):
         save(tmp_path / name / "1.png", picture(0))

@@ -101,8 +101,13 @@ PICTURES = (
 
 
 def pictures_in(folder: Path, deep: bool = False) -> list[Path]:
-    """Picture files in a folder (and below it), by name."""
+    """Picture files in a folder (and below it), by name, without hidden files and folders."""
     if not folder.is_dir():
         return []
     found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(p for p in found if p.suffix.lower() in PICTURES and p.name[0] != ".")
+    pictures = [path for path in found if path.suffix.lower() in PICTURES]
+    return sorted(
+        path
+        for path in pictures
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )

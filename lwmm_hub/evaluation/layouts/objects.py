@@ -73,7 +73,7 @@ def _by_class(root: Path, split: str, _task: str) -> Listing:
     items = [
         Item(image, label=index)
         for index, name in enumerate(classes)
-        for image in pictures_in(folder / name)
+        for image in pictures_in(folder / name, deep=True)
     ]
     return Listing(items, tuple(classes))
 
