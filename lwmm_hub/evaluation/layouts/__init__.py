@@ -32,15 +32,10 @@ from lwmm_hub.evaluation.layouts.objects import (
 )
 from lwmm_hub.evaluation.layouts.segments import in_space
 from lwmm_hub.evaluation.office import open_partial
-from lwmm_hub.evaluation.reading import (
-    MAX_PIXELS,
-    flat,
-    image_of,
-    labels_in,
-    open_picture,
-    panoptic_of,
-)
+from lwmm_hub.evaluation.reading import flat, image_of, labels_in, open_picture, panoptic_of
 from lwmm_hub.evaluation.values import Sample
+
+_MOST = 1 << 28  # bytes of a label file that its fingerprint is of
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
@@ -272,7 +267,7 @@ def _content(path: Path, size: int) -> bytes:
         with path.open("rb") as file:
             if path.suffix.lower() == ".png":
                 file.seek(max(0, size - 4096))
-            return hashlib.sha256(file.read(MAX_PIXELS)).digest()
+            return hashlib.sha256(file.read(_MOST)).digest()
     except OSError:  # said where it is read, and never where it is not
         return b""
 
