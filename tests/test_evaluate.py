@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import signal
 import sys
@@ -327,6 +328,34 @@ def test_a_damaged_state_begins_again(
     whole = plain(run(model, data))
     (state,) = own_cache.iterdir()
     state.write_bytes(content)
+    watched = Watched(model)
+    assert plain(run(watched, data)) == whole
+    assert watched.seen == COUNT
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "folder", "long"])
+def test_a_state_that_is_no_text_begins_again(
+    models: dict[str, Path],
+    streets: Path,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """A pipe was waited for for ever, a device was read until memory ended."""
+    data = open_data(streets)
+    model = subject(models["one"], data)
+    whole = plain(run(model, data))
+    (state,) = own_cache.iterdir()
+    if kind == "long":
+        monkeypatch.setattr("lwmm_hub.evaluation.states.MAX_STATE", state.stat().st_size - 1)
+    else:
+        state.unlink()
+        if kind == "pipe":
+            os.mkfifo(state)
+        elif kind == "folder":
+            state.mkdir()
+        else:
+            state.symlink_to(kind)
     watched = Watched(model)
     assert plain(run(watched, data)) == whole
     assert watched.seen == COUNT
@@ -656,6 +685,17 @@ def test_detection_of_a_detr(models: dict[str, Path]) -> None:
     assert set(scores.ap_per_class) == set(zoo.LABELS)
     with pytest.raises(EvaluationError, match=r"finds no boxes"):
         lw.evaluate(models["one"], data)
+
+
+@pytest.mark.parametrize("options", [{"window": (64, 64)}, {"flip": True}])
+def test_options_of_maps_are_not_ignored_where_there_are_none(
+    models: dict[str, Path], options: dict[str, Any]
+) -> None:
+    how = InferenceOptions(**options)
+    with pytest.raises(EvaluationError, match=r"boxes are .* Leave --window and --flip out"):
+        Predictor.load(models["boxes"], how).detect([image(0, 48, 64)])
+    with pytest.raises(EvaluationError, match=r"classes of images are .* Leave --window"):
+        Predictor.load(models["classes"], how).classify([image(0, 48, 64)])
 
 
 def test_without_pycocotools_detection_says_what_to_install(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -290,6 +291,22 @@ def test_what_is_refused_is_one_line(
     found = evaluate(*arguments)
     assert_refused(found, code, *said)
     assert found.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("make", [zoo.dpt, zoo.data2vec, zoo.eomt, zoo.eomt_semantic])
+def test_networks_of_squares_see_images_of_any_size(
+    lwmm: Command, world: Path, tmp_path: Path, make: Any
+) -> None:
+    model = zoo.write(tmp_path / "squares", zoo.lively(make))
+    asked = ("evaluate", model, "--dataset", world / "streets", "--json")
+    whole, window = (lwmm(*asked, *more).data for more in ((), ("--window", "64")))
+    assert window["models"][0]["iou"] == whole["models"][0]["iou"]
+    assert whole["notes"] == []
+    (note,) = window["notes"]
+    assert note.startswith("squares takes squares ")
+    assert note.endswith("images smaller than the window are shown whole, as its image processor "
+                         "resizes them.")  # fmt: skip
+    assert_refused(lwmm(*asked, "--window", "32x128"), 1, "takes squares", "--window", "or none")
 
 
 @pytest.mark.parametrize("names", [["road", "car"], ["road", "car", "sky", "dog"]])

@@ -150,8 +150,14 @@ class HubModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which classes it cannot score on, and which of its own count as wrong."""
-        return _notes(self.name, self.map)
+        """Which classes it cannot score on, which of its own count as wrong, how it saw images."""
+        notes = _notes(self.name, self.map)
+        if self.options.window is not None and self._predictor.square is not None:
+            notes += (
+                f"{self.name} takes {self._predictor.square} alone: images smaller than the window "
+                "are shown whole, as its image processor resizes them.",
+            )
+        return notes
 
     def scores(self, images: Sequence[Image]) -> list[DenseScores | MaskScores]:
         """Scores of the model's own classes."""
