@@ -29,7 +29,7 @@ from lwmm_hub.evaluation.comparing import evaluate_models
 from lwmm_hub.evaluation.confusion import ConfusionMatrix
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions, Predictor
-from lwmm_hub.evaluation.label_maps import map_labels
+from lwmm_hub.evaluation.label_maps import LabelOptions, map_labels
 from lwmm_hub.evaluation.label_spaces import custom_space
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.evaluation.panoptic import PanopticCounts
@@ -37,7 +37,6 @@ from lwmm_hub.evaluation.running import RunOptions, evaluate_subjects
 from lwmm_hub.evaluation.subjects import (
     Ensemble,
     HubModel,
-    LabelOptions,
     OwnModule,
     mapped_panoptic,
 )

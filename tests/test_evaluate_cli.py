@@ -243,7 +243,7 @@ def test_labels_are_mapped_when_that_is_asked_for(evaluate: Command, tmp_path: P
     partly = evaluate(*options, "--map-labels", "--json")
     assert partly.data["notes"] == [
         "anchor has no class for lane: 0 where there are any.",
-        "anchor predicts road, which count as wrong.",
+        "anchor predicts road, counted as wrong.",
     ]
     assert partly.data["models"][0]["iou"]["lane"] == 0
     alike = ("donor", "merged", "anchor", "--limit", "1", "--map-labels", "--json")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -131,13 +130,13 @@ def merge(
 
     # without -o the folder is only on the way to the Hub, and stays where the push fails
     scratch = None
-    if push is not None and folder is None:
-        import tempfile
+    if push is not None:
+        from lwmm_hub.cli.keeping import clear_scratch, new_scratch, saved
 
-        scratch = tempfile.mkdtemp(prefix="lwmm-")
+        scratch = new_scratch() if folder is None else None
     where = folder
     if where is None:
-        where = "merged" if scratch is None else str(Path(scratch) / "merged")
+        where = "merged" if scratch is None else str(scratch / "merged")
     allow_push: Callable[[MergePlan], None] | None = None
     try:
         if push is not None:
@@ -184,10 +183,10 @@ def merge(
             except Exception as error:
                 if scratch is None:
                     raise
-                raise _kept(error, Path(where), push) from error
+                raise saved(error, Path(where), push) from error
     finally:
-        if scratch is not None and not _left_behind(Path(scratch)):
-            shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            clear_scratch(scratch)
     if scratch is not None:
         data["output"] = None
     data["commit_url"] = url
@@ -212,39 +211,7 @@ def _counts(result: MergeResult) -> str:
 
 
 def _next_step(where: str) -> str:
-    return f"Read {where}/README.md, then publish it: lwmm-hub push {where} OWNER/NAME"
-
-
-def _kept(error: Exception, folder: Path, repo: str) -> LwmmError:
-    """The error of a push, after its merge was saved from the temporary folder it lies in."""
-    from lwmm_hub.errors import PublishError
-    from lwmm_hub.recipe import moved_recipe, read_recipe, write_recipe
-    from lwmm_hub.writing import RECIPE, write_text
-
-    stem = f"merged-{repo.rpartition('/')[2]}"
-    names = (Path(stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
-    kept = next(path for path in names if not path.exists())
-    try:
-        recipe = moved_recipe(read_recipe(folder / RECIPE), kept.absolute())
-        shutil.copytree(folder, kept)
-        write_text(kept / RECIPE, write_recipe(recipe, f"lwmm-hub {__version__}"))
-    except OSError:  # no room or no right to write here: then it stays where it is
-        shutil.rmtree(kept, ignore_errors=True)
-        (folder.parent / _KEEP).touch()
-        kept = folder
-    kind = type(error) if isinstance(error, LwmmError) else PublishError
-    said = str(error).partition(f" The merged folder is kept: {folder}")[0]
-    return kind(
-        f"{said} The merged folder is kept as {kept}: push it with 'lwmm-hub push {kept} {repo}'."
-    )
-
-
-_KEEP = ".keep"
-
-
-def _left_behind(scratch: Path) -> bool:
-    """Whether a temporary folder holds a merge that could be saved nowhere else."""
-    return (scratch / _KEEP).exists()
+    return f"Read {where}/README.md, then publish it: lwmm-hub push {quote(where)} OWNER/NAME"
 
 
 def _two(models: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from lwmm_hub.small_files import read_small
 
 if TYPE_CHECKING:
     from lwmm_hub.evaluation.data_sets import DataSet
+    from lwmm_hub.evaluation.label_maps import LabelOptions
     from lwmm_hub.evaluation.reporting import Report
-    from lwmm_hub.evaluation.subjects import LabelOptions
     from lwmm_hub.merge_result import MergeResult
 
 JUDGE_OPTIONS = (
@@ -78,9 +78,9 @@ def take_judging(options: dict[str, Any]) -> Judging | None:
                 "it out."
             )
         return None
+    from lwmm_hub.evaluation.label_maps import LabelOptions
     from lwmm_hub.evaluation.opening import open_data
     from lwmm_hub.evaluation.running import RunOptions
-    from lwmm_hub.evaluation.subjects import LabelOptions
 
     labels = LabelOptions(by_name, read_label_map(label_map))
     opened = open_data(data, split=split, label_space=space)

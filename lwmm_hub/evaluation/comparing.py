@@ -16,6 +16,7 @@ from lwmm_hub.errors import LwmmError, UsageError
 from lwmm_hub.evaluation.costs import Cost, measure_costs
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions
+from lwmm_hub.evaluation.label_maps import LabelOptions
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.evaluation.overlays import draw_overlay
 from lwmm_hub.evaluation.reporting import Report, describe_data, gather_notes
@@ -23,7 +24,6 @@ from lwmm_hub.evaluation.running import Progress, RunOptions, evaluate_subjects
 from lwmm_hub.evaluation.subjects import (
     Ensemble,
     HubModel,
-    LabelOptions,
     OwnModule,
     Predict,
     Subject,

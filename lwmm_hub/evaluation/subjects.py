@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from lwmm_hub.checkpoint import Checkpoint, LocalFile
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.classification import NO_CLASS
 from lwmm_hub.evaluation.inference import InferenceOptions, wrong_names
-from lwmm_hub.evaluation.label_maps import LabelMap, match_labels
+from lwmm_hub.evaluation.label_maps import LabelMap, LabelOptions
 from lwmm_hub.evaluation.label_spaces import LabelSpace
 from lwmm_hub.evaluation.networks import predictor_of
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
@@ -27,49 +28,6 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 Predict = Callable[[Any, Image], Any]
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """How a model's labels are compared with those of a data set that calls them otherwise.
-
-    Attributes:
-        partial: compare what both name; other predictions count as wrong.
-        names: label of the model -> label of the data set.
-        model_labels: what the model's classes are, where its config does not say.
-    """
-
-    partial: bool = False
-    names: Mapping[str, str] = field(default_factory=dict)
-    model_labels: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls, map_labels: bool | Mapping[str, str], model_labels: tuple[str, ...] = ()
-    ) -> LabelOptions:
-        """The options that `map_labels` of `lwmm_hub.evaluate` means."""
-        names = map_labels if isinstance(map_labels, Mapping) else {}
-        return cls(bool(map_labels), names, model_labels)
-
-    def match(self, labels: Sequence[str], space: LabelSpace, name: str) -> LabelMap:
-        """A model's classes in the data set's label space.
-
-        Raises:
-            EvaluationError: they disagree; says which model.
-        """
-        if self.model_labels and len(self.model_labels) != len(labels):
-            raise EvaluationError(
-                f"{name} has {len(labels)} classes, and {len(self.model_labels)} labels are given."
-            )
-        try:
-            return match_labels(
-                self.model_labels or tuple(labels),
-                space,
-                names=self.names or None,
-                allow_partial=self.partial,
-            )
-        except EvaluationError as error:
-            raise EvaluationError(f"{name}: {error}") from error
 
 
 class Subject(Protocol):
@@ -96,6 +54,10 @@ class Subject(Protocol):
     def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
         """Predictions in the data set's labels; what it does not have is none of them."""
         ...
+
+
+# a pinned revision in a label: eight digits tell it from others in a table
+_COMMIT = re.compile(r"(@[0-9a-f]{8})[0-9a-f]{32}(?![0-9a-f])")
 
 
 class HubModel:
@@ -127,7 +89,8 @@ class HubModel:
             else ModelReference.parse(str(reference))
         )
         checkpoint = resolve(parsed, download=True)
-        self.name, self.reference = checkpoint.label, str(reference)
+        self.name = _COMMIT.sub(r"\1", checkpoint.label)
+        self.reference = str(reference)
         self.commit = checkpoint.commit
         self.options = options or InferenceOptions()
         self._predictor = predictor_of(
@@ -371,7 +334,7 @@ def _notes(name: str, label_map: LabelMap) -> tuple[str, ...]:
     if label_map.never:
         notes.append(f"{name} has no class for {_listed(label_map.never)}: 0 where there are any.")
     if label_map.left_out:
-        notes.append(f"{name} predicts {_listed(label_map.left_out)}, which count as wrong.")
+        notes.append(f"{name} predicts {_listed(label_map.left_out)}, counted as wrong.")
     return tuple(notes)
 
 
