@@ -168,6 +168,13 @@ def test_cityscapes_has_its_19_classes_and_its_order(tmp_path: Path) -> None:
     assert read(open_data(tmp_path / "cs", split="train"))[0].name.startswith("leftImg8bit/train")
 
 
+def test_labels_that_cityscapes_has_by_itself_are_not_named_again(tmp_path: Path) -> None:
+    """Its files were read as if they held 0 to 18: 7, a road, as a traffic sign."""
+    with pytest.raises(EvaluationError, match=r"cityscapes-19 by themselves.*Leave --labels "):
+        open_data(cityscapes(tmp_path), label_space="cityscapes-19")
+    assert open_data(tmp_path, label_space="cityscapes-34").space.name == "cityscapes-34"
+
+
 def test_cityscapes_panoptic_has_crowds_and_things(tmp_path: Path) -> None:
     data = open_data(cityscapes(tmp_path / "cs"), task="panoptic")
     assert data.space.things == CITY.things

@@ -145,6 +145,13 @@ def _spaces(
             f"{name} has {len(listing.labels)} folders of classes, and {space.name} has "
             f"{len(space)} labels. Leave --labels out: the folders have names."
         )
+    if layout.file_space and space is not None and space.name == layout.space:
+        # read as that space's own ids, 7 would be no road but a traffic sign
+        raise EvaluationError(
+            f"the labels of {layout.name} are {space.name} by themselves, in files of other ids. "
+            "Leave --labels (or id2label.json) out; files that hold the ids of that space are read "
+            "as pairs:FOLDER."
+        )
     told = space or own or (custom_space(listing.labels) if listing.labels else None)
     categories: dict[int, int] = {}
     if listing.categories:
