@@ -103,6 +103,9 @@ class MergeResult:
             "warnings": list(self.plan.warnings),
         }
 
+    def __fspath__(self) -> str:  # wherever a model is named by a path: to merge on, to evaluate
+        return str(self.folder)
+
     def __repr__(self) -> str:  # of all fields it would fill a notebook
         return f"<MergeResult {self}>"
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.checkpoint import DTYPE_CODES, MERGEABLE
 from lwmm_hub.errors import UsageError
@@ -16,8 +15,6 @@ BATCH_NORM = ("linear", "moment", "anchor")
 SCOPES = ("auto", "all", "backbone")
 DTYPE_OPTIONS = ("auto", "float32", "float16", "bfloat16")
 OUTPUT_FORMATS = ("safetensors", "pth")
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -117,20 +114,6 @@ class MergeOptions:
             if value not in choices:
                 raise UsageError(f"{name} {value!r} is unknown: choose {', '.join(choices)}.")
         parse_size(self.max_shard_size)
-
-
-def takes_options(function: F) -> F:
-    """Let `help` and completion in a notebook show what `**options` of a function may be."""
-    shown = inspect.signature(function)
-    named = [p for p in shown.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    asked = [
-        inspect.Parameter(
-            f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type
-        )
-        for f in fields(MergeOptions)
-    ]
-    vars(function)["__signature__"] = shown.replace(parameters=[*named, *asked])
-    return function
 
 
 # told in words of their own, or of how the files are cut and not of what they hold

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, LocalFile
 from lwmm_hub.errors import RecipeError, UsageError
+from lwmm_hub.keywords import fields_of
 from lwmm_hub.licenses import LicenseDecision, license_file
 from lwmm_hub.lineage import lineage_of
 from lwmm_hub.manifest import decide_license, make_manifest, write_card
 from lwmm_hub.merge_result import MergeResult
 from lwmm_hub.merging import Progress
-from lwmm_hub.options import takes_options
 from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge, written_bytes
 from lwmm_hub.preparing import (
     Opened,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 Approval = Callable[[MergePlan], None]
 
 
-@takes_options
+@fields_of(MergeOptions)
 def plan(
     anchor: Reference,
     *donors: Reference,
@@ -97,7 +97,7 @@ def plan(
     )
 
 
-@takes_options
+@fields_of(MergeOptions)
 def merge(
     anchor: Reference | MergePlan,
     *donors: Reference,

@@ -12,6 +12,7 @@ from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import UsageError, VerificationError
 from lwmm_hub.inferring import match_by
 from lwmm_hub.key_map import KeyMap, leave_out
+from lwmm_hub.keywords import check_known
 from lwmm_hub.lineage import lineage_of
 from lwmm_hub.matching import same_model_warnings, with_distinct_labels
 from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
@@ -85,10 +86,7 @@ def options_of(options: Mapping[str, Any], table: WeightTable | None) -> MergeOp
         options = {**options, "schedule": TABLE}
     if isinstance(options.get("max_shard_size"), int):
         options = {**options, "max_shard_size": str(options["max_shard_size"])}
-    known = [f.name for f in fields(MergeOptions)]
-    for name in options:
-        if name not in known:
-            raise UsageError(f"unknown option {name!r}. Known: {', '.join(known)}.")
+    check_known(options, (f.name for f in fields(MergeOptions)))
     return MergeOptions(**options)
 
 

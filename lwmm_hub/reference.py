@@ -63,7 +63,7 @@ class ModelReference:
         """
         if not isinstance(named, str | os.PathLike):
             raise ModelReferenceError(f"a {type(named).__name__} names no model. {_HOW}")
-        text = str(named)
+        text = os.fspath(named)
         body, _, query = text.strip().partition("?")
         weights, stage = _choices(text, query)
         if not body:

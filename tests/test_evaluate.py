@@ -156,6 +156,7 @@ def test_models_are_compared_side_by_side_in_a_notebook(
     assert f"{100 * miou:.1f}" in str(alone[0]).splitlines()[1]
     assert f"<td style='text-align:right'>{100 * miou:.1f}</td>" in alone[0]._repr_html_()
     assert repr(alone[0]).startswith(f"<Scores of {one} on 7 images: mIoU {miou:.2%}, ")
+    assert found.report.scores[0].iou == lw.evaluate(one, streets, label_space=zoo.LABELS).iou
     with pytest.raises(lw.LwmmError, match="models are a list"):
         lw.compare(str(one), streets)
     with pytest.raises(lw.LwmmError, match="leave split and reading options out"):
@@ -475,7 +476,7 @@ def test_what_predict_may_not_give(streets: Path, given: Any, said: str) -> None
 def test_what_evaluate_cannot_be_called_with(
     streets: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"evaluated with predict="):
+    with pytest.raises(UsageError, match=r"or with predict="):
         lw.evaluate(torch.nn.Identity(), streets)
     with pytest.raises(UsageError, match="open already"):
         lw.evaluate(models["one"], open_data(streets), split="val")

@@ -17,6 +17,8 @@ import pytest
 from stories import Models
 
 import lwmm_hub as lw
+from lwmm_hub.evaluation.opening import open_data
+from lwmm_hub.fitting.options import FitOptions
 
 
 @pytest.fixture(scope="module")
@@ -70,30 +72,59 @@ def test_a_result_says_in_a_notebook_what_can_be_done_with_it(tiny: Models, tmp_
     assert all(f"<li>{warning}</li>" in page for warning in result.warnings)
 
 
-def test_help_and_type_checkers_know_every_option() -> None:
-    """From one list: the fields of `MergeOptions`."""
-    wanted = {f.name: f for f in dataclasses.fields(lw.MergeOptions)}
-    for function in (lw.plan, lw.merge):
+def fields_for_type_checkers(name: str, where: object) -> dict[str, str]:
+    """The annotations of a `TypedDict` that only type checkers see, from its source."""
+    source = ast.parse(Path(inspect.getfile(where)).read_text("utf-8"))  # type: ignore[arg-type]
+    [typed] = [
+        node for node in ast.walk(source) if isinstance(node, ast.ClassDef) and node.name == name
+    ]
+    return {
+        ast.unparse(line.target): ast.unparse(line.annotation)
+        for line in typed.body
+        if isinstance(line, ast.AnnAssign)
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "functions"),
+    [
+        (lw.MergeOptions, "OptionFields", (lw.plan, lw.merge)),
+        (FitOptions, "FitFields", (lw.fit_layer_weights,)),
+    ],
+)
+def test_help_and_type_checkers_know_every_option(
+    options: type, name: str, functions: tuple[Callable[..., object], ...]
+) -> None:
+    """From one list: the fields of the options."""
+    wanted = {f.name: f for f in dataclasses.fields(options)}
+    for function in functions:
         shown = inspect.signature(function).parameters
         assert {name: shown[name].default for name in wanted} == {
             name: field.default for name, field in wanted.items()
         }
         assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in shown.values())
-    documented = re.findall(r"(?m)^ +(\w+): ", inspect.getdoc(lw.MergeOptions) or "")
+    documented = re.findall(r"(?m)^ +(\w+): ", inspect.getdoc(options) or "")
     assert documented == list(wanted)
-    source = ast.parse(Path(inspect.getfile(lw.MergeOptions)).read_text("utf-8"))
-    [typed] = [
-        node
-        for node in ast.walk(source)
-        if isinstance(node, ast.ClassDef) and node.name == "OptionFields"
-    ]
-    hints = {
-        ast.unparse(line.target): ast.unparse(line.annotation)
-        for line in typed.body
-        if isinstance(line, ast.AnnAssign)
+    hints = fields_for_type_checkers(name, options)
+    if "max_shard_size" in hints:
+        assert hints.pop("max_shard_size") == "str | int"  # as bytes, too
+        del wanted["max_shard_size"]
+    assert hints == {name: str(field.type) for name, field in wanted.items()}
+
+
+def test_help_and_type_checkers_know_how_a_data_set_is_read() -> None:
+    wanted = {
+        name: parameter
+        for name, parameter in inspect.signature(open_data).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    assert hints.pop("max_shard_size") == "str | int"  # as bytes, too
-    assert hints == {n: str(f.type) for n, f in wanted.items() if n != "max_shard_size"}
+    for function in (lw.evaluate, lw.compare):
+        shown = inspect.signature(function).parameters
+        assert wanted.keys() <= shown.keys()
+        doc = inspect.getdoc(function) or ""
+        assert all(f"{name}: " in doc or f"`{name}`" in doc for name in wanted)
+    hints = fields_for_type_checkers("ReadingFields", open_data)
+    assert hints == {n: p.annotation for n, p in wanted.items() if n not in {"split", "task"}}
 
 
 def test_a_type_checker_finds_a_misspelt_option(tmp_path: Path) -> None:
@@ -121,6 +152,11 @@ def test_a_type_checker_finds_a_misspelt_option(tmp_path: Path) -> None:
             "weights take the place of a schedule",
         ),
         (lambda m: lw.plan(m.anchor, m.donor, shedule="cosine"), "unknown option 'shedule'"),
+        (lambda m: lw.evaluate(m.anchor, "org/data", labelspace="x"), "unknown option 'labelsp"),
+        (
+            lambda m: lw.fit_layer_weights(lw.plan(m.anchor, m.donor), "org/data", rate=0.1),
+            "unknown option 'rate'. Known: steps",
+        ),
     ],
 )
 def test_what_is_called_wrongly_is_said_in_a_line(
@@ -134,4 +170,5 @@ def test_sizes_are_numbers_and_models_are_paths_too(tiny: Models, tmp_path: Path
     assert lw.resolve(tiny.anchor).entries == lw.resolve(str(tiny.anchor)).entries
     result = lw.merge(tiny.anchor, tiny.donor, output=tmp_path / "m", max_shard_size=100_000)
     assert len(result.files) > 1
+    assert lw.resolve(result).entries.keys() == lw.resolve(str(tiny.anchor)).entries.keys()
     lw.verify(result.folder)

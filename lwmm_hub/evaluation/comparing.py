@@ -30,10 +30,14 @@ from lwmm_hub.evaluation.subjects import (
     distinct_names,
 )
 from lwmm_hub.evaluation.values import Labels, Sample, Scores
+from lwmm_hub.keywords import arguments_of, check_known, keywords
 from lwmm_hub.reference import ModelReference
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Unpack
+
+    from lwmm_hub.evaluation.opening import ReadingFields
 
 Reference = str | os.PathLike[str] | ModelReference
 
@@ -171,6 +175,7 @@ def evaluate_models(
     return _evaluation(seen, costs, data, run, shown, left_out)
 
 
+@arguments_of(open_data)
 def evaluate(
     model: Any,
     dataset: Any,
@@ -184,10 +189,10 @@ def evaluate(
     batch_size: int = 1,
     device: str | None = None,
     dtype: str = "float32",
-    window: tuple[int, int] | None = None,
+    window: int | tuple[int, int] | None = None,
     flip: bool = False,
     progress: Progress | None = None,
-    **reading: Any,
+    **reading: Unpack[ReadingFields],
 ) -> Scores:
     """Score one model, or a module of your own, on a data set.
 
@@ -207,10 +212,12 @@ def evaluate(
         batch_size: images of one size that go through the network at once.
         device: e.g. `cuda:1`; None is the accelerator, if there is one.
         dtype: `float32`, `float16` or `bfloat16`.
-        window: (height, width) of a sliding window; None shows whole images.
+        window: (height, width) of a sliding window, or one number; None shows whole images.
         flip: also show every image mirrored, and average.
         progress: called with (name, images done, images in all or None).
-        **reading: more options of `open_data`.
+        **reading: how the data set is read: `label_space` (what its labels are: a name such as
+            `cityscapes-19`, a JSON file, or their names in order), `revision`, `image_column`,
+            `label_column`, `streaming`, `open_partial`.
 
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
@@ -218,7 +225,7 @@ def evaluate(
     data = _opened(dataset, split, task, reading)
     own = tuple(labels or ()) if predict is None else ()
     options = LabelOptions.of(map_labels, own)
-    inference = InferenceOptions(device, dtype, batch_size, window, flip=flip)
+    inference = InferenceOptions(device, dtype, batch_size, _square(window), flip=flip)
     run = RunOptions(task=task, limit=limit, batch_size=batch_size)
     subject: Subject
     if predict is not None:
@@ -228,12 +235,13 @@ def evaluate(
         subject = HubModel(text, data.space, options, inference)
     else:
         raise UsageError(
-            f"a {type(model).__name__} is evaluated with predict=: a function of the module and an "
-            "image that gives scores of (classes, h, w)."
+            f"a {type(model).__name__} is evaluated by its folder or name, or with predict=: a "
+            "function of the module and an image that gives scores of (classes, h, w)."
         )
     return evaluate_subjects([subject], data, run, progress)[0]
 
 
+@arguments_of(open_data)
 def compare(
     models: Sequence[Reference],
     dataset: Any,
@@ -247,12 +255,12 @@ def compare(
     batch_size: int = 1,
     device: str | None = None,
     dtype: str = "float32",
-    window: tuple[int, int] | None = None,
+    window: int | tuple[int, int] | None = None,
     flip: bool = False,
     overlay: int = 0,
     speed: int = 0,
     progress: Progress | None = None,
-    **reading: Any,
+    **reading: Unpack[ReadingFields],
 ) -> Evaluation:
     """Score models side by side, on the same images, as `lwmm-hub evaluate` does.
 
@@ -268,13 +276,15 @@ def compare(
         batch_size: images of one size that go through a network at once.
         device: e.g. `cuda:1`; None is the accelerator, if there is one.
         dtype: `float32`, `float16` or `bfloat16`.
-        window: (height, width) of a sliding window; None shows whole images.
+        window: (height, width) of a sliding window, or one number; None shows whole images.
         flip: also show every image mirrored, and average.
         overlay: so many of the first images are drawn with truth and predictions.
         speed: so many images are timed for the relative cost of inference, with all models in
             memory.
         progress: called with (name, images done, images in all or None).
-        **reading: more options of `open_data`.
+        **reading: how the data set is read: `label_space` (what its labels are: a name such as
+            `cityscapes-19`, a JSON file, or their names in order), `revision`, `image_column`,
+            `label_column`, `streaming`, `open_partial`.
 
     Returns:
         `report` with the table, `overlay` with the picture.
@@ -289,7 +299,7 @@ def compare(
         _opened(dataset, split, task, reading),
         ensemble=ensemble,
         labels=LabelOptions.of(map_labels, tuple(labels or ())),
-        inference=InferenceOptions(device, dtype, batch_size, window, flip=flip),
+        inference=InferenceOptions(device, dtype, batch_size, _square(window), flip=flip),
         run=RunOptions(task=task, limit=limit, batch_size=batch_size),
         overlay=overlay,
         speed=speed,
@@ -297,10 +307,13 @@ def compare(
     )
 
 
-def _opened(
-    dataset: Any, split: str | None, task: str | None, reading: Mapping[str, Any]
-) -> DataSet:
+def _square(window: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (window, window) if isinstance(window, int) else window
+
+
+def _opened(dataset: Any, split: str | None, task: str | None, reading: ReadingFields) -> DataSet:
     if not isinstance(dataset, DataSet):
+        check_known(reading, (p.name for p in keywords(open_data)))
         return open_data(dataset, split=split, task=task, **reading)
     if split is not None or reading:
         raise UsageError("a DataSet is open already: leave split and reading options out.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.errors import EvaluationError, UsageError
 from lwmm_hub.evaluation.coco_entries import whole_number, yes_or_no
@@ -21,7 +21,13 @@ from lwmm_hub.evaluation.hub_tables import (
     table_from_hub,
     told_by_datasets,
 )
-from lwmm_hub.evaluation.label_spaces import LabelSpace, counted_space, label_space, labels_of
+from lwmm_hub.evaluation.label_spaces import (
+    LabelSpace,
+    counted_space,
+    custom_space,
+    label_space,
+    labels_of,
+)
 from lwmm_hub.evaluation.layouts import LAYOUTS, open_layout
 from lwmm_hub.evaluation.layouts.segments import in_space
 from lwmm_hub.evaluation.panoptic import Category
@@ -33,6 +39,19 @@ MAX_LABEL_FILE = 1 << 20
 
 _Choose = Callable[[list[str], str | None, str], str]
 
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class ReadingFields(TypedDict, total=False):
+        """What `open_data` takes beside split and task, for type checkers."""
+
+        revision: str | None
+        label_space: str | os.PathLike[str] | Sequence[str] | None
+        image_column: str | None
+        label_column: str | None
+        streaming: bool
+        open_partial: bool
+
 
 def open_data(
     source: Any,
@@ -40,7 +59,7 @@ def open_data(
     split: str | None = None,
     task: str | None = None,
     revision: str | None = None,
-    label_space: str | None = None,
+    label_space: str | os.PathLike[str] | Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     streaming: bool = False,
@@ -55,7 +74,7 @@ def open_data(
         task: `semantic`, `panoptic`, `classification` or `detection`; None is what it is made for.
         revision: of the data set on the Hub.
         label_space: what its labels are, where it does not say: a name that
-            `lwmm_hub.evaluation.label_space` knows, or a JSON file (see `read_space`).
+            `lwmm_hub.evaluation.label_space` knows, a JSON file (see `read_space`), or the names.
         image_column: where it has several.
         label_column: where it has several.
         streaming: read from the Hub without storing it.
@@ -110,8 +129,8 @@ def _from_memory(
     return from_table(source, name, None, chosen, space, columns)
 
 
-def read_space(name: str) -> LabelSpace:
-    """A label space by name, or from a JSON file.
+def read_space(named: str | os.PathLike[str] | Sequence[str]) -> LabelSpace:
+    """A label space by name, from a JSON file, or of the names of its classes in order.
 
     The file holds a list of names, an id2label, or COCO's categories with `id`, `name` and
     `isthing`, which say what is countable, too.
@@ -119,6 +138,9 @@ def read_space(name: str) -> LabelSpace:
     Raises:
         EvaluationError: there is no such space or file, or it holds something else.
     """
+    if not isinstance(named, str | os.PathLike):
+        return custom_space([str(label) for label in named])
+    name = os.fspath(named)
     if not name.endswith(".json"):
         return label_space(name)
     path = Path(name).expanduser()
