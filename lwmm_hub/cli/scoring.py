@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,9 +86,20 @@ def take_judging(options: dict[str, Any]) -> Judging | None:
     from lwmm_hub.evaluation.running import RunOptions
 
     labels = LabelOptions(by_name, read_label_map(label_map))
-    opened = open_data(data, split=split, label_space=space)
-    RunOptions(limit=limit).check(opened)
+    with _options_of_merge():
+        opened = open_data(data, split=split, label_space=space)
+        RunOptions(limit=limit).check(opened)
     return Judging(opened, labels, limit, controls)
+
+
+@contextmanager
+def _options_of_merge() -> Iterator[None]:
+    """Errors name options as `evaluate` calls them; some of them are called otherwise here."""
+    try:
+        yield
+    except LwmmError as error:
+        text = re.sub(r"(?<![\w-])--(split|labels|limit)\b", r"--evaluate-\1", error.text)
+        raise type(error)(text) from error
 
 
 def check_controlled(recipe: str | None) -> None:
