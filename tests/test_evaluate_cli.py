@@ -18,6 +18,7 @@ import zoo
 from PIL import Image
 from stories import Command, Finished
 
+import lwmm_hub as lw
 from lwmm_hub.evaluation.costs import Cost
 from lwmm_hub.evaluation.inference import Predictor
 from lwmm_hub.evaluation.reporting import Report
@@ -228,6 +229,28 @@ def test_shards_of_other_runs_are_put_together(evaluate: Command) -> None:
     assert (together["iou"], together["images"]) == (whole["iou"], COUNT)
     assert_refused(evaluate("anchor", *shared, "--shard", "2"), 2, "numbered from 0 to 1")
     assert_refused(evaluate("anchor", "--shards", "0"), 2, "0 shards")
+
+
+def test_one_label_map_is_for_models_of_several_label_sets(
+    evaluate: Command, world: Path, tmp_path: Path
+) -> None:
+    """The usual case of a merge: a finer model beside the anchor, in the anchor's labels."""
+    finer = tmp_path / "finer"
+    shutil.copytree(world / "anchor", finer)
+    config = json.loads((finer / "config.json").read_text("utf-8"))
+    config["id2label"] = {str(i): name for i, name in enumerate(("lane", *zoo.LABELS[1:]))}
+    config["label2id"] = {name: int(i) for i, name in config["id2label"].items()}
+    (finer / "config.json").write_text(json.dumps(config))
+    mapping = tmp_path / "map.txt"
+    mapping.write_text("lane = road\n")
+    two = ("anchor", finer, "--label-map", mapping, "--json")
+    first, second = evaluate(*two).data["models"]
+    assert first["iou"] == second["iou"]
+    found = lw.compare([world / "anchor", finer], world / "streets", map_labels={"lane": "road"})
+    assert [scores.miou for scores in found.report.scores] == [first["miou"]] * 2
+    assert_refused(evaluate("anchor", *two[2:]), 1, "'lane', on the left of it, is none of")
+    mapping.write_text("lane = road\nlain = road\n")
+    assert_refused(evaluate(*two), 1, "'lain', on the left of it, is none of")
 
 
 def test_labels_are_mapped_when_that_is_asked_for(evaluate: Command, tmp_path: Path) -> None:

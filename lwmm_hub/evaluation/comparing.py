@@ -28,6 +28,7 @@ from lwmm_hub.evaluation.subjects import (
     Predict,
     Subject,
     distinct_names,
+    labels_of_models,
 )
 from lwmm_hub.evaluation.values import Labels, Sample, Scores
 from lwmm_hub.keywords import arguments_of, check_known, keywords
@@ -116,6 +117,9 @@ def evaluate_models(
         raise UsageError("there is nothing to evaluate: name at least one model.")
     inference = inference or InferenceOptions()
     labels = labels or LabelOptions()
+    if labels.names and len(models) + len(ensemble) > 1:
+        of_all = labels_of_models((*models, *ensemble))
+        labels = replace(labels, others=(*labels.others, *sorted(of_all)))
     run = run or RunOptions()
     inference.check()  # before anything is downloaded
     run = replace(run, batch_size=max(run.batch_size, inference.batch_size))

@@ -231,11 +231,14 @@ class LabelOptions:
         partial: compare what both name; other predictions count as wrong.
         names: label of the model -> label of the data set.
         model_labels: what the model's classes are, where its config does not say.
+        others: labels of other models that `names` are of, too: what is one of theirs alone is not
+            looked for in this one.
     """
 
     partial: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
     model_labels: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -255,11 +258,18 @@ class LabelOptions:
             raise EvaluationError(
                 f"{name} has {len(labels)} classes, and {len(self.model_labels)} labels are given."
             )
+        own = self.model_labels or tuple(labels)
+        mine, theirs = compared(own, self.others)
+        names = {
+            label: wanted
+            for label, wanted in self.names.items()
+            if _place(label, own, mine) is not None or _place(label, self.others, theirs) is None
+        }
         try:
             return match_labels(
-                self.model_labels or tuple(labels),
+                own,
                 space,
-                names=self.names or None,
+                names=names or None,
                 allow_partial=self.partial,
             )
         except EvaluationError as error:

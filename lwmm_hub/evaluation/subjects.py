@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 Predict = Callable[[Any, Image], Any]
+
+
+def labels_of_models(references: Iterable[str | os.PathLike[str] | ModelReference]) -> set[str]:
+    """The labels that models' configs name; no weights are read.
+
+    Raises:
+        ResolveError: there is no such model.
+    """
+    found: set[str] = set()
+    for reference in references:
+        named = (resolve(reference).config or {}).get("id2label")
+        found |= set(map(str, named.values())) if isinstance(named, Mapping) else set()
+    return found
 
 
 class Subject(Protocol):
