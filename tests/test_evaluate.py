@@ -146,6 +146,9 @@ def test_models_are_compared_side_by_side_in_a_notebook(
     assert [plain(scores) for scores in found.report.scores[:2]] == [plain(s) for s in alone]
     assert found.report.names == ("one", "two", "ensemble")
     assert found.overlay is not None
+    assert repr(found) == (
+        "<Evaluation of one, two, ensemble on streets, 7 images, labels custom-3>"
+    )
     page = found._repr_html_()
     assert "streets, 7 images" in page
     assert page.count("<tr>") == 1 + len(str(found).split("\n\n")[1].splitlines()[1:])

@@ -6,12 +6,16 @@ import ast
 import dataclasses
 import html
 import inspect
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stories import Models
@@ -19,6 +23,8 @@ from stories import Models
 import lwmm_hub as lw
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.fitting.options import FitOptions
+
+STREET = Path(__file__).parents[1] / "examples" / "street"
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +178,47 @@ def test_sizes_are_numbers_and_models_are_paths_too(tiny: Models, tmp_path: Path
     assert len(result.files) > 1
     assert lw.resolve(result).entries.keys() == lw.resolve(str(tiny.anchor)).entries.keys()
     lw.verify(result.folder)
+
+
+def notebook() -> list[dict[str, Any]]:
+    """The code cells of the example."""
+    found = json.loads((STREET / "notebook.ipynb").read_text("utf-8"))
+    return [cell for cell in found["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_cells_of_the_notebook_run(tmp_path: Path) -> None:
+    """As a program: what stands alone in the last line of a cell is printed."""
+    shutil.copytree(STREET, tmp_path / "street", ignore=shutil.ignore_patterns("models", "*.ipynb"))
+    code = "\n".join("".join(cell["source"]) for cell in notebook())
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "street",
+        env={**os.environ, "LWMM_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = "".join(
+        "".join(output["text"])
+        for cell in notebook()
+        for output in cell["outputs"]
+        if output["output_type"] == "stream"
+    )
+    steady = re.compile(r"(?m)^(?!images per second|peak memory|m?IoU|pixel|mean class).*$")
+    assert steady.findall(done.stdout) == steady.findall(shown)
+
+
+def test_the_notebook_shows_what_a_plan_looks_like_now() -> None:
+    plan = lw.plan(str(STREET / "anchor"), str(STREET / "donor"), check_weights=True)
+    [output] = notebook()[0]["outputs"]
+    assert "".join(output["data"]["text/html"]) == plan._repr_html_()
+    pictures = [
+        text
+        for cell in notebook()
+        for output in cell["outputs"]
+        for text in re.findall(
+            "data:image/png", "".join(output.get("data", {}).get("text/html", ""))
+        )
+    ]
+    assert len(pictures) == 1

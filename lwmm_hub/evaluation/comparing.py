@@ -60,12 +60,15 @@ class Column:
     optional: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """A report, and the picture where one was asked for; a notebook shows both."""
 
     report: Report
     overlay: Image | None = None
+
+    def __repr__(self) -> str:
+        return f"<Evaluation of {', '.join(self.report.names)} on {self.report.title}>"
 
     def __str__(self) -> str:
         return str(self.report)
