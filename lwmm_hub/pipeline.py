@@ -26,6 +26,7 @@ from lwmm_hub.preparing import (
     open_models,
     options_of,
     references_of,
+    require_unchanged,
     table_of,
     warnings_of,
 )
@@ -229,6 +230,7 @@ def run_merge(
     anchor = opened.checkpoints[0]
     with temporary_folder(output) as folder:
         written = write_weights(folder, plan, opened.checkpoints, threads, progress)
+        require_unchanged(opened.checkpoints)
         synced = start_sync([folder / file.name for file in written])
         copy_side_files(folder, anchor, plan)
         decision = decide_license(plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError, UsageError
@@ -297,7 +298,7 @@ def _is_statistic(name: str) -> bool:
 def _planned_model(
     index: int, checkpoint: Checkpoint, key_map: KeyMap, kept_parts: list[str]
 ) -> PlannedModel:
-    facts = checkpoint.facts
+    facts, on_hub = checkpoint.facts, checkpoint.reference.on_hub
     dialects = list(dict.fromkeys(key_map.dialects[index].values()))
     return PlannedModel(
         role="anchor" if index == 0 else "donor",
@@ -312,7 +313,7 @@ def _planned_model(
         classes=_classes(checkpoint, key_map.classifiers[index]),
         license=facts.license,
         weights=checkpoint.reference.weights,
-        local=not checkpoint.reference.on_hub,
+        local=not on_hub,
         dtype=checkpoint.dtype,
         architecture=checkpoint.architecture,
         license_name=facts.license_name,
@@ -326,6 +327,8 @@ def _planned_model(
         kept_parts=tuple(kept_parts),
         renamed=key_map.prefixes[index - 1] if index else "",
         stage=checkpoint.reference.stage,
+        marks=checkpoint.marks,
+        path=None if on_hub else str(Path(checkpoint.reference.location).absolute()),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.checkpoint import Checkpoint, LocalFile, ModelFacts
+from lwmm_hub.checkpoint import Checkpoint, LocalFile, ModelFacts, marks_of
 from lwmm_hub.errors import ResolveError
 from lwmm_hub.foreign_yaml import NotYamlError, load_texts
 from lwmm_hub.reference import ModelReference
@@ -32,10 +32,12 @@ def resolve_local(reference: ModelReference) -> Checkpoint:
     path = Path(reference.location)
     try:
         if path.is_dir():
-            return open_folder(path, reference)
-        if not path.is_file():
+            found = open_folder(path, reference)
+        elif path.is_file():
+            found = open_folder(path.parent, reference, path.name)
+        else:
             raise ResolveError(f"There is no file or folder {str(path)!r}. Check the path.")
-        return open_folder(path.parent, reference, path.name)
+        return replace(found, marks=marks_of(path, found.files))
     except OSError as error:
         where = Path(error.filename or path).name
         raise ResolveError(
