@@ -244,12 +244,13 @@ def run_merge(
         synced()
         publish_folder(folder, output, overwrite)
     return MergeResult(
-        output,
+        output.absolute(),
         plan,
         {file.name: file.sha256 for file in written},
         time.monotonic() - started,
         sum(file.bytes for file in written),
         decision,
+        str(output),
     )
 
 

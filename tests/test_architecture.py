@@ -45,6 +45,7 @@ ROOMS = (
     "licenses",
     "card",
     "manifest",
+    "recognising",
     "publishing",
     "merge_result",
     "preparing",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.converting import convert
 from lwmm_hub.cli.evaluating import evaluate
 from lwmm_hub.cli.fitting import FIT_OPTIONS, METHODS, check_not_tested, take_finding
+from lwmm_hub.cli.keeping import kept_merge, left_behind
 from lwmm_hub.cli.options import (
     MERGE_OPTIONS,
     PUSH_OPTIONS,
@@ -180,16 +180,17 @@ def merge(
         url = None
         if push is not None:
             try:
-                url = result.push_to_hub(push, **pushing)
+                url = result.push_to_hub(push, **pushing, warn=data["warnings"].append)
             except Exception as error:
                 if scratch is None:
                     raise
-                raise _kept(error, Path(where), push) from error
+                raise kept_merge(error, Path(where), push) from error
     finally:
-        if scratch is not None and not _left_behind(Path(scratch)):
+        if scratch is not None and not left_behind(Path(scratch)):
             shutil.rmtree(scratch, ignore_errors=True)
     if scratch is not None:
         data["output"] = None
+    output.warnings(data["warnings"][len(result.warnings) :])  # of the push
     data["commit_url"] = url
 
     def human() -> str:
@@ -213,38 +214,6 @@ def _counts(result: MergeResult) -> str:
 
 def _next_step(where: str) -> str:
     return f"Read {where}/README.md, then publish it: lwmm-hub push {where} OWNER/NAME"
-
-
-def _kept(error: Exception, folder: Path, repo: str) -> LwmmError:
-    """The error of a push, after its merge was saved from the temporary folder it lies in."""
-    from lwmm_hub.errors import PublishError
-    from lwmm_hub.recipe import moved_recipe, read_recipe, write_recipe
-    from lwmm_hub.writing import RECIPE, write_text
-
-    stem = f"merged-{repo.rpartition('/')[2]}"
-    names = (Path(stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
-    kept = next(path for path in names if not path.exists())
-    try:
-        recipe = moved_recipe(read_recipe(folder / RECIPE), kept.absolute())
-        shutil.copytree(folder, kept)
-        write_text(kept / RECIPE, write_recipe(recipe, f"lwmm-hub {__version__}"))
-    except OSError:  # no room or no right to write here: then it stays where it is
-        shutil.rmtree(kept, ignore_errors=True)
-        (folder.parent / _KEEP).touch()
-        kept = folder
-    kind = type(error) if isinstance(error, LwmmError) else PublishError
-    said = str(error).partition(f" The merged folder is kept: {folder}")[0]
-    return kind(
-        f"{said} The merged folder is kept as {kept}: push it with 'lwmm-hub push {kept} {repo}'."
-    )
-
-
-_KEEP = ".keep"
-
-
-def _left_behind(scratch: Path) -> bool:
-    """Whether a temporary folder holds a merge that could be saved nowhere else."""
-    return (scratch / _KEEP).exists()
 
 
 def _two(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -354,6 +323,8 @@ def card(folder: str, scores: str | None, output: Output) -> None:
 @click.argument("folder", metavar="DIR")
 @click.argument("repo", metavar="REPO")
 @with_options(PUSH_OPTIONS)
+@click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
+              help="Where a local parent is that moved since the merge.")  # fmt: skip
 @with_output
 def push(
     folder: str,
@@ -362,16 +333,20 @@ def push(
     create_pr: bool,
     accept_license: bool,
     license_id: str | None,
+    parents: tuple[str, ...],
     output: Output,
 ) -> None:
     """Push a merged folder to the Hub in one commit; prints its URL last."""
     from lwmm_hub.publishing import publish
 
+    warnings: list[str] = []
     url = publish(
         folder, repo, private=private, create_pr=create_pr, accept_license=accept_license,
-        license=license_id,
+        license=license_id, parents=parents_of(parents), warn=warnings.append,
     )  # fmt: skip
-    output.result({"commit_url": url}, lambda: url, lambda: [url], quiet=url)
+    output.warnings(warnings)
+    data = {"commit_url": url, "warnings": warnings}
+    output.result(data, lambda: url, lambda: [url], quiet=url)
 
 
 @cli.command()
