@@ -15,7 +15,7 @@ from lwmm_hub.key_map import KeyMap, leave_out
 from lwmm_hub.lineage import lineage_of
 from lwmm_hub.matching import same_model_warnings, with_distinct_labels
 from lwmm_hub.planning import MergeOptions, MergePlan, PlannedModel, plan_merge
-from lwmm_hub.reference import ModelReference
+from lwmm_hub.reference import ModelReference, StandIn
 from lwmm_hub.relatedness import measure_relatedness, require_related
 from lwmm_hub.resolving import resolve
 from lwmm_hub.schedule import TABLE
@@ -72,7 +72,11 @@ def models_of(plan: MergePlan) -> list[ModelReference]:
 def _model_of(model: PlannedModel) -> ModelReference:
     if not model.local:
         reference = ModelReference.parse(f"hf://{model.reference}")
-        return replace(reference, revision=model.commit or reference.revision)
+        copy = None
+        if model.path is not None:
+            copy = StandIn(model.path, {n: v for n, v in model.sha256.items() if v})
+        revision = model.commit or reference.revision
+        return replace(reference, revision=revision, stand_in=copy)
     text = model.reference
     written, _, query = text.partition("?")
     if model.path is not None and model.path != str(Path(written).absolute()):

@@ -20,6 +20,7 @@ from lwmm_hub.cli.fitting import FIT_OPTIONS, METHODS, check_not_tested, take_fi
 from lwmm_hub.cli.keeping import kept_merge, left_behind
 from lwmm_hub.cli.options import (
     MERGE_OPTIONS,
+    PARENT_OPTION,
     PUSH_OPTIONS,
     choose_weights,
     given,
@@ -63,9 +64,9 @@ def cli() -> None:
 @click.option("--push", metavar="REPO", help="Push the result to this repository.")
 @with_options(PUSH_OPTIONS)
 @with_options(MERGE_OPTIONS)
-@click.option("--recipe", metavar="FILE", help="Run a recipe again, without models or options.")
-@click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
-              help="Where a local parent of the recipe is.")  # fmt: skip
+@click.option("--recipe", metavar="FILE|DIR|REPO",
+              help="Run a recipe again, without models or options.")  # fmt: skip
+@with_options(PARENT_OPTION)
 @with_options(FIT_OPTIONS)
 @with_options(JUDGE_OPTIONS)
 @click.option("--tag", "tags", multiple=True, help="Add a tag to the card.")
@@ -351,8 +352,7 @@ def push(
 
 @cli.command()
 @click.argument("target", metavar="DIR|REPO")
-@click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
-              help="Where a local parent is.")  # fmt: skip
+@with_options(PARENT_OPTION)
 @click.option("--threads", type=click.IntRange(1, 256), help="Workers.")
 @with_output
 def verify(target: str, parents: tuple[str, ...], threads: int | None, output: Output) -> None:
@@ -364,9 +364,14 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
             target, parents=parents_of(parents), threads=threads, progress=bar,
             approve=bar.expect_plan,
         )  # fmt: skip
+    output.warnings(found.warnings)
     files = "1 file" if len(found.files) == 1 else f"{len(found.files)} files"
     output.result(
-        {"verified": found.target, "sha256": dict(found.files)},
+        {
+            "verified": found.target,
+            "sha256": dict(found.files),
+            "warnings": list(found.warnings),
+        },
         lambda: f"{found.target} is what its recipe gives: {files}, same sha256.",
         lambda: [f"{name}\t{digest}" for name, digest in found.files.items()],
     )

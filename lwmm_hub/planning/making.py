@@ -11,6 +11,7 @@ from lwmm_hub.key_map import KeyMap, Reasons, SharedParameter, ValuePair, leave_
 from lwmm_hub.lineage import Lineage, lineage_warnings
 from lwmm_hub.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
+from lwmm_hub.reference import ModelReference
 from lwmm_hub.relatedness import Relatedness
 from lwmm_hub.schedule import TABLE, layer_weights, renormalised
 from lwmm_hub.weight_table import WeightTable, or_backbone
@@ -298,7 +299,7 @@ def _is_statistic(name: str) -> bool:
 def _planned_model(
     index: int, checkpoint: Checkpoint, key_map: KeyMap, kept_parts: list[str]
 ) -> PlannedModel:
-    facts, on_hub = checkpoint.facts, checkpoint.reference.on_hub
+    facts = checkpoint.facts
     dialects = list(dict.fromkeys(key_map.dialects[index].values()))
     return PlannedModel(
         role="anchor" if index == 0 else "donor",
@@ -313,7 +314,7 @@ def _planned_model(
         classes=_classes(checkpoint, key_map.classifiers[index]),
         license=facts.license,
         weights=checkpoint.reference.weights,
-        local=not on_hub,
+        local=not checkpoint.reference.on_hub,
         dtype=checkpoint.dtype,
         architecture=checkpoint.architecture,
         license_name=facts.license_name,
@@ -328,8 +329,16 @@ def _planned_model(
         renamed=key_map.prefixes[index - 1] if index else "",
         stage=checkpoint.reference.stage,
         marks=checkpoint.marks,
-        path=None if on_hub else str(Path(checkpoint.reference.location).absolute()),
+        path=_path(checkpoint.reference),
     )
+
+
+def _path(reference: ModelReference) -> str | None:
+    """Where a model is on this machine, a copy of one of the Hub included."""
+    if reference.on_hub and reference.stand_in is None:
+        return None
+    place = reference.stand_in.path if reference.stand_in is not None else reference.location
+    return str(Path(place).absolute())
 
 
 def _classes(checkpoint: Checkpoint, classifier: int | None) -> int | None:
