@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +17,6 @@ from lwmm_hub.cli import INTERRUPTED
 from lwmm_hub.cli.converting import convert
 from lwmm_hub.cli.evaluating import evaluate
 from lwmm_hub.cli.fitting import FIT_OPTIONS, METHODS, check_not_tested, take_finding
-from lwmm_hub.cli.keeping import kept_merge, left_behind
 from lwmm_hub.cli.options import (
     MERGE_OPTIONS,
     PARENT_OPTION,
@@ -132,13 +131,13 @@ def merge(
 
     # without -o the folder is only on the way to the Hub, and stays where the push fails
     scratch = None
-    if push is not None and folder is None:
-        import tempfile
+    if push is not None:
+        from lwmm_hub.cli.keeping import clear_scratch, new_scratch, saved
 
-        scratch = tempfile.mkdtemp(prefix="lwmm-")
+        scratch = new_scratch() if folder is None else None
     where = folder
     if where is None:
-        where = "merged" if scratch is None else str(Path(scratch) / "merged")
+        where = "merged" if scratch is None else str(scratch / "merged")
     allow_push: Callable[[MergePlan], None] | None = None
     try:
         if push is not None:
@@ -185,10 +184,10 @@ def merge(
             except Exception as error:
                 if scratch is None:
                     raise
-                raise kept_merge(error, Path(where), push) from error
+                raise saved(error, Path(where), push) from error
     finally:
-        if scratch is not None and not left_behind(Path(scratch)):
-            shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            clear_scratch(scratch)
     if scratch is not None:
         data["output"] = None
     output.warnings(data["warnings"][len(result.warnings) :])  # of the push
@@ -214,7 +213,7 @@ def _counts(result: MergeResult) -> str:
 
 
 def _next_step(where: str) -> str:
-    return f"Read {where}/README.md, then publish it: lwmm-hub push {where} OWNER/NAME"
+    return f"Read {where}/README.md, then publish it: lwmm-hub push {quote(where)} OWNER/NAME"
 
 
 def _two(models: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
-"""A merge on its way to the Hub lies in a temporary folder: where its push fails, it is kept."""
+"""A merge that is only on its way to the Hub: in a temporary folder, saved where the push fails."""
 
 from __future__ import annotations
 
 import itertools
 import shutil
+import tempfile
 from pathlib import Path
+from shlex import quote
 
 from lwmm_hub import __version__
 from lwmm_hub.errors import LwmmError, PublishError
@@ -12,7 +14,18 @@ from lwmm_hub.errors import LwmmError, PublishError
 _KEEP = ".keep"
 
 
-def kept_merge(error: Exception, folder: Path, repo: str) -> LwmmError:
+def new_scratch() -> Path:
+    """A temporary folder to merge below."""
+    return Path(tempfile.mkdtemp(prefix="lwmm-"))
+
+
+def clear_scratch(scratch: Path) -> None:
+    """Remove it, unless it holds a merge that could be saved nowhere else."""
+    if not (scratch / _KEEP).exists():
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def saved(error: Exception, folder: Path, repo: str) -> LwmmError:
     """The error of a push, after its merge was saved from the temporary folder it lies in."""
     from lwmm_hub.publishing import KEPT
     from lwmm_hub.recipe import moved_recipe, read_recipe, write_recipe
@@ -30,12 +43,9 @@ def kept_merge(error: Exception, folder: Path, repo: str) -> LwmmError:
         (folder.parent / _KEEP).touch()
         kept = folder
     kind = type(error) if isinstance(error, LwmmError) else PublishError
-    said = str(error).partition(f" {KEPT}")[0]
+    text = error.text if isinstance(error, LwmmError) else str(error)
+    said = text.partition(f" {KEPT}")[0]
     return kind(
-        f"{said} The merged folder is kept as {kept}: push it with 'lwmm-hub push {kept} {repo}'."
+        f"{said} The merged folder is kept as {kept}: push it with "
+        f"'lwmm-hub push {quote(str(kept))} {repo}'."
     )
-
-
-def left_behind(scratch: Path) -> bool:
-    """Whether a temporary folder holds a merge that could be saved nowhere else."""
-    return (scratch / _KEEP).exists()
