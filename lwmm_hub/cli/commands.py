@@ -345,7 +345,7 @@ def push(
         license=license_id, parents=parents_of(parents), warn=warnings.append,
     )  # fmt: skip
     output.warnings(warnings)
-    data = {"commit_url": url, "warnings": warnings}
+    data = {"commit_url": url} | ({"warnings": warnings} if warnings else {})
     output.result(data, lambda: url, lambda: [url], quiet=url)
 
 
@@ -366,11 +366,8 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
     output.warnings(found.warnings)
     files = "1 file" if len(found.files) == 1 else f"{len(found.files)} files"
     output.result(
-        {
-            "verified": found.target,
-            "sha256": dict(found.files),
-            "warnings": list(found.warnings),
-        },
+        {"verified": found.target, "sha256": dict(found.files)}
+        | ({"warnings": list(found.warnings)} if found.warnings else {}),
         lambda: f"{found.target} is what its recipe gives: {files}, same sha256.",
         lambda: [f"{name}\t{digest}" for name, digest in found.files.items()],
     )
