@@ -30,10 +30,12 @@ def load_model(
         **options: passed to `from_pretrained`.
 
     Raises:
-        OutputError: there is no config, no such class, or keys are missing, left over or of another
-            shape.
+        OutputError: there is no folder, no config, no such class, or keys are missing, left over or
+            of another shape.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise OutputError(f"there is no folder {folder}. Name a merged folder, or merge again.")
     try:
         config = json.loads(read_small(folder / "config.json", _MAX_CONFIG))
         name = config["architectures"][0]

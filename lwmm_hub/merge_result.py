@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ class MergeResult:
     """A merged folder.
 
     Attributes:
-        folder: where it is.
+        folder: where it is, from the root: it stays right where the program goes elsewhere.
         plan: the plan as it ran.
         files: weight file -> sha256.
         seconds: wall time of the whole merge.
         bytes_written: of weights.
         license: the licence it must carry.
-        commit_url: of the push, if it was pushed.
+        output: the folder as it was asked for.
+        commit_url: of the last `push_to_hub`; None before one.
     """
 
     folder: Path
@@ -35,7 +36,8 @@ class MergeResult:
     seconds: float
     bytes_written: int
     license: LicenseDecision
-    commit_url: str | None = None
+    output: str
+    commit_url: str | None = field(default=None, compare=False)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -65,8 +67,12 @@ class MergeResult:
         license: str | None = None,
         token: str | None = None,
         message: str | None = None,
+        parents: Mapping[str, str] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> str:
         """Push the folder in one commit; returns the URL of the commit (or pull request).
+
+        It is in `commit_url` afterwards, too. The arguments are those of `publish`.
 
         Raises:
             LicenseRefusedError: a licence rule refuses a public target.
@@ -74,7 +80,7 @@ class MergeResult:
         """
         from lwmm_hub.publishing import publish
 
-        return publish(
+        url = publish(
             self.folder,
             repo,
             private=private,
@@ -83,7 +89,11 @@ class MergeResult:
             license=license,
             token=token,
             message=message,
+            parents=parents,
+            warn=warn,
         )
+        object.__setattr__(self, "commit_url", url)  # frozen: nobody else sets anything
+        return url
 
     def to_dict(self) -> dict[str, Any]:
         """What `lwmm-hub merge --json` prints: `merged` and `kept` are as long as the plan's lists.
@@ -92,7 +102,7 @@ class MergeResult:
         """
         counts = self.plan.counts
         return {
-            "output": str(self.folder),
+            "output": self.output,
             "merged": counts.merged,
             "kept": len(self.plan.kept),
             **({"merged_in_part": counts.in_part} if counts.in_part else {}),
@@ -112,7 +122,7 @@ class MergeResult:
     def __str__(self) -> str:
         counts = self.plan.counts
         return (
-            f"{self.folder}: {counts.merged} parameters merged, {counts.kept} tensors kept from "
+            f"{self.output}: {counts.merged} parameters merged, {counts.kept} tensors kept from "
             f"the anchor{counts.also}, {self.seconds:.1f} s"
         )
 

@@ -27,6 +27,7 @@ from lwmm_hub.preparing import (
     open_models,
     options_of,
     references_of,
+    require_unchanged,
     table_of,
     warnings_of,
 )
@@ -246,6 +247,7 @@ def run_merge(
     anchor = opened.checkpoints[0]
     with temporary_folder(output) as folder:
         written = write_weights(folder, plan, opened.checkpoints, threads, progress)
+        require_unchanged(opened.checkpoints)
         synced = start_sync([folder / file.name for file in written])
         copy_side_files(folder, anchor, plan)
         decision = decide_license(plan)
@@ -259,12 +261,13 @@ def run_merge(
         synced()
         publish_folder(folder, output, overwrite)
     return MergeResult(
-        output,
+        output.absolute(),
         plan,
         {file.name: file.sha256 for file in written},
         time.monotonic() - started,
         sum(file.bytes for file in written),
         decision,
+        str(output),
     )
 
 

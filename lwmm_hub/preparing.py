@@ -8,15 +8,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.checkpoint import Checkpoint
-from lwmm_hub.errors import UsageError, VerificationError
+from lwmm_hub.checkpoint import Checkpoint, marks_of
+from lwmm_hub.errors import MergeError, RecipeError, UsageError, VerificationError
 from lwmm_hub.inferring import match_by
 from lwmm_hub.key_map import KeyMap, leave_out
 from lwmm_hub.keywords import check_known
 from lwmm_hub.lineage import lineage_of
 from lwmm_hub.matching import same_model_warnings, with_distinct_labels
-from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
-from lwmm_hub.reference import ModelReference
+from lwmm_hub.planning import MergeOptions, MergePlan, PlannedModel, plan_merge
+from lwmm_hub.reference import ModelReference, StandIn
 from lwmm_hub.relatedness import measure_relatedness, require_related
 from lwmm_hub.resolving import resolve
 from lwmm_hub.schedule import TABLE
@@ -63,15 +63,50 @@ def references_of(anchor: Reference, donors: Sequence[Reference]) -> list[ModelR
 
 
 def models_of(plan: MergePlan) -> list[ModelReference]:
-    """The plan's models, pinned to the commits that it was made from."""
-    references = []
-    for model in plan.models:
-        text = model.reference if model.local else f"hf://{model.reference}"
-        reference = ModelReference.parse(text)
-        if model.commit is not None:
-            reference = replace(reference, revision=model.commit)
-        references.append(reference)
-    return references
+    """The plan's models: pinned to the commits, and the files, that it was made from.
+
+    Raises:
+        ModelReferenceError: a local model is not there.
+        RecipeError: it is not the one that the plan was made from.
+    """
+    return [_model_of(model) for model in plan.models]
+
+
+def _model_of(model: PlannedModel) -> ModelReference:
+    if not model.local:
+        reference = ModelReference.parse(f"hf://{model.reference}")
+        copy = None
+        if model.path is not None:
+            copy = StandIn(model.path, {n: v for n, v in model.sha256.items() if v})
+        revision = model.commit or reference.revision
+        return replace(reference, revision=revision, stand_in=copy)
+    text = model.reference
+    written, _, query = text.partition("?")
+    if model.path is not None and model.path != str(Path(written).absolute()):
+        text = f"{model.path}?{query}" if query else model.path  # we are in another folder by now
+    reference = ModelReference.parse(text)
+    if model.marks and marks_of(Path(reference.location), model.files) != model.marks:
+        raise RecipeError(
+            f"{model.label!r} is not what the plan was made from: its file was changed or written "
+            "anew, or the plan was made in another folder and another model has its name here. "
+            "Make the plan again with lw.plan(...)."
+        )
+    return reference
+
+
+def require_unchanged(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse a result of local models that were written to while they were read.
+
+    Raises:
+        MergeError: a file is not the one that was opened.
+    """
+    for checkpoint in checkpoints:
+        path = Path(checkpoint.reference.location)
+        if checkpoint.marks and marks_of(path, checkpoint.files) != checkpoint.marks:
+            raise MergeError(
+                f"{checkpoint.label} changed while it was merged, so nothing was written. Merge "
+                "again when nothing writes to it any more."
+            )
 
 
 def options_of(options: Mapping[str, Any], table: WeightTable | None) -> MergeOptions:

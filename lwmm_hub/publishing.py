@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 from lwmm_hub.card import assert_publishable, card_files, check_card
 from lwmm_hub.card.linting import LOCAL_PATH
 from lwmm_hub.checkpoint import SIDE_FILES
-from lwmm_hub.errors import CardError, LwmmError, PublishError, RecipeError, UsageError
+from lwmm_hub.errors import CardError, LwmmError, PublishError, UsageError, in_python
 from lwmm_hub.licenses import (
     LicenseDecision,
     ParentLicense,
@@ -22,13 +23,14 @@ from lwmm_hub.licenses import (
 )
 from lwmm_hub.manifest import as_written, decide_license, read_manifest
 from lwmm_hub.planning import MergePlan
-from lwmm_hub.recipe import Recipe, RecipeModel, parse_recipe, read_recipe, write_recipe
-from lwmm_hub.reference import ModelReference, is_repository_id
-from lwmm_hub.resolving import resolve
+from lwmm_hub.recipe import Recipe, write_recipe
+from lwmm_hub.recognising import public_recipe
+from lwmm_hub.reference import is_repository_id
 from lwmm_hub.writing import MANIFEST, RECIPE, WEIGHT_FILES, public_config, sha256_of
 from lwmm_hub.writing.beside import leads_out
 from lwmm_hub.writing.weights import INDEX
 
+KEPT = "The merged folder is kept: "  # behind this stands where, at the end of an error
 LICENSE = "LICENSE"
 TEXT_MARK = "=" * 72  # above and below the title of each licence text in LICENSE
 _TEXTS = {"", ".json", ".md", ".svg", ".txt", ".yaml", ".yml"}
@@ -45,6 +47,8 @@ def publish(
     license: str | None = None,
     token: str | None = None,
     message: str | None = None,
+    parents: Mapping[str, str] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> str:
     """Push a merged folder in one commit.
 
@@ -59,13 +63,16 @@ def publish(
         license: the licence as you know it, recorded as stated by you.
         token: of the Hub; default is the one you are logged in with.
         message: of the commit.
+        parents: label -> path of local parents that moved since the merge.
+        warn: called with what the user should know; None is a warning of Python's.
 
     Returns:
         The URL of the commit, or of the pull request.
 
     Raises:
         LicenseRefusedError: a rule refuses a public target.
-        PublishError: the Hub did not take it; the folder stays as it is.
+        PublishError: one of `parents` is not what was merged, or the Hub did not take it; the
+            folder stays as it is.
     """
     folder = Path(folder)
     if not is_repository_id(repo):
@@ -90,10 +97,17 @@ def publish(
         earlier = _earlier_manifest(api, repo, info)
         with as_written(folder):
             _check_weights(folder, manifest)
-            files = _public_files(folder, manifest, decision, repo, token, earlier)
+            recipe, said = public_recipe(folder, manifest, parents or {})
+            files = _public_files(folder, manifest, recipe, decision, repo, token, earlier)
+        for text in said:
+            (warn or _warn)(text)
         if info is None:
             api.create_repo(repo, private=private is not False)
         return _commit(api, folder, repo, files, info, create_pr, message)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(in_python(text), UserWarning, stacklevel=3)  # of who calls `publish`
 
 
 def _check_weights(folder: Path, manifest: dict[str, Any]) -> None:
@@ -217,6 +231,7 @@ def _decision(manifest: dict[str, Any], stated: str | None) -> LicenseDecision:
 def _public_files(
     folder: Path,
     manifest: dict[str, Any],
+    recipe: Recipe,
     decision: LicenseDecision,
     repo: str,
     token: str,
@@ -226,10 +241,10 @@ def _public_files(
 
     Files that no merge writes are left out, whatever they are.
     """
-    recipe = _public_recipe(folder, manifest)
     made_by = f"lwmm-hub {manifest['lwmm_hub']}"
     for model, parent in zip(manifest["plan"]["models"], recipe.models, strict=True):
         model["sha256"] = {**model["sha256"], **parent.sha256}
+        model.pop("marks", None)  # they say nothing to others, and differ from copy to copy
     manifest = {
         **manifest,
         "recipe": write_recipe(recipe, made_by),
@@ -324,44 +339,6 @@ def _license_text(folder: Path, decision: LicenseDecision) -> str | None:
     return None if heading is None else f"{heading.rstrip()}{mark}{texts}".rstrip() + "\n"
 
 
-def _public_recipe(folder: Path, manifest: dict[str, Any]) -> Recipe:
-    """The recipe with local parents by label and checksum.
-
-    A local parent that is gone leaves its checksum out: the label is all that is known of it.
-    """
-    public = parse_recipe(manifest["recipe"], RECIPE)
-    try:
-        local = read_recipe(folder / RECIPE)
-    except RecipeError:
-        return public
-    merged_at = (folder / RECIPE).stat().st_mtime
-    if len(local.models) != len(public.models):
-        return public
-    models = [
-        replace(theirs, sha256=_checksums(ours, merged_at)) if theirs.local else theirs
-        for ours, theirs in zip(local.models, public.models, strict=True)
-    ]
-    return replace(public, models=tuple(models))
-
-
-def _checksums(model: RecipeModel, merged_at: float) -> dict[str, str]:
-    """sha256 of a local parent's weight files; empty where it is gone or newer than the merge."""
-    if model.reference is None:
-        return dict(model.sha256)
-    try:
-        checkpoint = resolve(ModelReference.parse(model.reference))
-    except Exception:  # noqa: BLE001  gone, moved or changed: then there is nothing to state
-        return {}
-    found = {}
-    for name in checkpoint.files:
-        file = checkpoint.folder / name if checkpoint.folder is not None else None
-        if file is not None and file.is_file():
-            if file.stat().st_mtime > merged_at:
-                return {}
-            found[name] = sha256_of(file)
-    return found
-
-
 def _commit(
     api: Any,
     folder: Path,
@@ -394,8 +371,14 @@ def _commit(
 
 
 def _fail(folder: Path | None, why: str) -> NoReturn:
-    kept = "Nothing was merged yet." if folder is None else f"The merged folder is kept: {folder}"
+    kept = "Nothing was merged yet." if folder is None else f"{KEPT}{_shown(folder)}"
     raise PublishError(f"{why}. {kept}")
+
+
+def _shown(folder: Path) -> Path:
+    """A folder as it is seen from here, where it lies below."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 @contextmanager

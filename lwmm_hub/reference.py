@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -29,6 +30,14 @@ _HOW = (
 
 
 @dataclass(frozen=True)
+class StandIn:
+    """A copy on disk of what the Hub has at a commit, found by the sha256 of its weight files."""
+
+    path: str
+    sha256: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class ModelReference:
     """Where a model lives: a Hub repository at a revision, or a local folder or file.
 
@@ -40,6 +49,7 @@ class ModelReference:
         weights: which copy of a file with several: `student`, `ema` or `imagenet`.
         stage: which network of a CoNMix folder, that keeps one before and one after adaptation:
             `source` or `target`; None lets the tool choose.
+        stand_in: what is read instead of the Hub, which may not have that commit any more.
     """
 
     location: str
@@ -48,6 +58,7 @@ class ModelReference:
     file: str | None = None
     weights: str = "student"
     stage: str | None = None
+    stand_in: StandIn | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, named: str | os.PathLike[str]) -> ModelReference:
@@ -85,6 +96,11 @@ class ModelReference:
         return replace(_parse_hub(text, body), weights=weights, stage=stage)
 
     @property
+    def pinned(self) -> bool:
+        """Whether it is a commit of the Hub, which is what recipes and plans name."""
+        return self.on_hub and is_commit(self.revision)
+
+    @property
     def label(self) -> str:
         """What to call the model in public: never more of a local path than its last part."""
         if self.on_hub:
@@ -115,6 +131,15 @@ def is_repository_id(text: str) -> bool:
     """
     plain = re.fullmatch(rf"{_NAME}/{_NAME}", text) is not None
     return plain and "--" not in text and ".." not in text and not text.endswith(".git")
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a whole commit, which is the same for ever.
+
+    >>> is_commit("0123456789abcdef0123456789abcdef01234567"), is_commit("main"), is_commit(None)
+    (True, False, False)
+    """
+    return re.fullmatch(r"[0-9a-f]{40}", revision or "") is not None
 
 
 def is_text(name: str) -> bool:

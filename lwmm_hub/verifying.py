@@ -13,18 +13,22 @@ from lwmm_hub.errors import OutputError, ResolveError, VerificationError
 from lwmm_hub.manifest import read_manifest
 from lwmm_hub.merging import Progress
 from lwmm_hub.pipeline import Approval
-from lwmm_hub.recipe import Recipe, is_path, read_recipe
+from lwmm_hub.recipe import Recipe
 from lwmm_hub.reference import ModelReference
-from lwmm_hub.rerunning import merge_recipe
+from lwmm_hub.rerunning import fetch_merge, merge_recipe, recipe_in
 from lwmm_hub.writing import MANIFEST, RECIPE, public_config, sha256_of
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A model whose weights are what its recipe gives: file -> sha256."""
+    """A model whose weights are what its recipe gives: file -> sha256.
+
+    `warnings` are those of the new merge that the first one had not.
+    """
 
     target: str
     files: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 def verify(
@@ -43,7 +47,7 @@ def verify(
 
     Args:
         target: a merged folder, or `org/name` on the Hub.
-        parents: label -> path of parents that are not on the Hub.
+        parents: label, or `org/name` of one that the Hub does not have any more -> path.
         threads: workers.
         progress: called with the bytes made since the last call.
         approve: called with the plan before it is merged again.
@@ -55,7 +59,7 @@ def verify(
     reference = ModelReference.parse(str(target))
     actual: dict[str, str] = {}
     if reference.on_hub:
-        fetched = _fetch(reference)
+        fetched = fetch_merge(reference)
         if fetched is None:
             raise OutputError(
                 f"{reference} has no {MANIFEST} and {RECIPE}: it was not pushed by lwmm-hub."
@@ -65,11 +69,12 @@ def verify(
             raise ResolveError(f"{reference} holds no safetensors files to compare.")
     else:
         folder = Path(reference.location)
-    said = _said(read_manifest(folder), str(target))
+    manifest = read_manifest(folder)
+    said = _said(manifest, str(target))
     if not reference.on_hub:
         actual = {name: sha256_of(folder / name) for name in said if (folder / name).is_file()}
     _compare(str(target), "the files in place", actual, said)
-    recipe = _recipe_in(folder, reference)
+    recipe = recipe_in(folder, reference)
     with tempfile.TemporaryDirectory(prefix="lwmm-verify-") as scratch:
         result = merge_recipe(
             recipe, output=Path(scratch) / "again", threads=threads, progress=progress,
@@ -77,7 +82,8 @@ def verify(
         )  # fmt: skip
         _compare(str(target), "a new merge from the recipe", result.files, said)
         _compare_beside(str(target), folder, result.folder)
-    return Verified(str(target), said)
+    known = manifest["plan"]["warnings"]
+    return Verified(str(target), said, tuple(w for w in result.warnings if w not in known))
 
 
 def find_merge(reference: ModelReference) -> tuple[dict[str, Any], Recipe] | None:
@@ -89,7 +95,7 @@ def find_merge(reference: ModelReference) -> tuple[dict[str, Any], Recipe] | Non
         ResolveError: there is no such repository.
     """
     if reference.on_hub:
-        fetched = _fetch(reference)
+        fetched = fetch_merge(reference)
         if fetched is None:
             return None
         folder, _ = fetched
@@ -97,22 +103,7 @@ def find_merge(reference: ModelReference) -> tuple[dict[str, Any], Recipe] | Non
         folder = Path(reference.location)
         if not (folder / MANIFEST).is_file():
             return None
-    return read_manifest(folder), _recipe_in(folder, reference)
-
-
-def _recipe_in(folder: Path, reference: ModelReference) -> Recipe:
-    """The recipe that lies in a folder, or was fetched there.
-
-    Raises:
-        OutputError: it is from the Hub and names paths.
-    """
-    recipe = read_recipe(folder / RECIPE)
-    if reference.on_hub and any(is_path(m.reference or "") for m in recipe.models):
-        raise OutputError(
-            f"the recipe of {reference} names paths of somebody's disk: it was not pushed by "
-            "lwmm-hub."
-        )
-    return recipe
+    return read_manifest(folder), recipe_in(folder, reference)
 
 
 def _said(manifest: Mapping[str, Any], target: str) -> dict[str, str]:
@@ -160,13 +151,3 @@ def _content(path: Path) -> bytes | None:
         return public_config(path) if path.name == "config.json" else path.read_bytes()
     except ValueError:  # no JSON
         return path.read_bytes()
-
-
-def _fetch(reference: ModelReference) -> tuple[Path, dict[str, str]] | None:
-    """What lies beside a repository's weights, and the checksums that the Hub has of these.
-
-    None where lwmm-hub wrote neither manifest nor recipe.
-    """
-    from lwmm_hub.resolving.hub import fetch_files  # huggingface_hub, only where it is needed
-
-    return fetch_files(reference, (MANIFEST, RECIPE), SIDE_FILES)

@@ -46,6 +46,7 @@ ROOMS = (
     "licenses",
     "card",
     "manifest",
+    "recognising",
     "publishing",
     "merge_result",
     "preparing",

@@ -82,11 +82,13 @@ def reproduce_code(manifest: Mapping[str, Any]) -> Markdown:
     pinned = f"=={version}" if re.fullmatch(r"[\w.+-]+", version, re.ASCII) else ""
     repository = _repository(output)
     if repository:
+        given = _given(manifest)
+        paths = ", and your copies of the local models as PATH" if given else ""
         commands = [
-            f"# with lwmm-hub{pinned}",
+            f"# with lwmm-hub{pinned}{paths}",
             f"hf download {repository} {RECIPE} --local-dir .",
-            f"lwmm-hub merge --recipe {RECIPE} -o again",
-            f"lwmm-hub verify {repository}",
+            f"lwmm-hub merge --recipe {RECIPE} -o again{given}",
+            f"lwmm-hub verify {repository}{given}",
         ]
     else:
         folder = _folder(output)
@@ -97,6 +99,13 @@ def reproduce_code(manifest: Mapping[str, Any]) -> Markdown:
             f"lwmm-hub verify {shlex.quote(folder)}",
         ]
     return fence("\n".join(commands), "bash")
+
+
+def _given(manifest: Mapping[str, Any]) -> str:
+    """The options that say where the models are of which a pushed recipe has but the label."""
+    models = (manifest.get("plan") or {}).get("models") or []
+    labels = [redact(one_line(str(model.get("label")))) for model in models if model.get("local")]
+    return "".join(f" --parent {shlex.quote(f'{label}=PATH')}" for label in labels)
 
 
 def _transformers_code(output: Mapping[str, Any], architecture: str) -> str:

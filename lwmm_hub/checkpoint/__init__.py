@@ -12,6 +12,7 @@ from lwmm_hub.checkpoint.entries import (
     dtype_name,
     tensor_bytes,
 )
+from lwmm_hub.checkpoint.marks import files_at, marks_of
 from lwmm_hub.checkpoint.model import SIDE_FILES, Checkpoint, ModelFacts
 
 __all__ = [
@@ -25,5 +26,7 @@ __all__ = [
     "ModelFacts",
     "TensorEntry",
     "dtype_name",
+    "files_at",
+    "marks_of",
     "tensor_bytes",
 ]

@@ -66,6 +66,7 @@ class Checkpoint:
         ignored: keys of the file that are not this model's -> why.
         facts: licence and the like.
         warnings: what the user should know of this file.
+        marks: file -> what a file on disk is known again by; empty for models of the Hub.
         name: what to call it where its own label would not tell it from another model.
     """
 
@@ -85,6 +86,7 @@ class Checkpoint:
     name: str | None = None
     part_files: Mapping[str, str] = field(default_factory=dict)
     pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:  # of all fields it would fill a notebook
         commit = f" of {self.commit[:8]}" if self.commit else ""

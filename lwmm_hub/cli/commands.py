@@ -19,6 +19,7 @@ from lwmm_hub.cli.evaluating import evaluate
 from lwmm_hub.cli.fitting import FIT_OPTIONS, METHODS, check_not_tested, take_finding
 from lwmm_hub.cli.options import (
     MERGE_OPTIONS,
+    PARENT_OPTION,
     PUSH_OPTIONS,
     choose_weights,
     given,
@@ -62,9 +63,9 @@ def cli() -> None:
 @click.option("--push", metavar="REPO", help="Push the result to this repository.")
 @with_options(PUSH_OPTIONS)
 @with_options(MERGE_OPTIONS)
-@click.option("--recipe", metavar="FILE", help="Run a recipe again, without models or options.")
-@click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
-              help="Where a local parent of the recipe is.")  # fmt: skip
+@click.option("--recipe", metavar="FILE|DIR|REPO",
+              help="Run a recipe again, without models or options.")  # fmt: skip
+@with_options(PARENT_OPTION)
 @with_options(FIT_OPTIONS)
 @with_options(JUDGE_OPTIONS)
 @click.option("--tag", "tags", multiple=True, help="Add a tag to the card.")
@@ -179,7 +180,7 @@ def merge(
         url = None
         if push is not None:
             try:
-                url = result.push_to_hub(push, **pushing)
+                url = result.push_to_hub(push, **pushing, warn=data["warnings"].append)
             except Exception as error:
                 if scratch is None:
                     raise
@@ -189,6 +190,7 @@ def merge(
             clear_scratch(scratch)
     if scratch is not None:
         data["output"] = None
+    output.warnings(data["warnings"][len(result.warnings) :])  # of the push
     data["commit_url"] = url
 
     def human() -> str:
@@ -321,6 +323,8 @@ def card(folder: str, scores: str | None, output: Output) -> None:
 @click.argument("folder", metavar="DIR")
 @click.argument("repo", metavar="REPO")
 @with_options(PUSH_OPTIONS)
+@click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
+              help="Where a local parent is that moved since the merge.")  # fmt: skip
 @with_output
 def push(
     folder: str,
@@ -329,22 +333,25 @@ def push(
     create_pr: bool,
     accept_license: bool,
     license_id: str | None,
+    parents: tuple[str, ...],
     output: Output,
 ) -> None:
     """Push a merged folder to the Hub in one commit; prints its URL last."""
     from lwmm_hub.publishing import publish
 
+    warnings: list[str] = []
     url = publish(
         folder, repo, private=private, create_pr=create_pr, accept_license=accept_license,
-        license=license_id,
+        license=license_id, parents=parents_of(parents), warn=warnings.append,
     )  # fmt: skip
-    output.result({"commit_url": url}, lambda: url, lambda: [url], quiet=url)
+    output.warnings(warnings)
+    data = {"commit_url": url} | ({"warnings": warnings} if warnings else {})
+    output.result(data, lambda: url, lambda: [url], quiet=url)
 
 
 @cli.command()
 @click.argument("target", metavar="DIR|REPO")
-@click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
-              help="Where a local parent is.")  # fmt: skip
+@with_options(PARENT_OPTION)
 @click.option("--threads", type=click.IntRange(1, 256), help="Workers.")
 @with_output
 def verify(target: str, parents: tuple[str, ...], threads: int | None, output: Output) -> None:
@@ -356,9 +363,11 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
             target, parents=parents_of(parents), threads=threads, progress=bar,
             approve=bar.expect_plan,
         )  # fmt: skip
+    output.warnings(found.warnings)
     files = "1 file" if len(found.files) == 1 else f"{len(found.files)} files"
     output.result(
-        {"verified": found.target, "sha256": dict(found.files)},
+        {"verified": found.target, "sha256": dict(found.files)}
+        | ({"warnings": list(found.warnings)} if found.warnings else {}),
         lambda: f"{found.target} is what its recipe gives: {files}, same sha256.",
         lambda: [f"{name}\t{digest}" for name, digest in found.files.items()],
     )

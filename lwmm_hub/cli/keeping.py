@@ -27,6 +27,7 @@ def clear_scratch(scratch: Path) -> None:
 
 def saved(error: Exception, folder: Path, repo: str) -> LwmmError:
     """The error of a push, after its merge was saved from the temporary folder it lies in."""
+    from lwmm_hub.publishing import KEPT
     from lwmm_hub.recipe import moved_recipe, read_recipe, write_recipe
     from lwmm_hub.writing import RECIPE, write_text
 
@@ -43,7 +44,7 @@ def saved(error: Exception, folder: Path, repo: str) -> LwmmError:
         kept = folder
     kind = type(error) if isinstance(error, LwmmError) else PublishError
     text = error.text if isinstance(error, LwmmError) else str(error)
-    said = text.partition(f" The merged folder is kept: {folder}")[0]
+    said = text.partition(f" {KEPT}")[0]
     return kind(
         f"{said} The merged folder is kept as {kept}: push it with "
         f"'lwmm-hub push {quote(str(kept))} {repo}'."

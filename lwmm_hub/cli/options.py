@@ -74,6 +74,10 @@ PUSH_OPTIONS = (
     click.option("--license", "license_id", metavar="ID",
                  help="The licence, where the parents do not say."),
 )  # fmt: skip
+PARENT_OPTION = (
+    click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
+                 help="Where a local parent is, or a copy of one that the Hub no longer has."),
+)  # fmt: skip
 
 
 def with_options(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:

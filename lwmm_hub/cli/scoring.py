@@ -109,9 +109,9 @@ def check_controlled(recipe: str | None) -> None:
         UsageError: it does, in this recipe or where there is none.
         RecipeError: the recipe is wrong.
     """
-    from lwmm_hub.recipe import read_recipe
+    from lwmm_hub.rerunning import open_recipe
 
-    if recipe is None or read_recipe(Path(recipe)).table is None:
+    if recipe is None or open_recipe(recipe)[0].table is None:
         raise UsageError(
             "--controls show what layer weights in numbers are worth, and a schedule gives them "
             "here: leave it out, or choose --weights."

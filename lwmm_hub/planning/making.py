@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError, UsageError
@@ -10,6 +11,7 @@ from lwmm_hub.key_map import KeyMap, Reasons, SharedParameter, ValuePair, leave_
 from lwmm_hub.lineage import Lineage, lineage_warnings
 from lwmm_hub.options import MergeOptions, output_dtype
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
+from lwmm_hub.reference import ModelReference
 from lwmm_hub.relatedness import Relatedness
 from lwmm_hub.schedule import TABLE, layer_weights, renormalised
 from lwmm_hub.weight_table import WeightTable, or_backbone
@@ -326,7 +328,17 @@ def _planned_model(
         kept_parts=tuple(kept_parts),
         renamed=key_map.prefixes[index - 1] if index else "",
         stage=checkpoint.reference.stage,
+        marks=checkpoint.marks,
+        path=_path(checkpoint.reference),
     )
+
+
+def _path(reference: ModelReference) -> str | None:
+    """Where a model is on this machine, a copy of one of the Hub included."""
+    if reference.on_hub and reference.stand_in is None:
+        return None
+    place = reference.stand_in.path if reference.stand_in is not None else reference.location
+    return str(Path(place).absolute())
 
 
 def _classes(checkpoint: Checkpoint, classifier: int | None) -> int | None:

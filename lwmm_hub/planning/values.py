@@ -28,7 +28,11 @@ _ROUNDING = 1e-6  # by which a weight may lie outside 0 to 1
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """One parent as the plan, the manifest and the card state it."""
+    """One parent as the plan, the manifest and the card state it.
+
+    `marks` are what the files of a local one are known again by, and `path` is where it is: the
+    plan in memory knows that wherever the program goes, and no file holds it.
+    """
 
     role: str
     reference: str
@@ -56,6 +60,8 @@ class PlannedModel:
     kept_parts: tuple[str, ...] = ()
     renamed: str = ""
     stage: str | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
+    path: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ class MergePlan:
         """The plan as plain data, ready for JSON (`lwmm-hub plan --json`)."""
         return {
             "version": VERSION,
-            "models": [_plain(model) for model in self.models],
+            "models": [_model_dict(model) for model in self.models],
             "scope_decided": self.scope_decided,
             "options": _plain(self.options),
             "layers": [_plain(layer) for layer in self.layers],
@@ -244,6 +250,14 @@ def _listed(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_listed(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _model_dict(model: PlannedModel) -> dict[str, Any]:
+    row = _plain(model)
+    del row["path"]
+    if not model.marks:
+        del row["marks"]
+    return row
 
 
 def _merged_dict(tensor: MergedTensor) -> dict[str, Any]:
@@ -324,7 +338,7 @@ def _merged_from_dict(row: Mapping[str, Any]) -> MergedTensor:
 
 def _from_fields(cls: type[Any], row: Mapping[str, Any]) -> Any:
     """A dataclass from plain data: no unknown field, lists as tuples."""
-    known = {f.name for f in fields(cls)}
+    known = {f.name for f in fields(cls) if f.compare}  # the others are of a plan in memory
     if unknown := set(row) - known:
         raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
     return _checked(cls(**{name: _tuples(value) for name, value in row.items()}))

@@ -6,7 +6,7 @@ import os
 
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.reference import ModelReference
-from lwmm_hub.resolving.local import resolve_local
+from lwmm_hub.resolving.local import resolve_local, resolve_stand_in
 
 __all__ = ["resolve"]
 
@@ -29,6 +29,8 @@ def resolve(
         reference = ModelReference.parse(reference)
     if not reference.on_hub:
         return resolve_local(reference)
+    if reference.stand_in is not None:
+        return resolve_stand_in(reference, reference.stand_in)
     from lwmm_hub.resolving.hub import resolve_on_hub  # huggingface_hub, only where it is needed
 
     return resolve_on_hub(reference, download)

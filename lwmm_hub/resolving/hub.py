@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import huggingface_hub
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, not re-exported
     build_hf_headers,
     hf_raise_for_status,
@@ -27,13 +28,20 @@ from lwmm_hub.resolving.choosing import (
     shard_names,
     stage_files,
 )
-from lwmm_hub.resolving.hub_cache import cache_of, remember, remembered
+from lwmm_hub.resolving.hub_cache import (
+    cache_of,
+    remember,
+    remember_checksums,
+    remembered,
+    remembered_checksums,
+)
 from lwmm_hub.resolving.hub_errors import LIBRARY, hub_errors, not_here
 from lwmm_hub.resolving.local import (
     facts_from,
     facts_of_card,
     is_license_file,
     open_folder,
+    placed,
 )
 from lwmm_hub.resolving.opening import (
     NeedsDownload,
@@ -45,6 +53,7 @@ from lwmm_hub.resolving.opening import (
 HEAD = 1 << 16  # bytes of one range request, at least
 TRIES = 3  # of a range whose connection breaks
 KEEP = 1 << 22  # longest range that is kept in memory
+_REFUSED = (401, 403, 404)  # what a deleted, renamed or private repository is answered with
 KEEP_ALL = 1 << 24  # of all ranges of a file together
 MAX_TEXT = 10 << 20  # bytes of a card or licence; a longer one is not downloaded
 MAX_BESIDE = 64 << 20  # of a file that the model needs beside its weights, such as a tokenizer
@@ -133,13 +142,40 @@ def resolve_on_hub(reference: ModelReference, download: bool) -> Checkpoint:
     with hub_errors(reference):
         if constants.HF_HUB_OFFLINE:
             return _from_cache(reference)
-        return _resolve(reference, _info_of(reference), download)
+        try:
+            info = _info_of(reference)
+        except HfHubHTTPError as error:
+            if (kept := _kept(reference, error)) is not None:
+                return kept
+            raise
+        return _resolve(reference, info, download)
+
+
+def _kept(reference: ModelReference, error: HfHubHTTPError) -> Checkpoint | None:
+    """The commit in the cache where the Hub refuses it; None where it is not there as a whole.
+
+    Repositories are deleted, renamed and made private, and a commit stays what it was.
+    """
+    status = error.response.status_code if error.response is not None else None
+    if status not in _REFUSED or not reference.pinned:
+        return None
+    try:
+        found = _from_cache(reference)
+    except (ResolveError, CheckpointError):
+        return None
+    text = (
+        f"the Hub does not give {reference.location} at {str(reference.revision)[:8]} (it answers "
+        f"{status}): it was read from the cache. Keep a copy of it."
+    )
+    return replace(found, warnings=(*found.warnings, text))
 
 
 def fetch_files(
     reference: ModelReference, needed: Collection[str], also: Collection[str] = ()
 ) -> tuple[Path, dict[str, str]] | None:
     """Files at the top of a repository, none of them its weights, whose checksums the Hub has.
+
+    Offline it is what was fetched so before.
 
     Args:
         reference: of a model on the Hub; it is pinned to the commit that it is now.
@@ -154,6 +190,8 @@ def fetch_files(
         ResolveError: the repository cannot be found or reached, with the next step.
     """
     with hub_errors(reference):
+        if constants.HF_HUB_OFFLINE:
+            return _fetched_before(reference)
         info = _info_of(reference)
         names = {s.rfilename for s in info.siblings or ()}
         if not names.issuperset(needed):
@@ -167,7 +205,21 @@ def fetch_files(
         for s in info.siblings or ()
         if s.lfs and s.rfilename.endswith(WEIGHT_SUFFIXES)
     }
+    remember(pinned.location, pinned.revision, commit)
+    remember_checksums(pinned.location, commit, checksums)
     return paths[0].parent, checksums
+
+
+def _fetched_before(reference: ModelReference) -> tuple[Path, dict[str, str]]:
+    """What `fetch_files` gave when it could ask the Hub."""
+    commit, folder = _snapshot(reference)
+    checksums = remembered_checksums(reference.location, commit)
+    if checksums is None:
+        raise ResolveError(
+            f"the cache holds {reference} without the checksums that the Hub has of its weights, "
+            "and HF_HUB_OFFLINE is set. Run once without HF_HUB_OFFLINE."
+        )
+    return folder, checksums
 
 
 def _info_of(reference: ModelReference) -> Any:
@@ -238,19 +290,7 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
         folder = Path(str(_fetch(pinned, commit, name))[: -len(name)])
     assert folder is not None
     found = open_folder(folder, pinned, None if parts else chosen, commit, facts)
-    return replace(_placed(found, folder, facts), warnings=(*found.warnings, *warnings))
-
-
-def _placed(found: Checkpoint, snapshot: Path, facts: ModelFacts) -> Checkpoint:
-    """The model with the facts of its repository, whose licence texts lie at the top.
-
-    Their names are as seen from the folder that was opened, which is another one where a file
-    below the top was named.
-    """
-    assert found.folder is not None
-    above = "../" * len(found.folder.relative_to(snapshot).parts)
-    texts = tuple(above + name for name in facts.license_files)
-    return replace(found, facts=replace(facts, license_files=texts))
+    return replace(placed(found, folder, facts), warnings=(*found.warnings, *warnings))
 
 
 def _check_beside(names: Sequence[str], sizes: Mapping[str, int], label: str) -> None:
@@ -309,14 +349,7 @@ def _facts(
 
 def _from_cache(reference: ModelReference) -> Checkpoint:
     """Open what the cache holds, without any request."""
-    repo = reference.location
-    commit = remembered(repo, reference.revision)
-    folder = cache_of(repo) / "snapshots" / (commit or "")
-    if commit is None or not folder.is_dir():
-        raise ResolveError(
-            f"{reference} is not in the cache, and HF_HUB_OFFLINE is set. Run once without "
-            f"HF_HUB_OFFLINE, or name a local folder.{not_here(reference.location)}"
-        )
+    commit, folder = _snapshot(reference)
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
     if not weights or (reference.file is not None and reference.file not in names):
@@ -331,7 +364,20 @@ def _from_cache(reference: ModelReference) -> Checkpoint:
     )
     found = open_folder(folder, reference, reference.file, commit, facts)
     own = {name: digest for name, digest in facts.sha256.items() if name in found.files}
-    return _placed(found, folder, replace(facts, sha256=own))
+    return placed(found, folder, replace(facts, sha256=own))
+
+
+def _snapshot(reference: ModelReference) -> tuple[str, Path]:
+    """The commit that a revision was when it was last asked for, and its folder in the cache."""
+    repo = reference.location
+    commit = remembered(repo, reference.revision)
+    folder = cache_of(repo) / "snapshots" / (commit or "")
+    if commit is None or not folder.is_dir():
+        raise ResolveError(
+            f"{reference} is not in the cache, and HF_HUB_OFFLINE is set. Run once without "
+            f"HF_HUB_OFFLINE, or name a local folder.{not_here(reference)}"
+        )
+    return commit, folder
 
 
 def _no_such_file(reference: ModelReference, file: str, sizes: dict[str, int]) -> NoReturn:

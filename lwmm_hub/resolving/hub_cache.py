@@ -1,16 +1,24 @@
-"""Which commit a branch was when it was last asked for: noted in the Hub's cache, for offline use.
+"""What the Hub said when it was last asked: noted in its cache, for offline use.
 
-The client notes it for downloads by branch alone; ours are all pinned to a commit.
+Which commit a branch was, and the checksums of weights that were not downloaded. The client notes
+commits for downloads by branch alone; ours are all pinned to a commit.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants
+
+from lwmm_hub.reference import is_commit
+from lwmm_hub.small_files import read_small
+
+_MAX_NOTE = 1 << 20
 
 
 def cache_of(repo: str, kind: str = "model") -> Path:
@@ -35,11 +43,44 @@ def remember(repo: str, revision: str | None, commit: str, kind: str = "model") 
     note = _note(repo, revision, kind)
     if note is None or revision == commit:
         return
+    _write(note, commit)
+
+
+def remember_checksums(repo: str, commit: str, checksums: Mapping[str, str]) -> None:
+    """Note which sha256 the Hub has of the weight files of a commit, in a folder of our own.
+
+    Args:
+        repo: `org/name`.
+        commit: 40 hex digits.
+        checksums: file -> sha256.
+    """
+    _write(_sums(repo, commit), json.dumps(checksums, indent=1, sort_keys=True))
+
+
+def remembered_checksums(repo: str, commit: str) -> dict[str, str] | None:
+    """What `remember_checksums` noted; None where it noted nothing.
+
+    Args:
+        repo: `org/name`.
+        commit: 40 hex digits.
+    """
+    try:
+        found = json.loads(read_small(_sums(repo, commit), _MAX_NOTE))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else None
+
+
+def _sums(repo: str, commit: str) -> Path:
+    return cache_of(repo) / "lwmm-hub" / f"{commit}.json"
+
+
+def _write(note: Path, text: str) -> None:
     with suppress(OSError):  # a cache that is read-only is a cache
-        if not note.is_file() or note.read_text() != commit:
+        if not note.is_file() or note.read_text() != text:
             note.parent.mkdir(parents=True, exist_ok=True)
             fresh = note.with_name(f"{note.name}.{secrets.token_hex(4)}.tmp")
-            fresh.write_text(commit)
+            fresh.write_text(text)
             fresh.replace(note)
 
 
@@ -49,7 +90,7 @@ def remembered(repo: str, revision: str | None, kind: str = "model") -> str | No
     commit = revision or ""
     if note is not None and note.is_file():
         commit = note.read_text().strip()
-    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
+    return commit if is_commit(commit) else None
 
 
 def _note(repo: str, revision: str | None, kind: str) -> Path | None:

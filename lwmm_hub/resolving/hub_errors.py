@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # documented, not re-exported
 
 from lwmm_hub.errors import ResolveError
+from lwmm_hub.reference import is_commit
 
 LIBRARY = "lwmm-hub"
 
@@ -72,7 +73,7 @@ def hub_errors(reference: Wanted, kind: str = "model") -> Iterator[None]:
             raise ResolveError(_http_error(reference, error.__cause__)) from error
         raise ResolveError(
             f"{name} cannot be fetched: {_offline_reason()} Name a local folder, or try again."
-            f"{not_here(name)}"
+            f"{not_here(reference)}"
         ) from error
     except EntryNotFoundError as error:
         raise ResolveError(f"{reference} has no such file. Check its name.") from error
@@ -84,7 +85,7 @@ def hub_errors(reference: Wanted, kind: str = "model") -> Iterator[None]:
         raise ResolveError(
             f"cannot reach the Hub at {constants.ENDPOINT} for {name} "
             f"({type(error).__name__}). Check the connection, or set HF_HUB_OFFLINE=1 to use "
-            f"the cache.{not_here(name)}"
+            f"the cache.{not_here(reference)}"
         ) from error
     except OSError as error:
         raise ResolveError(
@@ -105,15 +106,29 @@ def _not_found(reference: Wanted, kind: str) -> str:
         hidden = "or it is private and your token cannot see it"
     else:
         hidden = "or it is private: log in with 'hf auth login' or set HF_TOKEN"
+    what = kind.replace("dataset", "data set")
+    if is_commit(reference.revision):
+        return f"there is no {what} {name!r} on the Hub, {hidden}.{_elsewhere(reference, kind)}"
     near = _similar_names(name, kind)
     hint = f" Did you mean {' or '.join(near)}?" if near else " Check the spelling."
-    what = kind.replace("dataset", "data set")
-    return f"there is no {what} {name!r} on the Hub, {hidden}.{hint}{not_here(name)}"
+    return f"there is no {what} {name!r} on the Hub, {hidden}.{hint}{not_here(reference)}"
 
 
-def not_here(name: str) -> str:
+def _elsewhere(reference: Wanted, kind: str) -> str:
+    """What to do where a commit is gone: a recipe or a plan names it, so nobody misspelt it."""
+    if kind == "dataset":
+        return " Ask its owner."
+    return (
+        f" Its commit {str(reference.revision)[:8]} is not in the cache either. If a recipe names "
+        f"it and you have a copy, pass --parent {reference.location}=PATH; else ask its owner."
+    )
+
+
+def not_here(reference: Wanted) -> str:
     """A hint where `owner/name` may have been meant as a path: a folder `owner` is here."""
-    folder, _, own = name.partition("/")
+    if is_commit(reference.revision):
+        return ""
+    folder, _, own = reference.location.partition("/")
     try:
         there = [path.name for path in Path(folder).iterdir()]
     except OSError:
@@ -138,6 +153,9 @@ def _similar_names(name: str, kind: str) -> list[str]:
 
 
 def _no_revision(reference: Wanted, kind: str) -> str:
+    if is_commit(reference.revision):
+        gone = f"{reference.location} has no commit {reference.revision}."
+        return f"{gone}{_elsewhere(reference, kind)}"
     try:
         api = huggingface_hub.HfApi(library_name=LIBRARY)
         refs = api.list_repo_refs(reference.location, repo_type=kind)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.checkpoint import Checkpoint, LocalFile, ModelFacts
-from lwmm_hub.errors import ResolveError
+from lwmm_hub.checkpoint import Checkpoint, LocalFile, ModelFacts, marks_of
+from lwmm_hub.errors import ResolveError, VerificationError
 from lwmm_hub.foreign_yaml import NotYamlError, load_texts
-from lwmm_hub.reference import ModelReference
+from lwmm_hub.reference import ModelReference, StandIn
 from lwmm_hub.resolving.choosing import (
     choose_weights,
     refuse_quantised,
@@ -32,16 +32,60 @@ def resolve_local(reference: ModelReference) -> Checkpoint:
     path = Path(reference.location)
     try:
         if path.is_dir():
-            return open_folder(path, reference)
-        if not path.is_file():
+            found = open_folder(path, reference)
+        elif path.is_file():
+            found = open_folder(path.parent, reference, path.name)
+        else:
             raise ResolveError(f"There is no file or folder {str(path)!r}. Check the path.")
-        return open_folder(path.parent, reference, path.name)
+        return replace(found, marks=marks_of(path, found.files))
     except OSError as error:
         where = Path(error.filename or path).name
         raise ResolveError(
             f"{reference.label}: cannot read {where}: {error.strerror or error}. Check its "
             "permissions and its disk."
         ) from error
+
+
+def resolve_stand_in(reference: ModelReference, copy: StandIn) -> Checkpoint:
+    """Open a copy on disk in the place of the Hub's, whose checksums it was found to have.
+
+    Raises:
+        ResolveError: it is not clear which file holds the weights.
+        CheckpointError: the weights cannot be read.
+        VerificationError: its weights are in other files than those that have a checksum.
+    """
+    path = Path(copy.path)
+    folder, file = (path, reference.file) if path.is_dir() else (path.parent, path.name)
+    facts = replace(facts_of_card(folder), sha256=copy.sha256)
+    try:
+        found = open_folder(folder, reference, file, reference.revision, facts)
+    except OSError as error:
+        raise ResolveError(
+            f"the copy of {reference.location} cannot be read: {error.strerror or error}. Check "
+            "its permissions and its disk."
+        ) from error
+    if other := sorted(set(found.files) - copy.sha256.keys()):
+        raise VerificationError(
+            f"the copy of {reference.location} has its weights in {other[0]}, of which the recipe "
+            "has no sha256. Give the files of that commit alone."
+        )
+    text = (
+        f"{reference.location} was read from a copy on disk with the recipe's sha256; the files "
+        "beside its weights were not compared."
+    )
+    return replace(placed(found, folder, facts), warnings=(*found.warnings, text))
+
+
+def placed(found: Checkpoint, top: Path, facts: ModelFacts) -> Checkpoint:
+    """The model with the facts of its repository, whose licence texts lie at the top.
+
+    Their names are as seen from the folder that was opened, which is another one where a file
+    below the top was named.
+    """
+    assert found.folder is not None
+    above = "../" * len(found.folder.relative_to(top).parts)
+    texts = tuple(above + name for name in facts.license_files)
+    return replace(found, facts=replace(facts, license_files=texts))
 
 
 def open_folder(

@@ -155,6 +155,10 @@ class TestHub:
         """Rename a repository; requests to the old name are redirected (307) from now on."""
         self._site.store.move(self.repository(old_id, repo_type), new_id)
 
+    def delete(self, repo_id: str, repo_type: RepositoryType = "model") -> None:
+        """Delete a repository: nobody finds it from now on."""
+        self._site.store.delete(self.repository(repo_id, repo_type))
+
     def grant(self, repo_id: str, user: str) -> None:
         """Let a user through the gate of a gated repository."""
         self.repository(repo_id).granted.add(user)
