@@ -711,7 +711,7 @@ def test_one_model_is_no_merge_and_a_plan_takes_no_options(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="at least one donor"):
         lw.merge(path, output=tmp_path / "merged")
     plan = lw.plan(path, save(tmp_path / "b.safetensors", net(2)))
-    with pytest.raises(UsageError, match="pass the plan alone"):
+    with pytest.raises(UsageError, match="pass it alone"):
         lw.merge(plan, output=tmp_path / "merged", gamma=2.0)
 
 
