@@ -21,12 +21,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 from lwmm_hub.checkpoint import SIDE_FILES, ByteReader, Checkpoint, LocalFile, ModelFacts
 from lwmm_hub.errors import CheckpointError, ResolveError
 from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference
-from lwmm_hub.resolving.choosing import (
-    choose_weights,
-    refuse_quantised,
-    shard_names,
-    stage_files,
-)
+from lwmm_hub.resolving.choosing import choose_weights, shard_names, stage_files
 from lwmm_hub.resolving.hub_cache import cache_of, remember, remembered
 from lwmm_hub.resolving.hub_errors import LIBRARY, hub_errors, not_here
 from lwmm_hub.resolving.local import (
@@ -41,6 +36,7 @@ from lwmm_hub.resolving.opening import (
     open_files,
     parse_config,
 )
+from lwmm_hub.resolving.refusing import refuse_no_numbers, refuse_quantised
 
 HEAD = 1 << 16  # bytes of one range request, at least
 TRIES = 3  # of a range whose connection breaks
@@ -204,7 +200,7 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
         check_config_size(sizes[config_name], f"{label}: {config_name}")
         content = _fetch(pinned, commit, config_name).read_bytes()
         config = parse_config(content, f"{label}: {config_name}")
-    refuse_quantised(config, (), label)
+    refuse_quantised(config, label)
     index, files = None, list(parts.values()) or [chosen]
     if chosen.endswith(".json"):
         check_config_size(sizes[chosen], f"{label}: {chosen}")
@@ -226,7 +222,7 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
         except NeedsDownload:
             download = True
         else:
-            refuse_quantised(None, list(opened.entries), label)
+            refuse_no_numbers(opened.entries, label)
             return opened.checkpoint(pinned, commit, config, facts, warnings)
     beside = [name for side in SIDE_FILES if (name := _beside(chosen, side)) in sizes]
     _check_beside(beside, sizes, label)

@@ -11,13 +11,9 @@ from lwmm_hub.checkpoint import Checkpoint, LocalFile, ModelFacts
 from lwmm_hub.errors import ResolveError
 from lwmm_hub.foreign_yaml import NotYamlError, load_texts
 from lwmm_hub.reference import ModelReference
-from lwmm_hub.resolving.choosing import (
-    choose_weights,
-    refuse_quantised,
-    shard_names,
-    stage_files,
-)
+from lwmm_hub.resolving.choosing import choose_weights, shard_names, stage_files
 from lwmm_hub.resolving.opening import check_config_size, open_files, parse_config
+from lwmm_hub.resolving.refusing import refuse_no_numbers, refuse_quantised
 
 MAX_FRONT_MATTER = 1 << 20  # bytes
 
@@ -61,7 +57,7 @@ def open_folder(
     label = reference.label
     home = (folder / file).parent if file else folder  # the config lies beside the weights
     config = _read_config(home, label)
-    refuse_quantised(config, (), label)
+    refuse_quantised(config, label)
     stage, parts, warnings = None, dict[str, str](), tuple[str, ...]()
     if file is None:
         stage, parts, warnings = stage_files(names, reference.stage, label)
@@ -76,7 +72,7 @@ def open_folder(
         files = shard_names(index, label, chosen, there)
     readers = [LocalFile(folder / name, name) for name in files]
     opened = open_files(readers, label, reference.weights, index, chosen, parts)
-    refuse_quantised(None, list(opened.entries), label)
+    refuse_no_numbers(opened.entries, label)
     staged = replace(reference, stage=stage)
     return opened.checkpoint(staged, commit, config, facts or facts_of_card(folder), warnings, home)
 
