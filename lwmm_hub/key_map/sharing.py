@@ -120,7 +120,7 @@ def match_keys(
     depth = tabled_order(named[0]) if tabled else order()
     parts, part_of = parts_of(named[0], depth, tabled)
 
-    normed = normed_modules(named[0].sources)
+    normed = [normed_modules(s.key for s in keys.sources.values()) for keys in named]
     shared: list[SharedParameter] = []
     reasons = Reasons(named[0].dead)
     part_of_key: dict[str, str] = {}
@@ -166,7 +166,7 @@ def match_keys(
             ),
             *_unlike_conventions(named, labels),
             *_several_networks(named, labels),
-            *norm_warnings(normed, named[0].sources),
+            *norm_warnings(normed[0]),
         ),
         {
             p.layer: table.untrained[p.layer]
@@ -281,19 +281,20 @@ def _find(
     named: Sequence[NamedKeys],
     models: Sequence[Mapping[str, TensorEntry]],
     labels: Sequence[str],
-    normed: frozenset[str],
+    normed: Sequence[Mapping[str, str]],
     by_value: bool,
 ) -> tuple[tuple[Source | None, ...], str]:
     """Where the parameter lies in each model, or why the anchor keeps it."""
     entry = models[0][source.key]
     if entry.dtype not in MERGEABLE:
         return (), f"{dtype_name(entry.dtype)} is never averaged"
-    if why := why_never(name, normed):
+    if why := why_never(name, source.key, normed[0]):
         return (), why
     shape = source.shape(models[0])
     sources: list[Source | None] = [source]
     reasons = []
-    for keys, entries, label in zip(named[1:], models[1:], labels[1:], strict=True):
+    donors = zip(named[1:], models[1:], labels[1:], normed[1:], strict=True)
+    for keys, entries, label, their_normed in donors:
         theirs = keys.find(name, named[0])
         if theirs is None:
             sources.append(None)
@@ -304,6 +305,9 @@ def _find(
         elif entries[theirs.key].dtype not in MERGEABLE:
             sources.append(None)
             reasons.append(f"{dtype_name(entries[theirs.key].dtype)} in {label}")
+        elif never := why_never(name, theirs.key, their_normed):
+            sources.append(None)
+            reasons.append(f"{never} ({label})")
         else:
             sources.append(theirs)
     if all(s is None for s in sources[1:]):
@@ -321,7 +325,7 @@ def _unused(
     models: Sequence[Mapping[str, TensorEntry]],
     shared: Sequence[SharedParameter],
     labels: Sequence[str],
-    normed: frozenset[str],
+    normed: Sequence[Mapping[str, str]],
 ) -> dict[str, str]:
     """Why each key of donor `i`, or which part of it, is no source of anything."""
     sources = {source for p in shared if (source := p.sources[i]) is not None}
@@ -336,7 +340,9 @@ def _unused(
         elif entry.dtype not in MERGEABLE or (dtype := models[0][mine.key].dtype) not in MERGEABLE:
             other = entry.dtype if entry.dtype not in MERGEABLE else dtype
             why = f"{dtype_name(other)} is never averaged"
-        elif never := why_never(name, normed):
+        elif never := (
+            why_never(name, source.key, normed[i]) or why_never(name, mine.key, normed[0])
+        ):
             why = never
         else:
             why = f"shape differs: {mine.shape(models[0])} vs {source.shape(models[i])}"
