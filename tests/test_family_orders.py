@@ -104,7 +104,7 @@ DIFFERENCES: dict[str, tuple[str, ...]] = {
 
 def entries(keys: list[str]) -> dict[str, TensorEntry]:
     """Tensors whose first axis can be split into two and three."""
-    return {key: TensorEntry(key, "F32", (6, 2), "file", 0) for key in keys}
+    return {key: TensorEntry(key, "F32", (6, 2), "file", i) for i, key in enumerate(keys)}
 
 
 @functools.cache

@@ -580,7 +580,10 @@ def test_the_assignment_is_optimal_and_leaves_doubtful_ones_open() -> None:
 
 def test_headers_alone_leave_what_could_match() -> None:
     def entries(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorEntry]:
-        return {key: TensorEntry(key, "F32", shape, "f", 0) for key, shape in shapes.items()}
+        return {
+            key: TensorEntry(key, "F32", shape, "f", i)
+            for i, (key, shape) in enumerate(shapes.items())
+        }
 
     anchor = entries(
         {"encoder.a.weight": (4, 4), "encoder.b.weight": (4, 4), "encoder.b.pixel_mean": (3,)}

@@ -14,6 +14,7 @@ from lwmm_hub.key_map.ordering import DepthOrder, tabled_order, with_rest
 from lwmm_hub.key_map.pairing import OpenKeys, ValuePair, open_keys, with_pairs
 from lwmm_hub.key_map.parts import Part, parts_of
 from lwmm_hub.key_map.reasons import Reasons
+from lwmm_hub.key_map.tying import settle, tie, tied_names
 
 
 class SharedParameter(NamedTuple):
@@ -121,21 +122,26 @@ def match_keys(
     parts, part_of = parts_of(named[0], depth, tabled)
 
     normed = [normed_modules(s.key for s in keys.sources.values()) for keys in named]
-    shared: list[SharedParameter] = []
-    reasons = Reasons(named[0].dead)
+    tied = tied_names(named[0].sources, models[0])
+    found: list[SharedParameter] = []
+    left: dict[str, str] = {}
     part_of_key: dict[str, str] = {}
     for name, source in named[0].sources.items():
-        part_of_key.setdefault(source.key, part_of(name, source.key))
+        part = part_of(name, source.key)
+        part_of_key.setdefault(source.key, part)
         sources, why = _find(name, source, named, models, labels, normed, pairs is not None)
         if why:
-            reasons.add(source, name, why)
-        else:
-            shape = source.shape(models[0])
-            layer = module_of(name)
-            shared.append(SharedParameter(name, layer, part_of(name, source.key), shape, sources))
+            left[name] = why
+        found.append(SharedParameter(name, module_of(name), part, source.shape(models[0]), sources))
+    tied = settle(left, tied, lambda n: why_never(n, named[0].sources[n].key, normed[0]))
+    shared = [p for p in found if p.name not in left]
+    reasons = Reasons(named[0].dead)
+    for name, why in left.items():
+        reasons.add(named[0].sources[name], name, why)
     if tabled and len({p.layer for p in shared if p.name not in named[0].tables}) > 1:
         depth = with_rest(depth, order())
     shared.sort(key=_ranker(named[0], depth))
+    shared, apart = tie(shared, tied, named[0].tables, parts, models, labels)
     merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
     kept = reasons.told(merged_keys)
     displaced = [key for key in models[0] if key not in merged_keys and key not in kept]
@@ -167,6 +173,7 @@ def match_keys(
             *_unlike_conventions(named, labels),
             *_several_networks(named, labels),
             *norm_warnings(normed[0]),
+            *apart,
         ),
         {
             p.layer: table.untrained[p.layer]
@@ -310,9 +317,8 @@ def _find(
             reasons.append(f"{never} ({label})")
         else:
             sources.append(theirs)
-    if all(s is None for s in sources[1:]):
-        return (), "; ".join(dict.fromkeys(reasons))
-    return tuple(sources), ""
+    why = "; ".join(dict.fromkeys(reasons)) if all(s is None for s in sources[1:]) else ""
+    return tuple(sources), why
 
 
 def _in(label: str, models: int) -> str:
@@ -329,6 +335,7 @@ def _unused(
 ) -> dict[str, str]:
     """Why each key of donor `i`, or which part of it, is no source of anything."""
     sources = {source for p in shared if (source := p.sources[i]) is not None}
+    merged = {p.name for p in shared if p.sources[i] is not None}
     reasons = Reasons(named[i].dead)
     for name, source in named[i].sources.items():
         if source in sources:
@@ -344,6 +351,8 @@ def _unused(
             why_never(name, source.key, normed[i]) or why_never(name, mine.key, normed[0])
         ):
             why = never
+        elif name in merged:
+            why = f"{labels[0]} has one tensor for this and for another, which is merged for both"
         else:
             why = f"shape differs: {mine.shape(models[0])} vs {source.shape(models[i])}"
         reasons.add(source, name, why)
