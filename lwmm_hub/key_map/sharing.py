@@ -269,6 +269,10 @@ def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], 
     last = len(named.sources)
     tabled = any(table.backbone for table in named.found)
     place = {table: i for i, table in enumerate(named.found)}
+    layers: dict[str, set[str]] = {}
+    for name, table in named.tables.items():
+        layers.setdefault(table.name, set()).add(module_of(name))
+    ranks = {table.name: table.ranks(layers.get(table.name, ())) for table in named.found}
 
     def rank(parameter: SharedParameter) -> tuple[object, ...]:
         table = named.tables.get(parameter.name)
@@ -276,7 +280,7 @@ def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], 
         assert source is not None
         if table is None or not tabled:
             return (2, depth.ranks.get(source.key, last), parameter.layer)
-        depth_in_table = table.rank(parameter.layer) or ()
+        depth_in_table = ranks[table.name].get(parameter.layer, ())
         return (0 if table.backbone else 1, place[table], *depth_in_table)
 
     return rank
