@@ -267,7 +267,7 @@ def test_a_backbone_is_found_below_any_wrapper_and_its_student_first() -> None:
 
 def streams(*prefixes: str) -> dict[str, TensorEntry]:
     """One file with a network of the same size below each of the prefixes."""
-    return {k: e for p in prefixes for k, e in entries_of(mit_nvlabs(TINY, prefix=p)).items()}
+    return entries_of([entry for p in prefixes for entry in mit_nvlabs(TINY, prefix=p)])
 
 
 @pytest.mark.parametrize(
