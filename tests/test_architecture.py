@@ -24,6 +24,7 @@ ROOMS = (
     "families",
     "key_map",
     "tracing",
+    "meanings",
     "matching",
     "schedule",
     "weight_table",

@@ -58,6 +58,7 @@ class KeyMap:
         left_out: (donor, layer) -> why values say that the donor's layer is not used.
         unmatched: per donor, what is left of it and of the anchor.
         pairs: what was matched by values, in depth order; None where they were not asked.
+        other_classes: (donor, layer) -> why the rows of the donor's classifier are other classes.
     """
 
     shared: tuple[SharedParameter, ...]
@@ -75,6 +76,7 @@ class KeyMap:
     left_out: dict[tuple[int, str], str] = field(default_factory=dict)
     unmatched: tuple[OpenKeys, ...] = ()
     pairs: tuple[ValuePair, ...] | None = None
+    other_classes: dict[tuple[int, str], str] = field(default_factory=dict)
 
     def __repr__(self) -> str:  # of all fields it would fill a notebook
         parts = ", ".join(part.name for part in self.parts)

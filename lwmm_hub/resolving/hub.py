@@ -29,6 +29,7 @@ from lwmm_hub.resolving.local import (
     facts_of_card,
     is_license_file,
     open_folder,
+    processor_of,
 )
 from lwmm_hub.resolving.opening import (
     NeedsDownload,
@@ -223,7 +224,9 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
             download = True
         else:
             refuse_no_numbers(opened.entries, label)
-            return opened.checkpoint(pinned, commit, config, facts, warnings)
+            # what is not in the cache would cost a request: the merge itself looks again
+            processor = processor_of(lambda name: _cached_bytes(pinned, commit, chosen, name))
+            return opened.checkpoint(pinned, commit, config, facts, warnings, processor=processor)
     beside = [name for side in SIDE_FILES if (name := _beside(chosen, side)) in sizes]
     _check_beside(beside, sizes, label)
     texts = [n for n in ("README.md", *facts.license_files) if sizes.get(n, MAX_TEXT) < MAX_TEXT]
@@ -277,6 +280,11 @@ def _fetch(reference: ModelReference, commit: str, name: str) -> Path:
 def _in_cache(reference: ModelReference, commit: str, name: str) -> Path | None:
     found = huggingface_hub.try_to_load_from_cache(reference.location, name, revision=commit)
     return Path(found) if isinstance(found, str) else None
+
+
+def _cached_bytes(reference: ModelReference, commit: str, chosen: str, name: str) -> bytes | None:
+    path = _in_cache(reference, commit, _beside(chosen, name))
+    return path.read_bytes() if path is not None else None
 
 
 def _beside(file: str, name: str) -> str:
