@@ -131,8 +131,8 @@ def other_classes(
             (at, a, b) for at, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b
         )
         why = (
-            f"other classes: {at} is {one[:40]!r} in {checkpoints[0].label} and {other[:40]!r} in "
-            f"{donor.label}"
+            f"other classes ({at} is {one[:40]!r} in {checkpoints[0].label} and {other[:40]!r} in "
+            f"{donor.label})"
         )
         has = {p.layer for p in shared if p.sources[i] is not None}
         found |= {(i, layer): why for layer in layers if layer in has}
@@ -247,7 +247,7 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = "not given" if value is None else repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

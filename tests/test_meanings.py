@@ -54,7 +54,7 @@ def test_a_classifier_of_other_classes_stays_the_anchors(labels: list[str], tmp_
         assert set(plan.kept) >= CLASSIFIER
         assert not merged_keys(plan) & CLASSIFIER
         assert "decode_head.linear_fuse.weight" in merged_keys(plan)
-        why = f"other classes: 0 is 'class 0' in anchor and {labels[0]!r} in donor"
+        why = f"other classes (0 is 'class 0' in anchor and {labels[0]!r} in donor)"
         assert plan.kept["decode_head.classifier.weight"] == why
         assert f"head.classifier: {why}. The anchor's is kept." in plan.warnings
         assert plan.models[1].kept_parts == ("head.classifier",)
@@ -252,8 +252,8 @@ def two(tmp_path: Path, mine: dict[str, Any], theirs: dict[str, Any]) -> tuple[P
     ("theirs", "said"),
     [
         ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "image_mean: [0.485, 0.456, 0.406] vs"),
-        ({"do_normalize": False, **IMAGENET}, "do_normalize: None vs False"),
-        ({"do_rescale": False, **IMAGENET}, "do_rescale: None vs False"),
+        ({"do_normalize": False, **IMAGENET}, "do_normalize: not given vs False"),
+        ({"do_rescale": False, **IMAGENET}, "do_rescale: not given vs False"),
         ({"rescale_factor": 1.0, **IMAGENET}, "rescale_factor: "),
         ({**IMAGENET, "do_flip_channel_order": True}, "do_flip_channel_order: False vs True"),
     ],
