@@ -16,6 +16,7 @@ from lwmm_hub.key_map import (
     registration_order,
     require_shared_backbone,
 )
+from lwmm_hub.meanings import other_classes
 
 
 def match(
@@ -40,7 +41,7 @@ def match(
     labels = [model.label for model in models]
     key_map = match_keys(entries, labels, depth_order_of(anchor), pairs)
     require_shared_backbone(key_map, entries, labels)
-    return key_map
+    return replace(key_map, other_classes=other_classes(key_map.shared, models))
 
 
 def depth_order_of(anchor: Checkpoint) -> Callable[[], DepthOrder]:

@@ -158,7 +158,7 @@ def decide(opened: Opened) -> MergePlan:
             key_map,
             {
                 (i, layer): why
-                for (i, layer), why in untrained.items()
+                for (i, layer), why in {**untrained, **key_map.other_classes}.items()
                 if kept is None or layer in kept[i]
             },
         )

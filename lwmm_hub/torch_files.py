@@ -12,14 +12,14 @@ def write_pth(path: Path, weights: Path, anchor: Checkpoint) -> None:
     """Save the tensors of the safetensors file `weights` as the anchor's file had them.
 
     A plain state dict comes back plain; `{"state_dict": {"module.conv.weight": ...}}` gets its
-    wrapper and prefix back. Whatever else the anchor's file held (optimizer, other copies of the
-    weights) is not the merged model's and is left out. Imports torch.
+    wrapper and prefix back, and tied tensors are one. Whatever else the anchor's file held
+    (optimizer, other copies of the weights) is not the merged model's and is left out. Imports
+    torch.
     """
     import torch
     from safetensors.torch import load_file
 
-    tensors = load_file(weights)
-    torch.save(nested({key: tensors[key] for key in anchor.entries}, anchor), path)
+    torch.save(nested(_tied(load_file(weights), anchor), anchor), path)
 
 
 def write_parts(folder: Path, weights: Path, anchor: Checkpoint) -> list[Path]:
@@ -30,7 +30,7 @@ def write_parts(folder: Path, weights: Path, anchor: Checkpoint) -> list[Path]:
     import torch
     from safetensors.torch import load_file
 
-    tensors = load_file(weights)
+    tensors = _tied(load_file(weights), anchor)
     paths = []
     for part, file in anchor.part_files.items():
         own = {
@@ -41,6 +41,18 @@ def write_parts(folder: Path, weights: Path, anchor: Checkpoint) -> list[Path]:
         paths.append(folder / file)
         torch.save(own, paths[-1])
     return paths
+
+
+def _tied(tensors: dict[str, Any], anchor: Checkpoint) -> dict[str, Any]:
+    """The tensors in the anchor's order; what is one in its file, and still equal, is one again."""
+    import torch
+
+    first: dict[object, Any] = {}
+    found = {}
+    for key, entry in anchor.entries.items():
+        other = first.setdefault(entry.place, tensors[key])
+        found[key] = other if torch.equal(other, tensors[key]) else tensors[key]
+    return found
 
 
 def nested(tensors: dict[str, Any], anchor: Checkpoint) -> dict[str, Any]:

@@ -25,6 +25,7 @@ ROOMS = (
     "families",
     "key_map",
     "tracing",
+    "meanings",
     "matching",
     "schedule",
     "weight_table",

@@ -57,6 +57,11 @@ MODELS: dict[str, Config] = {
     "DeiTForImageClassificationWithTeacher": {**VIT, "model_type": "deit"},
     "BeitModel": {**UNET, "model_type": "beit", "use_shared_relative_position_bias": True},
     "Data2VecVisionForImageClassification": {**BEIT, "model_type": "data2vec-vision"},
+    "Data2VecVisionModel": {
+        **UNET,
+        "model_type": "data2vec-vision",
+        "use_shared_relative_position_bias": True,
+    },
     "Dinov2WithRegistersForImageClassification": {**DINOV2, "model_type": "dinov2_with_registers"},
     "Dinov2ForImageClassification: giant": {**DINOV2, "use_swiglu_ffn": True},
     "Dinov2Backbone": {**DINOV2, "out_features": STAGES},
@@ -86,6 +91,7 @@ DIFFERENCES: dict[str, tuple[str, ...]] = {
     # the table follows BEiT, which adds its positions before the block's norm
     "Data2VecVisionForSemanticSegmentation": ("attn.relative_position_bias",),
     "Data2VecVisionForImageClassification": ("attn.relative_position_bias",),
+    "Data2VecVisionModel": ("attn.relative_position_bias",),
     # the table follows ViT, whose query comes first
     "DPTForSemanticSegmentation": (".attn.q", "fusion.0."),
     "DPTForDepthEstimation: hybrid": (".attn.q", "fusion.0."),
@@ -97,14 +103,14 @@ DIFFERENCES: dict[str, tuple[str, ...]] = {
     "EomtDinov3ForUniversalSegmentation": ("query",),
     # what it shares with Mask2Former is a table of its own, before OneFormer's
     "OneFormerForUniversalSegmentation": ("task_mlp", "criterion"),
-    # last used before the last block, but by every block
-    "ConditionalDetrForSegmentation": ("query_scale",),
+    # it reads the table of all blocks once, at the start; Data2Vec does in every block
+    "BeitModel": ("relative_position_bias.",),
 }
 
 
 def entries(keys: list[str]) -> dict[str, TensorEntry]:
     """Tensors whose first axis can be split into two and three."""
-    return {key: TensorEntry(key, "F32", (6, 2), "file", 0) for key in keys}
+    return {key: TensorEntry(key, "F32", (6, 2), "file", i) for i, key in enumerate(keys)}
 
 
 @functools.cache
@@ -128,12 +134,16 @@ def config_of(name: str) -> Config:
 
 def layers(named: NamedKeys) -> list[tuple[str, str]]:
     """(layer, one of its keys) in the order of the tables."""
+    modules: dict[str, set[str]] = {}
+    for name, table in named.tables.items():
+        modules.setdefault(table.name, set()).add(name.rpartition(".")[0])
+    ranks = {table.name: table.ranks(modules.get(table.name, ())) for table in named.found}
     found: dict[str, tuple[tuple[object, ...], str]] = {}
     for name, source in named.sources.items():
         if name in named.tables:
             table = named.tables[name]
             layer = name.rpartition(".")[0]
-            rank = (not table.backbone, TABLES.index(table), *(table.rank(layer) or ()))
+            rank = (not table.backbone, TABLES.index(table), *ranks[table.name].get(layer, ()))
             found.setdefault(layer, (rank, source.key))
     return [(layer, key) for layer, (_, key) in sorted(found.items(), key=lambda item: item[1][0])]
 

@@ -40,13 +40,16 @@ Shape = tuple[int, ...]
 
 
 def entries_of(listing: list[Entry]) -> dict[str, TensorEntry]:
-    return {e.key: TensorEntry(e.key, e.dtype, e.shape, "file", 0) for e in listing}
+    return {e.key: TensorEntry(e.key, e.dtype, e.shape, "file", i) for i, e in enumerate(listing)}
 
 
 def plain(dtype: str = "F32", **shapes: Shape) -> dict[str, TensorEntry]:
     """Entries of a model that no table knows; `__` stands for a dot."""
     keys = {key.replace("__", "."): shape for key, shape in shapes.items()}
-    return {key: TensorEntry(key, dtype, shape, "file", 0) for key, shape in keys.items()}
+    return {
+        key: TensorEntry(key, dtype, shape, "file", i)
+        for i, (key, shape) in enumerate(keys.items())
+    }
 
 
 def matched(*models: dict[str, TensorEntry]) -> KeyMap:
@@ -264,7 +267,7 @@ def test_a_backbone_is_found_below_any_wrapper_and_its_student_first() -> None:
 
 def streams(*prefixes: str) -> dict[str, TensorEntry]:
     """One file with a network of the same size below each of the prefixes."""
-    return {k: e for p in prefixes for k, e in entries_of(mit_nvlabs(TINY, prefix=p)).items()}
+    return entries_of([entry for p in prefixes for entry in mit_nvlabs(TINY, prefix=p)])
 
 
 @pytest.mark.parametrize(

@@ -476,6 +476,46 @@ def test_norms_of_units_in_another_order_match_nothing(
     assert {pair.key for pair in found} >= {key for key in net if not key.startswith("net.1.")}
 
 
+# ends: "alike" where one file begins with a norm of its own and the other ends with one
+@pytest.mark.parametrize(
+    ("ends", "trained"), [("unlike", True), ("unlike", False), ("alike", True)]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_norms_registered_on_the_other_side_of_their_matrix_are_not_shifted_by_one(
+    turned: bool, ends: str, trained: bool, tmp_path: Path
+) -> None:
+    """Each gap of one file holds the norm of the next matrix of the other, of the same shape."""
+    rng = np.random.default_rng(3)
+    convs = [f"trunk.{i}.conv" for i in range(6)]
+    norms = [f"trunk.{i}.norm" for i in range(6)]
+    net: Values = {f"{name}.weight": rng.normal(size=(16, 16)).astype(np.float32) for name in convs}
+    for name in (*norms, "first", "last"):
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            value = 1 + 0.3 * rng.normal(size=16) if trained else np.full(16, leaf != "bias")
+            net[f"{name}.{leaf}"] = value.astype(np.float32)
+    behind = [name for pair in zip(convs, norms, strict=True) for name in pair]
+    before = [name for pair in zip(norms, convs, strict=True) for name in pair]
+    if ends == "alike":
+        behind, before = ["first", *behind], [*before, "last"]
+    flat = {name: f"features.{i}" for i, name in enumerate(before)}
+
+    def flattened(key: str) -> str:
+        module, _, leaf = key.rpartition(".")
+        return f"{flat.get(module)}.{leaf}"
+
+    def listed(values: Values, order: list[str]) -> Values:
+        return {k: v for m in order for k, v in values.items() if k.rpartition(".")[0] == m}
+
+    nets = [
+        listed(tuned(net, 0.1, 1), behind),
+        {flattened(key): value for key, value in listed(tuned(net, 0.1, 2), before).items()},
+    ]
+    found = infer_pairs(save_nets(tmp_path, *(nets[::-1] if turned else nets))).pairs
+    pairs = [(p.source, p.key) if turned else (p.key, p.source) for p in found]
+    assert all(flattened(mine) == theirs for mine, theirs in pairs)
+    assert [mine.rpartition(".")[0] for mine, _ in sorted(pairs)] == convs
+
+
 def test_other_names_of_the_parameters_of_a_norm(tmp_path: Path) -> None:
     anchor, donor = tuned(start(), 0.1, 1), renamed(tuned(start(), 0.1, 2))
     keras = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean",
@@ -580,7 +620,10 @@ def test_the_assignment_is_optimal_and_leaves_doubtful_ones_open() -> None:
 
 def test_headers_alone_leave_what_could_match() -> None:
     def entries(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorEntry]:
-        return {key: TensorEntry(key, "F32", shape, "f", 0) for key, shape in shapes.items()}
+        return {
+            key: TensorEntry(key, "F32", shape, "f", i)
+            for i, (key, shape) in enumerate(shapes.items())
+        }
 
     anchor = entries(
         {"encoder.a.weight": (4, 4), "encoder.b.weight": (4, 4), "encoder.b.pixel_mean": (3,)}

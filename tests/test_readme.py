@@ -187,7 +187,7 @@ def test_the_families_of_the_contributing_guide_work_as_written(
     monkeypatch.setattr(naming, "TABLES", (mobilenet, tiny))
 
     def entries(*keys: str, rows: int = 4) -> dict[str, TensorEntry]:
-        return {key: TensorEntry(key, "F32", (rows, 2), "file", 0) for key in keys}
+        return {key: TensorEntry(key, "F32", (rows, 2), "file", i) for i, key in enumerate(keys)}
 
     def layers(*models: dict[str, TensorEntry]) -> list[str]:
         key_map = match_keys(models, ["a", "b"], lambda: natural_order(list(models[0])))

@@ -55,8 +55,8 @@ def torchvision_keys(layer_type: str = "bottleneck") -> Keys:
 
 def entries(keys: Keys) -> dict[str, TensorEntry]:
     return {
-        key: TensorEntry(key, "F32" if shape else "I64", shape, "file", 0)
-        for key, shape in keys.items()
+        key: TensorEntry(key, "F32" if shape else "I64", shape, "file", i)
+        for i, (key, shape) in enumerate(keys.items())
     }
 
 
@@ -246,7 +246,10 @@ def manifest(name: str) -> dict[str, TensorEntry]:
         pytest.skip("../shared is absent")
     rows = json.loads((SHARED / "manifests" / f"{name}.json").read_text(encoding="utf-8"))["keys"]
     codes = {"float32": "F32", "int64": "I64"}
-    return {key: TensorEntry(key, codes[dtype], tuple(s), "file", 0) for key, s, dtype in rows}
+    return {
+        key: TensorEntry(key, codes[dtype], tuple(s), "file", i)
+        for i, (key, s, dtype) in enumerate(rows)
+    }
 
 
 @pytest.mark.parametrize(
@@ -304,7 +307,7 @@ def test_the_semantic_branch_of_the_bottom_up_head_is_daformers() -> None:
     for name, outputs in (("reg_cnt", 1), ("reg_ofs", 2)):
         for leaf, shape in (("weight", (outputs, 256, 1, 1)), ("bias", (outputs,))):
             key = f"decode_head.{name}.{leaf}"
-            bottom_up[key] = TensorEntry(key, "F32", shape, "file", 0)
+            bottom_up[key] = TensorEntry(key, "F32", shape, "file", len(bottom_up))
     assert len(bottom_up) == 1170  # KEYS.md, section 1
     order = lambda: natural_order(list(bottom_up))  # noqa: E731
     found = match_keys([bottom_up, daformer], ["anchor", "donor"], order)

@@ -329,7 +329,9 @@ def test_without_a_config_names_decide(tmp_path: Path) -> None:
 
 
 def entries(shapes: Mapping[str, tuple[int, ...]], dtype: str = "F32") -> dict[str, TensorEntry]:
-    return {key: TensorEntry(key, dtype, shape, "f", 0) for key, shape in shapes.items()}
+    return {
+        key: TensorEntry(key, dtype, shape, "f", i) for i, (key, shape) in enumerate(shapes.items())
+    }
 
 
 def test_a_wrapper_around_all_keys_does_not_hide_the_parts() -> None:

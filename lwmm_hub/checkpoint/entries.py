@@ -138,6 +138,11 @@ class TensorEntry:
         return tensor_bytes(self.dtype, self.shape)
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """What tensors that are one, such as tied weights, have in common."""
+        return self.file, self.zip_record, self.offset, self.dtype, self.shape, self.strides
+
+    @property
     def elements(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)

@@ -57,6 +57,7 @@ class Checkpoint:
         entries: key -> entry, in file order (the order of bytes; of registration in `.pth` files).
         readers: file -> reader of its bytes, those of tensors that we made included.
         config: content of config.json, None where there is none.
+        processor: settings of the image processor, None where there are none or they were not read.
         folder: where config and processor files lie, None where nothing was downloaded.
         path: keys that lead to the state dict inside a `.pth` file, e.g. `("state_dict",)`.
         prefix: what was taken off every key, e.g. `module.`.
@@ -87,6 +88,7 @@ class Checkpoint:
     part_files: Mapping[str, str] = field(default_factory=dict)
     pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
+    processor: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:  # of all fields it would fill a notebook
         commit = f" of {self.commit[:8]}" if self.commit else ""

@@ -144,8 +144,8 @@ DETR = Table(
                 "mlp.fc2",
                 "final_norm",
             ),
+            throughout=(Repeat("head.query_scale.{}", ("",)),),
         ),
-        Repeat("head.query_scale.{}", ("",)),  # every block uses it
         "head.norm",
         "head.class_predictor",
         Repeat("head.box_predictor.{}", ("",)),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 _FIELD = re.compile(r"\{(?:(?P<from>\d+)-)?(?P<name>[a-z]+)(?:\+(?P<plus>\d+))?\}")
 _NUMBER = re.compile(r"\d+")
+_EVERY = 1 << 30  # in place of a member's number: no member, but all of them
 
 
 class KeyRule(NamedTuple):
@@ -67,10 +68,18 @@ def normed(*convolutions: str, below: str = "") -> tuple[str, ...]:
 
 
 class Repeat(NamedTuple):
-    """A numbered group of layers, e.g. `Repeat("stages.{}", (...))`, inside the depth order."""
+    """A numbered group of layers, e.g. `Repeat("stages.{}", (...))`, inside the depth order.
+
+    Attributes:
+        prefix: of the members' names.
+        order: of a member's layers.
+        throughout: layers beside the group that every member uses first: their last use comes right
+            before the last member's own layers.
+    """
 
     prefix: str
     order: tuple[str | Repeat, ...]
+    throughout: tuple[str | Repeat, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,27 @@ class Table:
         """
         return self._cached_rank(module)
 
+    def ranks(self, modules: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """The places of a file's modules, of those that have one.
+
+        Only the file shows which member of a group is the last.
+
+        >>> t = Table("t", True, (), (Repeat("blocks.{}", ("q", "k"), throughout=("bias",)),))
+        >>> sorted(t.ranks(["bias", "blocks.0.q", "blocks.1.q"]).items(), key=lambda item: item[1])
+        [('blocks.0.q', (0, 0, 0)), ('bias', (0, 1, -1, 0)), ('blocks.1.q', (0, 1, 0))]
+        """
+        places = {module: place for module in modules if (place := self.rank(module)) is not None}
+        last: dict[int, int] = {}
+        for place in places.values():
+            if place[1:] and place[1] != _EVERY:
+                last[place[0]] = max(last.get(place[0], 0), place[1])
+        return {
+            module: (place[0], last.get(place[0], 0), -1, *place[2:])
+            if place[1:2] == (_EVERY,)
+            else place
+            for module, place in places.items()
+        }
+
     @functools.cached_property
     def _cached_rank(self) -> Callable[[str], tuple[int, ...] | None]:
         return functools.lru_cache(1 << 14)(functools.partial(_rank, self.order))
@@ -214,6 +244,8 @@ def _rank(order: tuple[str | Repeat, ...], module: str) -> tuple[int, ...] | Non
             inner = _rank(item.order, rest[1:])
             if inner is not None:
                 return (place, int(found[1]), *inner)
+        elif item.throughout and (inner := _rank(item.throughout, module)):
+            return (place, _EVERY, *inner)
     return None
 
 

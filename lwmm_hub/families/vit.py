@@ -176,7 +176,6 @@ VIT = Table(
         "embeddings.hybrid_projection",
         "embeddings.projection",
         "embeddings",
-        "relative_position_bias",
         Repeat(
             "blocks.{}",
             (
@@ -191,6 +190,7 @@ VIT = Table(
                 "mlp.fc2",
                 "",
             ),
+            throughout=("relative_position_bias",),  # one table for the attentions of all blocks
         ),
         "norm",
         "pooler.layernorm",

@@ -3,21 +3,23 @@
 A module is followed where all that is known of it leads to one module of the donor. Norm layers
 that own no matrix are found beside the modules that do: in the same container, or in the
 same gap of two files that keep the order of registration. Of several that look alike their values
-choose, among those few; what could be two things is left unmatched, and so is a norm whose
-channels may stand in another order.
+choose, among those few, and one alone must not resemble its neighbours more; what could be two
+things is left unmatched, and so is a norm whose channels may stand in another order.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lwmm_hub.checkpoint import MERGEABLE, Checkpoint, TensorEntry
-from lwmm_hub.inferring.comparing import assign, centred_cosines, needed_cosine
+from lwmm_hub.inferring.comparing import MARGIN, assign, centred_cosines, needed_cosine
 from lwmm_hub.key_map import OpenKeys
 
 _Shape = tuple[int, ...]
@@ -52,11 +54,31 @@ class _Side:
     open: Mapping[str, tuple[str, ...]]  # module -> open keys of fewer than two dimensions
     norms: frozenset[str]  # modules without a matrix, of which everything is open
     sorted: bool  # alphabetical: such a file keeps no order of its own
+    order: tuple[str, ...]  # its modules
+    place: Mapping[str, int]  # module -> where it stands in that order
 
     @property
     def entries(self) -> Mapping[str, TensorEntry]:
         """Key -> entry, in file order."""
         return self.checkpoint.entries
+
+    def behind(self, module: str, known: Collection[str]) -> list[str]:
+        """The open norms right behind a module, up to anything else."""
+        at = self.place[module] + 1
+        return self._norms((self.order[i] for i in range(at, len(self.order))), known)
+
+    def before(self, module: str, known: Collection[str]) -> list[str]:
+        """The open norms right before a module, back to anything else."""
+        at = self.place[module] - 1
+        return self._norms((self.order[i] for i in range(at, -1, -1)), known)
+
+    def after(self, module: str, many: int) -> str | None:
+        """The module that stands behind so `many` others."""
+        at = self.place[module] + many + 1
+        return self.order[at] if at < len(self.order) else None
+
+    def _norms(self, modules: Iterable[str], known: Collection[str]) -> list[str]:
+        return list(itertools.takewhile(lambda m: m in self.norms and m not in known, modules))
 
     def leaves(self, module: str) -> list[tuple[str, _Shape, str]]:
         """Last name, shape and key of a module's floats, by last name."""
@@ -87,6 +109,8 @@ def _side(checkpoint: Checkpoint, open_keys: Sequence[str]) -> _Side:
         small,
         frozenset(module for module, keys in modules.items() if len(small[module]) == len(keys)),
         floats == sorted(floats),
+        tuple(modules),
+        {module: i for i, module in enumerate(modules)},
     )
 
 
@@ -198,24 +222,104 @@ def _in_gaps(
 ) -> dict[str, tuple[str, list[str]]]:
     """Norm layers alone between two matched modules that are neighbours likewise in the donor.
 
-    Only where both files keep the order of registration; the ends of a file are no neighbours.
+    Only where both files keep the order of registration; the ends of a file are no neighbours. A
+    file may register each norm before its matrix and the other behind: every gap then holds the
+    norm of the next matrix, and looks the same. What tells are the ends of such a stretch, where
+    one file has a norm and the other has none: in between values have to agree.
     """
     if mine.sorted or theirs.sorted:
         return {}
-    order, others = list(mine.modules), list(theirs.modules)
-    place = {module: i for i, module in enumerate(others)}
-    matched = [i for i, module in enumerate(order) if module in known]
+    around = _Around(mine, theirs, known)
     found = {}
-    for left, right in itertools.pairwise(matched):
-        gap = order[left + 1 : right]
-        start, end = place[known[order[left]]], place[known[order[right]]]
-        their_gap = others[start + 1 : end]
-        if not (gap and their_gap and mine.norms.issuperset(gap)):
-            continue
-        if theirs.norms.issuperset(their_gap) and len(gap) == len(their_gap):
-            for module, partner in _same_signature(mine, gap, theirs, their_gap).items():
-                found[module] = (partner, [order[left], order[right]])
+    for stretch in around.stretches():
+        sure = around.alike(stretch[0], stretch[-1])
+        for left, right in itertools.pairwise(stretch):
+            (gap, their_gap), (after, their_after) = around.behind(left), around.behind(right)
+            before, their_before = around.before(left)
+            pairs = _same_signature(mine, gap, theirs, their_gap)
+            for module, partner in pairs.items():
+                ours, others = [module, *before, *after], [partner, *their_before, *their_after]
+                if _stands(mine, ours, theirs, others, sure):
+                    found[module] = (partner, [left, right])
     return found
+
+
+@dataclass(frozen=True)
+class _Around:
+    """The open norms beside modules that are matched, in both files."""
+
+    mine: _Side
+    theirs: _Side
+    known: Mapping[str, str]
+
+    @functools.cached_property
+    def _taken(self) -> frozenset[str]:
+        return frozenset(self.known.values())
+
+    def behind(self, module: str) -> tuple[list[str], list[str]]:
+        """Those right behind a matched module of the anchor, and behind its partner."""
+        partner = self.known[module]
+        return self.mine.behind(module, self.known), self.theirs.behind(partner, self._taken)
+
+    def before(self, module: str) -> tuple[list[str], list[str]]:
+        """Those right before."""
+        partner = self.known[module]
+        return self.mine.before(module, self.known), self.theirs.before(partner, self._taken)
+
+    def alike(self, first: str, last: str) -> bool:
+        """Whether both files have the same norms before the one module and behind the other."""
+        return self._same(*self.before(first)) and self._same(*self.behind(last))
+
+    def _same(self, mine: Sequence[str], theirs: Sequence[str]) -> bool:
+        return _signatures(self.mine, mine) == _signatures(self.theirs, theirs)
+
+    def stretches(self) -> list[list[str]]:
+        """Modules matched one by one, with the same norms and nothing else between them."""
+        found: list[list[str]] = []
+        for module in self.mine.order:
+            if module not in self.known:
+                continue
+            if found and self._is_next(found[-1][-1], module):
+                found[-1].append(module)
+            else:
+                found.append([module])
+        return found
+
+    def _is_next(self, left: str, right: str) -> bool:
+        gap, their_gap = self.behind(left)
+        return (
+            self.mine.after(left, len(gap)) == right
+            and self.theirs.after(self.known[left], len(their_gap)) == self.known[right]
+            and self._same(gap, their_gap)
+        )
+
+
+def _signatures(side: _Side, modules: Sequence[str]) -> list[_Signature]:
+    """What modules hold, whatever their order."""
+    return sorted(map(side.signature, modules))
+
+
+def _stands(
+    mine: _Side, modules: Sequence[str], theirs: _Side, others: Sequence[str], sure: bool
+) -> bool:
+    """Whether values allow that the first two are each other's, or show it where it is not `sure`.
+
+    Args:
+        mine: the anchor.
+        modules: a norm, and those on the far side of the matrices beside it.
+        theirs: the donor.
+        others: likewise.
+        sure: whether both files have the same norms around this stretch.
+    """
+    alike = mine.signature(modules[0])
+    a = [m for m in dict.fromkeys(modules) if mine.signature(m) == alike]
+    b = [m for m in dict.fromkeys(others) if theirs.signature(m) == alike]
+    cosines, needed = _cosines(mine, a, theirs, b)
+    own = float(cosines[0, 0])
+    rival = float(max(cosines[0, 1:].max(initial=0.0), cosines[1:, 0].max(initial=0.0)))
+    if sure:  # norms at their first values have no cosine
+        return rival < needed or rival <= own + MARGIN
+    return own >= needed and own >= rival + MARGIN
 
 
 def _same_signature(
@@ -249,6 +353,19 @@ def _most_alike(
 
     Of equally many on both sides the last one needs no cosine.
     """
+    pairs, _ = assign(*_cosines(mine, modules, theirs, others))
+    found = {modules[pair.mine]: others[pair.theirs] for pair in pairs}
+    if len(modules) == len(others) == len(found) + 1:
+        (last,) = set(modules) - found.keys()
+        (other,) = set(others) - set(found.values())
+        found[last] = other
+    return found
+
+
+def _cosines(
+    mine: _Side, modules: Sequence[str], theirs: _Side, others: Sequence[str]
+) -> tuple[NDArray[np.float64], float]:
+    """Mean cosines of what modules of one signature hold, and the least that is no chance."""
     a, b = ([side.leaves(m) for m in ms] for side, ms in ((mine, modules), (theirs, others)))
     cosines = [
         centred_cosines(
@@ -260,13 +377,8 @@ def _most_alike(
         for i in range(len(a[0]))
     ]
     elements = sum(mine.entries[key].elements for _, _, key in a[0])
-    pairs, _ = assign(np.mean(cosines, axis=0), needed_cosine(elements))
-    found = {modules[pair.mine]: others[pair.theirs] for pair in pairs}
-    if len(modules) == len(others) == len(found) + 1:
-        (last,) = set(modules) - found.keys()
-        (other,) = set(others) - set(found.values())
-        found[last] = other
-    return found
+    found: NDArray[np.float64] = np.mean(cosines, axis=0)
+    return found, needed_cosine(elements)
 
 
 def _above(module: str) -> list[str]:

@@ -14,6 +14,7 @@ from lwmm_hub.key_map.ordering import DepthOrder, tabled_order, with_rest
 from lwmm_hub.key_map.pairing import OpenKeys, ValuePair, open_keys, with_pairs
 from lwmm_hub.key_map.parts import Part, parts_of
 from lwmm_hub.key_map.reasons import Reasons
+from lwmm_hub.key_map.tying import settle, tie, tied_names
 
 
 class SharedParameter(NamedTuple):
@@ -57,6 +58,7 @@ class KeyMap:
         left_out: (donor, layer) -> why values say that the donor's layer is not used.
         unmatched: per donor, what is left of it and of the anchor.
         pairs: what was matched by values, in depth order; None where they were not asked.
+        other_classes: (donor, layer) -> why the rows of the donor's classifier are other classes.
     """
 
     shared: tuple[SharedParameter, ...]
@@ -74,6 +76,7 @@ class KeyMap:
     left_out: dict[tuple[int, str], str] = field(default_factory=dict)
     unmatched: tuple[OpenKeys, ...] = ()
     pairs: tuple[ValuePair, ...] | None = None
+    other_classes: dict[tuple[int, str], str] = field(default_factory=dict)
 
     def __repr__(self) -> str:  # of all fields it would fill a notebook
         parts = ", ".join(part.name for part in self.parts)
@@ -120,22 +123,27 @@ def match_keys(
     depth = tabled_order(named[0]) if tabled else order()
     parts, part_of = parts_of(named[0], depth, tabled)
 
-    normed = normed_modules(named[0].sources)
-    shared: list[SharedParameter] = []
-    reasons = Reasons(named[0].dead)
+    normed = [normed_modules(s.key for s in keys.sources.values()) for keys in named]
+    tied = tied_names(named[0].sources, models[0])
+    found: list[SharedParameter] = []
+    left: dict[str, str] = {}
     part_of_key: dict[str, str] = {}
     for name, source in named[0].sources.items():
-        part_of_key.setdefault(source.key, part_of(name, source.key))
+        part = part_of(name, source.key)
+        part_of_key.setdefault(source.key, part)
         sources, why = _find(name, source, named, models, labels, normed, pairs is not None)
         if why:
-            reasons.add(source, name, why)
-        else:
-            shape = source.shape(models[0])
-            layer = module_of(name)
-            shared.append(SharedParameter(name, layer, part_of(name, source.key), shape, sources))
+            left[name] = why
+        found.append(SharedParameter(name, module_of(name), part, source.shape(models[0]), sources))
+    tied = settle(left, tied, lambda n: why_never(n, named[0].sources[n].key, normed[0]))
+    shared = [p for p in found if p.name not in left]
+    reasons = Reasons(named[0].dead)
+    for name, why in left.items():
+        reasons.add(named[0].sources[name], name, why)
     if tabled and len({p.layer for p in shared if p.name not in named[0].tables}) > 1:
         depth = with_rest(depth, order())
     shared.sort(key=_ranker(named[0], depth))
+    shared, apart = tie(shared, tied, named[0].tables, parts, models, labels)
     merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
     kept = reasons.told(merged_keys)
     displaced = [key for key in models[0] if key not in merged_keys and key not in kept]
@@ -166,7 +174,8 @@ def match_keys(
             ),
             *_unlike_conventions(named, labels),
             *_several_networks(named, labels),
-            *norm_warnings(normed, named[0].sources),
+            *norm_warnings(normed[0]),
+            *apart,
         ),
         {
             p.layer: table.untrained[p.layer]
@@ -262,6 +271,10 @@ def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], 
     last = len(named.sources)
     tabled = any(table.backbone for table in named.found)
     place = {table: i for i, table in enumerate(named.found)}
+    layers: dict[str, set[str]] = {}
+    for name, table in named.tables.items():
+        layers.setdefault(table.name, set()).add(module_of(name))
+    ranks = {table.name: table.ranks(layers.get(table.name, ())) for table in named.found}
 
     def rank(parameter: SharedParameter) -> tuple[object, ...]:
         table = named.tables.get(parameter.name)
@@ -269,7 +282,7 @@ def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], 
         assert source is not None
         if table is None or not tabled:
             return (2, depth.ranks.get(source.key, last), parameter.layer)
-        depth_in_table = table.rank(parameter.layer) or ()
+        depth_in_table = ranks[table.name].get(parameter.layer, ())
         return (0 if table.backbone else 1, place[table], *depth_in_table)
 
     return rank
@@ -281,19 +294,20 @@ def _find(
     named: Sequence[NamedKeys],
     models: Sequence[Mapping[str, TensorEntry]],
     labels: Sequence[str],
-    normed: frozenset[str],
+    normed: Sequence[Mapping[str, str]],
     by_value: bool,
 ) -> tuple[tuple[Source | None, ...], str]:
     """Where the parameter lies in each model, or why the anchor keeps it."""
     entry = models[0][source.key]
     if entry.dtype not in MERGEABLE:
         return (), f"{dtype_name(entry.dtype)} is never averaged"
-    if why := why_never(name, normed):
+    if why := why_never(name, source.key, normed[0]):
         return (), why
     shape = source.shape(models[0])
     sources: list[Source | None] = [source]
     reasons = []
-    for keys, entries, label in zip(named[1:], models[1:], labels[1:], strict=True):
+    donors = zip(named[1:], models[1:], labels[1:], normed[1:], strict=True)
+    for keys, entries, label, their_normed in donors:
         theirs = keys.find(name, named[0])
         if theirs is None:
             sources.append(None)
@@ -304,11 +318,13 @@ def _find(
         elif entries[theirs.key].dtype not in MERGEABLE:
             sources.append(None)
             reasons.append(f"{dtype_name(entries[theirs.key].dtype)} in {label}")
+        elif never := why_never(name, theirs.key, their_normed):
+            sources.append(None)
+            reasons.append(f"{never} ({label})")
         else:
             sources.append(theirs)
-    if all(s is None for s in sources[1:]):
-        return (), "; ".join(dict.fromkeys(reasons))
-    return tuple(sources), ""
+    why = "; ".join(dict.fromkeys(reasons)) if all(s is None for s in sources[1:]) else ""
+    return tuple(sources), why
 
 
 def _in(label: str, models: int) -> str:
@@ -321,10 +337,11 @@ def _unused(
     models: Sequence[Mapping[str, TensorEntry]],
     shared: Sequence[SharedParameter],
     labels: Sequence[str],
-    normed: frozenset[str],
+    normed: Sequence[Mapping[str, str]],
 ) -> dict[str, str]:
     """Why each key of donor `i`, or which part of it, is no source of anything."""
     sources = {source for p in shared if (source := p.sources[i]) is not None}
+    merged = {p.name for p in shared if p.sources[i] is not None}
     reasons = Reasons(named[i].dead)
     for name, source in named[i].sources.items():
         if source in sources:
@@ -336,8 +353,12 @@ def _unused(
         elif entry.dtype not in MERGEABLE or (dtype := models[0][mine.key].dtype) not in MERGEABLE:
             other = entry.dtype if entry.dtype not in MERGEABLE else dtype
             why = f"{dtype_name(other)} is never averaged"
-        elif never := why_never(name, normed):
+        elif never := (
+            why_never(name, source.key, normed[i]) or why_never(name, mine.key, normed[0])
+        ):
             why = never
+        elif name in merged:
+            why = f"{labels[0]} has one tensor for this and for another, which is merged for both"
         else:
             why = f"shape differs: {mine.shape(models[0])} vs {source.shape(models[i])}"
         reasons.add(source, name, why)

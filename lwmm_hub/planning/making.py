@@ -9,7 +9,9 @@ from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError, UsageError
 from lwmm_hub.key_map import KeyMap, Reasons, SharedParameter, ValuePair, leave_out
 from lwmm_hub.lineage import Lineage, lineage_warnings
+from lwmm_hub.meanings import meaning_warnings
 from lwmm_hub.options import MergeOptions, output_dtype
+from lwmm_hub.planning.noticing import gaps, no_config, other_classes_kept, other_dtypes
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.relatedness import Relatedness
@@ -43,7 +45,7 @@ def plan_merge(
     options = options or MergeOptions()
     options.check(len(checkpoints))
     if options.scope == "auto":
-        key_map = _without_untrained(key_map, checkpoints, kept_parts)
+        key_map = _without_layers(key_map, checkpoints, kept_parts)
     left_out, reasons = _left_out(key_map, checkpoints, options, relatedness, kept_parts)
     kept = Reasons(key_map.kept)
     present: list[tuple[SharedParameter, tuple[bool, ...]]] = []
@@ -126,9 +128,11 @@ def plan_merge(
             *_undecided(key_map, options, relatedness),
             *rowless,
             *_unrelated_parts(relatedness if kept_parts is None else (), left_out, checkpoints),
-            *_gaps(key_map, checkpoints),
-            *_no_config(anchor, key_map),
-            *_dtype_warnings(merged, checkpoints),
+            *gaps(key_map, checkpoints),
+            *no_config(anchor, key_map),
+            *other_classes_kept(key_map, options, kept_parts is not None),
+            *meaning_warnings(checkpoints),
+            *other_dtypes(merged, checkpoints),
         ),
         _cost(merged, checkpoints, options),
         key_map.order_source,
@@ -186,7 +190,8 @@ def _left_out(
                 f"kept_parts names {part!r}, which is no head that the models share. They share: "
                 f"{', '.join(map(repr, known)) or 'none'}. Mend the recipe."
             )
-    judged = {(r.model, r.part): r for r in relatedness if not r.backbone}
+    parts = {part.name for part in key_map.parts}
+    judged = {(r.model, r.part): r for r in relatedness if not r.backbone and r.part in parts}
     for i, part in sorted(recorded) if kept_parts is not None else judged:
         result = judged.get((i, part))
         if kept_parts is None and result is not None and result.verdict != "unrelated":
@@ -221,19 +226,30 @@ def _judged_layers(key_map: KeyMap) -> set[str]:
     return {p.layer for p in key_map.shared if p.part in parts} | set(key_map.doubtful)
 
 
-def _without_untrained(
+def _without_layers(
     key_map: KeyMap,
     checkpoints: Sequence[Checkpoint],
     kept_parts: Sequence[Sequence[str]] | None,
 ) -> KeyMap:
-    """The map without the layers that `kept_parts` names, which are no parts."""
-    recorded = {
-        (i, layer): f"{layer} of {checkpoints[i].label} is left out, as the recipe says"
-        for i, layers in enumerate(kept_parts or ())
-        for layer in layers
-        if layer in key_map.doubtful
-    }
-    return leave_out(key_map, recorded)
+    """The map without layers that are no parts: what `kept_parts` names of them decides.
+
+    Without `kept_parts`, classifiers of other classes are left out. A recipe from before that was
+    looked at does not name them, and gives what it gave.
+    """
+    if kept_parts is None:
+        return leave_out(key_map, key_map.other_classes)
+    known = {*key_map.doubtful, *(layer for _, layer in key_map.other_classes)}
+    return leave_out(
+        key_map,
+        {
+            (i, layer): key_map.other_classes.get(
+                (i, layer), f"{layer} of {checkpoints[i].label} is left out, as the recipe says"
+            )
+            for i, layers in enumerate(kept_parts)
+            for layer in layers
+            if layer in known
+        },
+    )
 
 
 def _undecided(
@@ -352,38 +368,6 @@ def _classes(checkpoint: Checkpoint, classifier: int | None) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def _no_config(anchor: Checkpoint, key_map: KeyMap) -> list[str]:
-    """A warning where the anchor's keys are those of transformers, which asks for more."""
-    spelt = any(dialect.startswith("transformers") for dialect in key_map.dialects[0].values())
-    if not spelt or anchor.config is not None:
-        return []
-    return [
-        f"{anchor.label} has no config.json, so transformers will not load the result: put the "
-        "model's own beside its weights."
-    ]
-
-
-def _gaps(key_map: KeyMap, checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """A warning per donor that lacks a part of the backbone: its model may be another size."""
-    backbone = _backbones(key_map)
-    apart = [
-        key
-        for key, why in key_map.kept.items()
-        if key_map.part_of_key.get(key) in backbone
-        and why.startswith(("absent", "shape differs", "part "))
-    ]
-    shared = [p for p in key_map.shared if p.part in backbone]
-    warnings = []
-    for i, donor in enumerate(checkpoints[1:], start=1):
-        missing = len(apart) + sum(p.sources[i] is None for p in shared)
-        if missing:
-            warnings.append(
-                f"{donor.label} lacks {missing} of the {len(shared) + len(apart)} backbone "
-                "parameters: the anchor's are kept there."
-            )
-    return warnings
-
-
 def _unused_now(
     i: int,
     checkpoint: Checkpoint,
@@ -403,24 +387,6 @@ def _unused_now(
                 why = reasons[parameter.part]
             unused.add(source, parameter.name, why)
     return unused.told({source.key for source in used})
-
-
-def _dtype_warnings(merged: Sequence[MergedTensor], checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """One warning per donor whose floats are stored in another dtype than the anchor's."""
-    warnings = []
-    for i, donor in enumerate(checkpoints[1:], start=1):
-        pairs = {
-            (checkpoints[0].entries[t.key].dtype, donor.entries[s.key].dtype)
-            for t in merged
-            if (s := t.sources[i]) is not None
-        }
-        for mine, theirs in sorted(pair for pair in pairs if pair[0] != pair[1]):
-            warnings.append(
-                f"{donor.label} has {dtype_name(theirs)} tensors where the anchor has "
-                f"{dtype_name(mine)}: they are merged in "
-                f"{'float64' if 'F64' in (mine, theirs) else 'float32'} and stored as the anchor's."
-            )
-    return warnings
 
 
 def _cost(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lwmm_hub.errors import CheckpointError, ResolveError
@@ -26,6 +26,10 @@ NO_WEIGHTS = (
     "adapter_model",
 )
 ADAPTER = "adapter_config.json"
+MERGE_FIRST = (
+    "merge it into its base model first (peft: model.merge_and_unload().save_pretrained(...)) and "
+    "name the result."
+)
 # CoNMix keeps feature extractor, bottleneck and classifier of a network in a file each
 PARTS = ("F", "B", "C")
 
@@ -92,10 +96,7 @@ def choose_weights(names: Collection[str], label: str) -> str:
         if top:
             break
     if ADAPTER in names:
-        raise CheckpointError(
-            f"{label} is a LoRA adapter, not a model: merge it into its base model first "
-            "(peft: model.merge_and_unload().save_pretrained(...)) and name the result."
-        )
+        raise CheckpointError(f"{label} is a LoRA adapter, not a model: {MERGE_FIRST}")
     if not found:
         raise ResolveError(
             f"{label} has no weights (no {', '.join(WEIGHT_SUFFIXES)} file). Name a model with "
@@ -150,21 +151,3 @@ def check_shards(index: Mapping[str, Any], found: Mapping[str, str], label: str,
                 f"{label}: {file} lists {str(key)[:120]!r}, which is in none of its files. "
                 "Download the model again."
             )
-
-
-def refuse_quantised(config: Mapping[str, Any] | None, keys: Sequence[str], label: str) -> None:
-    """Refuse weights that are codes, not numbers that can be averaged.
-
-    Raises:
-        CheckpointError: the model is quantised.
-    """
-    quantised = (config or {}).get("quantization_config")
-    method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else None
-    ends = (".qweight", ".qzeros", ".SCB", ".weight_scale", ".absmax", ".quant_map")
-    if method is None and any(key.endswith(ends) or ".quant_state." in key for key in keys):
-        method = "of an unnamed method"
-    if method is not None:
-        raise CheckpointError(
-            f"{label} is quantised ({str(method)[:40]}): its weights are codes that cannot be "
-            "averaged. Name the model it was made from."
-        )

@@ -22,12 +22,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 from lwmm_hub.checkpoint import SIDE_FILES, ByteReader, Checkpoint, LocalFile, ModelFacts
 from lwmm_hub.errors import CheckpointError, ResolveError
 from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference
-from lwmm_hub.resolving.choosing import (
-    choose_weights,
-    refuse_quantised,
-    shard_names,
-    stage_files,
-)
+from lwmm_hub.resolving.choosing import choose_weights, shard_names, stage_files
 from lwmm_hub.resolving.hub_cache import (
     cache_of,
     remember,
@@ -42,6 +37,7 @@ from lwmm_hub.resolving.local import (
     is_license_file,
     open_folder,
     placed,
+    processor_of,
 )
 from lwmm_hub.resolving.opening import (
     NeedsDownload,
@@ -49,6 +45,7 @@ from lwmm_hub.resolving.opening import (
     open_files,
     parse_config,
 )
+from lwmm_hub.resolving.refusing import refuse_no_numbers, refuse_quantised
 
 HEAD = 1 << 16  # bytes of one range request, at least
 TRIES = 3  # of a range whose connection breaks
@@ -256,7 +253,7 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
         check_config_size(sizes[config_name], f"{label}: {config_name}")
         content = _fetch(pinned, commit, config_name).read_bytes()
         config = parse_config(content, f"{label}: {config_name}")
-    refuse_quantised(config, (), label)
+    refuse_quantised(config, label)
     index, files = None, list(parts.values()) or [chosen]
     if chosen.endswith(".json"):
         check_config_size(sizes[chosen], f"{label}: {chosen}")
@@ -278,8 +275,10 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
         except NeedsDownload:
             download = True
         else:
-            refuse_quantised(None, list(opened.entries), label)
-            return opened.checkpoint(pinned, commit, config, facts, warnings)
+            refuse_no_numbers(opened.entries, label)
+            # what is not in the cache would cost a request: the merge itself looks again
+            processor = processor_of(lambda name: _cached_bytes(pinned, commit, chosen, name))
+            return opened.checkpoint(pinned, commit, config, facts, warnings, processor=processor)
     beside = [name for side in SIDE_FILES if (name := _beside(chosen, side)) in sizes]
     _check_beside(beside, sizes, label)
     texts = [n for n in ("README.md", *facts.license_files) if sizes.get(n, MAX_TEXT) < MAX_TEXT]
@@ -321,6 +320,11 @@ def _fetch(reference: ModelReference, commit: str, name: str) -> Path:
 def _in_cache(reference: ModelReference, commit: str, name: str) -> Path | None:
     found = huggingface_hub.try_to_load_from_cache(reference.location, name, revision=commit)
     return Path(found) if isinstance(found, str) else None
+
+
+def _cached_bytes(reference: ModelReference, commit: str, chosen: str, name: str) -> bytes | None:
+    path = _in_cache(reference, commit, _beside(chosen, name))
+    return path.read_bytes() if path is not None else None
 
 
 def _beside(file: str, name: str) -> str:

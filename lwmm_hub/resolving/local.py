@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lwmm_hub.checkpoint import Checkpoint, LocalFile, ModelFacts, marks_of
-from lwmm_hub.errors import ResolveError, VerificationError
+from lwmm_hub.errors import CheckpointError, ResolveError, VerificationError
 from lwmm_hub.foreign_yaml import NotYamlError, load_texts
 from lwmm_hub.reference import ModelReference, StandIn
-from lwmm_hub.resolving.choosing import (
-    choose_weights,
-    refuse_quantised,
-    shard_names,
-    stage_files,
-)
-from lwmm_hub.resolving.opening import check_config_size, open_files, parse_config
+from lwmm_hub.resolving.choosing import choose_weights, shard_names, stage_files
+from lwmm_hub.resolving.opening import MAX_CONFIG, check_config_size, open_files, parse_config
+from lwmm_hub.resolving.refusing import refuse_no_numbers, refuse_quantised
+from lwmm_hub.small_files import read_small
 
 MAX_FRONT_MATTER = 1 << 20  # bytes
 
@@ -105,7 +102,7 @@ def open_folder(
     label = reference.label
     home = (folder / file).parent if file else folder  # the config lies beside the weights
     config = _read_config(home, label)
-    refuse_quantised(config, (), label)
+    refuse_quantised(config, label)
     stage, parts, warnings = None, dict[str, str](), tuple[str, ...]()
     if file is None:
         stage, parts, warnings = stage_files(names, reference.stage, label)
@@ -120,9 +117,11 @@ def open_folder(
         files = shard_names(index, label, chosen, there)
     readers = [LocalFile(folder / name, name) for name in files]
     opened = open_files(readers, label, reference.weights, index, chosen, parts)
-    refuse_quantised(None, list(opened.entries), label)
+    refuse_no_numbers(opened.entries, label)
     staged = replace(reference, stage=stage)
-    return opened.checkpoint(staged, commit, config, facts or facts_of_card(folder), warnings, home)
+    processor = processor_of(lambda name: _content(home / name))
+    facts = facts or facts_of_card(folder)
+    return opened.checkpoint(staged, commit, config, facts, warnings, home, processor)
 
 
 def _read(path: Path, label: str) -> bytes:
@@ -136,9 +135,32 @@ def _read(path: Path, label: str) -> bytes:
         ) from error
 
 
+def _content(path: Path) -> bytes | None:
+    """The content of a small file, None where there is none."""
+    return read_small(path, MAX_CONFIG) if path.is_file() else None
+
+
 def _read_config(folder: Path, label: str) -> dict[str, Any] | None:
     path = folder / "config.json"
     return parse_config(_read(path, label), f"{label}: config.json") if path.is_file() else None
+
+
+def processor_of(read: Callable[[str], bytes | None]) -> dict[str, Any] | None:
+    """The settings of a model's image processor; None where there are none that can be read.
+
+    They are asked for a warning only: what is wrong with a file shows where it is copied.
+
+    Args:
+        read: gives the content of a file beside the weights, None where there is none.
+    """
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        try:
+            found = parse_config(read(name) or b"", name)
+        except (CheckpointError, OSError):
+            continue
+        inner = found.get("image_processor", found)
+        return inner if isinstance(inner, dict) else found
+    return None
 
 
 def facts_of_card(folder: Path) -> ModelFacts:

@@ -51,6 +51,7 @@ class OpenedFiles:
         facts: ModelFacts,
         warnings: Sequence[str],
         folder: Path | None = None,
+        processor: Mapping[str, Any] | None = None,
     ) -> Checkpoint:
         """The model, with what its place says of it; `warnings` come after the files' own."""
         return Checkpoint(
@@ -69,6 +70,7 @@ class OpenedFiles:
             warnings=(*self.warnings, *warnings),
             part_files=self.part_files,
             pretraining=self.pretraining,
+            processor=processor,
         )
 
 
