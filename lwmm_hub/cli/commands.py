@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import sys
@@ -29,6 +28,7 @@ from lwmm_hub.cli.options import (
     written,
 )
 from lwmm_hub.cli.output import Output
+from lwmm_hub.cli.pushing import left_behind, push, push_result, take_pushing
 from lwmm_hub.cli.scoring import (
     JUDGE_NAMES,
     JUDGE_OPTIONS,
@@ -77,10 +77,6 @@ def merge(
     models: tuple[str, ...],
     folder: str | None,
     push: str | None,
-    private: bool | None,
-    create_pr: bool,
-    accept_license: bool,
-    license_id: str | None,
     recipe: str | None,
     parents: tuple[str, ...],
     tags: tuple[str, ...],
@@ -91,17 +87,7 @@ def merge(
     **options: Any,
 ) -> None:
     """Merge models into a folder, and push it if asked to."""
-    pushing: dict[str, Any] = {
-        "private": private,
-        "create_pr": create_pr,
-        "accept_license": accept_license,
-        "license": license_id,
-    }
-    if push is None and any(map(given, (*pushing, "license_id"))):
-        raise UsageError(
-            "--private, --public, --create-pr, --accept-license and --license go with --push: name "
-            "a repository with it."
-        )
+    pushing = take_pushing(options, push)
     if recipe is not None:
         beside = [name for name in options if given(name) and name not in JUDGE_NAMES]
         if models or beside:
@@ -143,8 +129,7 @@ def merge(
         if push is not None:
             from lwmm_hub.publishing import check_push  # for a push alone
 
-            allow_push = check_push(push, license_id, private=private, create_pr=create_pr,
-                                    accept_license=accept_license)  # fmt: skip
+            allow_push = check_push(push, **pushing)
         if finding is not None:  # what a long work would end with is said before it
             from lwmm_hub.pipeline import output_folder
             from lwmm_hub.writing import check_output
@@ -179,14 +164,10 @@ def merge(
             data["scores"] = judged.to_dict()
         url = None
         if push is not None:
-            try:
-                url = result.push_to_hub(push, **pushing)
-            except Exception as error:
-                if scratch is None:
-                    raise
-                raise _kept(error, Path(where), push) from error
+            aside = None if scratch is None else Path(scratch)
+            url = push_result(result, push, pushing, aside, Path(where))
     finally:
-        if scratch is not None and not _left_behind(Path(scratch)):
+        if scratch is not None and not left_behind(Path(scratch)):
             shutil.rmtree(scratch, ignore_errors=True)
     if scratch is not None:
         data["output"] = None
@@ -213,38 +194,6 @@ def _counts(result: MergeResult) -> str:
 
 def _next_step(where: str) -> str:
     return f"Read {where}/README.md, then publish it: lwmm-hub push {where} OWNER/NAME"
-
-
-def _kept(error: Exception, folder: Path, repo: str) -> LwmmError:
-    """The error of a push, after its merge was saved from the temporary folder it lies in."""
-    from lwmm_hub.errors import PublishError
-    from lwmm_hub.recipe import moved_recipe, read_recipe, write_recipe
-    from lwmm_hub.writing import RECIPE, write_text
-
-    stem = f"merged-{repo.rpartition('/')[2]}"
-    names = (Path(stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
-    kept = next(path for path in names if not path.exists())
-    try:
-        recipe = moved_recipe(read_recipe(folder / RECIPE), kept.absolute())
-        shutil.copytree(folder, kept)
-        write_text(kept / RECIPE, write_recipe(recipe, f"lwmm-hub {__version__}"))
-    except OSError:  # no room or no right to write here: then it stays where it is
-        shutil.rmtree(kept, ignore_errors=True)
-        (folder.parent / _KEEP).touch()
-        kept = folder
-    kind = type(error) if isinstance(error, LwmmError) else PublishError
-    said = str(error).partition(f" The merged folder is kept: {folder}")[0]
-    return kind(
-        f"{said} The merged folder is kept as {kept}: push it with 'lwmm-hub push {kept} {repo}'."
-    )
-
-
-_KEEP = ".keep"
-
-
-def _left_behind(scratch: Path) -> bool:
-    """Whether a temporary folder holds a merge that could be saved nowhere else."""
-    return (scratch / _KEEP).exists()
 
 
 def _two(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -351,30 +300,6 @@ def card(folder: str, scores: str | None, output: Output) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="DIR")
-@click.argument("repo", metavar="REPO")
-@with_options(PUSH_OPTIONS)
-@with_output
-def push(
-    folder: str,
-    repo: str,
-    private: bool | None,
-    create_pr: bool,
-    accept_license: bool,
-    license_id: str | None,
-    output: Output,
-) -> None:
-    """Push a merged folder to the Hub in one commit; prints its URL last."""
-    from lwmm_hub.publishing import publish
-
-    url = publish(
-        folder, repo, private=private, create_pr=create_pr, accept_license=accept_license,
-        license=license_id,
-    )  # fmt: skip
-    output.result({"commit_url": url}, lambda: url, lambda: [url], quiet=url)
-
-
-@cli.command()
 @click.argument("target", metavar="DIR|REPO")
 @click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
               help="Where a local parent is.")  # fmt: skip
@@ -399,6 +324,7 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
 
 cli.add_command(convert)
 cli.add_command(evaluate)
+cli.add_command(push)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
