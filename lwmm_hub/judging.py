@@ -18,9 +18,10 @@ from lwmm_hub.errors import EvaluationError, LwmmError, OutputError
 from lwmm_hub.evaluation.comparing import Column, evaluate_models
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions
+from lwmm_hub.evaluation.label_maps import LabelOptions
 from lwmm_hub.evaluation.reporting import Report, gather_notes
 from lwmm_hub.evaluation.running import Progress, RunOptions
-from lwmm_hub.evaluation.subjects import LabelOptions, distinct_names
+from lwmm_hub.evaluation.subjects import distinct_names, labels_of_models
 from lwmm_hub.manifest import read_manifest, write_card
 from lwmm_hub.merge_result import MergeResult
 from lwmm_hub.preparing import models_of
@@ -60,9 +61,11 @@ def judge_merge(
         LwmmError: the merge or the anchor cannot be evaluated.
     """
     labels = labels or LabelOptions()
-    by_name = replace(labels, partial=True)
     plan = result.plan
     anchor, *donors = models_of(plan)
+    if labels.names:
+        labels = replace(labels, others=tuple(sorted(labels_of_models([anchor, *donors]))))
+    by_name = replace(labels, partial=True)
     beside: tuple[Column, ...] = ()
     if controlled:
         beside = controls(plan, result.folder.name)

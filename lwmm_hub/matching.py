@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lwmm_hub.checkpoint import Checkpoint, LocalFile
-from lwmm_hub.errors import LayerOrderError
+from lwmm_hub.errors import LayerOrderError, UsageError
 from lwmm_hub.key_map import (
     DepthOrder,
     KeyMap,
@@ -30,8 +30,12 @@ def match(
 
     Raises:
         UnrelatedModelsError: a donor shares no backbone parameter of at least two dimensions.
+        UsageError: one is not opened.
     """
     models = [anchor, *donors]
+    for model in models:
+        if not isinstance(model, Checkpoint):
+            raise UsageError(f"{model!r} is not opened: lw.resolve opens it.")
     entries = [model.entries for model in models]
     labels = [model.label for model in models]
     key_map = match_keys(entries, labels, depth_order_of(anchor), pairs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lwmm_hub.display import result_html
 from lwmm_hub.licenses import LicenseDecision
 from lwmm_hub.planning import MergePlan
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MergeResult:
     """A merged folder.
 
@@ -87,12 +88,15 @@ class MergeResult:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What `lwmm-hub merge --json` prints."""
+        """What `lwmm-hub merge --json` prints: `merged` and `kept` are as long as the plan's lists.
+
+        `merged_in_part` says how many of those that are kept are in both, where any are.
+        """
         counts = self.plan.counts
         return {
             "output": str(self.folder),
             "merged": counts.merged,
-            "kept": counts.kept,
+            "kept": len(self.plan.kept),
             **({"merged_in_part": counts.in_part} if counts.in_part else {}),
             "seconds": round(self.seconds, 3),
             "bytes_written": self.bytes_written,
@@ -101,9 +105,18 @@ class MergeResult:
             "warnings": list(self.plan.warnings),
         }
 
+    def __fspath__(self) -> str:  # wherever a model is named by a path: to merge on, to evaluate
+        return str(self.folder)
+
+    def __repr__(self) -> str:  # of all fields it would fill a notebook
+        return f"<MergeResult {self}>"
+
     def __str__(self) -> str:
         counts = self.plan.counts
         return (
-            f"{self.folder}: {counts.merged} parameters merged, {counts.kept} kept from the anchor"
-            f"{counts.also}, {self.seconds:.1f} s"
+            f"{self.folder}: {counts.merged} parameters merged, {counts.kept} tensors kept from "
+            f"the anchor{counts.also}, {self.seconds:.1f} s"
         )
+
+    def _repr_html_(self) -> str:
+        return result_html(str(self), self.license.license or "not stated", self.warnings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.checkpoint import DTYPE_CODES, MERGEABLE
 from lwmm_hub.errors import UsageError
@@ -16,16 +16,51 @@ SCOPES = ("auto", "all", "backbone")
 DTYPE_OPTIONS = ("auto", "float32", "float16", "bfloat16")
 OUTPUT_FORMATS = ("safetensors", "pth")
 
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class OptionFields(TypedDict, total=False):
+        """The fields of `MergeOptions` as keyword arguments, for type checkers."""
+
+        schedule: str
+        start: float | str
+        end: float | str
+        gamma: float
+        endpoint: float
+        anchor_weight: float | None
+        batch_norm: str
+        scope: str
+        allow_unrelated: bool
+        allow_nonfinite: bool
+        dtype: str
+        max_shard_size: str | int
+        output_format: str
+        match: str
+
 
 @dataclass(frozen=True)
 class MergeOptions:
     """Everything that decides the numbers of the result, and how they are stored.
 
-    The first six are those of `Schedule`. `batch_norm` says what happens to running statistics:
-    `linear` (as the layer's weights), `moment` (mean and variance of the mixture), `anchor`.
-    `scope`: `all` merges whatever is shared, `backbone` only that, `auto` leaves out heads that
-    turn out unrelated. `match`: `names` and tables alone, or `values` too where no name matches.
-    `dtype` is that of the output's floats, `auto` is the anchor's.
+    Attributes:
+        schedule: the curve of the layer weights over depth: `linear`, `cosine`, `step`, `harmonic`,
+            `isotropic` (the uniform average), or `table`, with numbers given apart.
+        start: where the ramp begins: a fraction of depth (0 to 1), or a layer or group that a plan
+            lists.
+        end: where it ends.
+        gamma: its exponent, over 0; above 1 the donors stay longer.
+        endpoint: how much of the way to the anchor it goes, 0 to 1.
+        anchor_weight: the anchor's weight before the ramp; None is 1/M of M models, the least.
+        batch_norm: what happens to running statistics: `linear` (as the layer's weights), `moment`
+            (mean and variance of the mixture), `anchor`.
+        scope: `all` merges whatever is shared, `backbone` only that, `auto` leaves out heads that
+            turn out unrelated.
+        allow_unrelated: merge backbones that share no pre-training, too.
+        allow_nonfinite: merge NaN and infinity as they come.
+        dtype: of the result's floats: `auto` (the anchor's), `float32`, `float16`, `bfloat16`.
+        max_shard_size: the largest weight file, e.g. `5GB`.
+        output_format: `safetensors`, or `pth` with the anchor's own nesting.
+        match: `names` and tables alone, or `values`, too, where no name matches.
     """
 
     schedule: str = "linear"

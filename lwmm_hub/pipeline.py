@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lwmm_hub.card import redact
 from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, LocalFile
 from lwmm_hub.errors import RecipeError, UsageError
+from lwmm_hub.keywords import fields_of
 from lwmm_hub.licenses import LicenseDecision, license_file
 from lwmm_hub.lineage import lineage_of
 from lwmm_hub.manifest import decide_license, make_manifest, write_card
@@ -49,18 +50,24 @@ from lwmm_hub.writing import (
     write_weights,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from lwmm_hub.options import OptionFields
+
 Approval = Callable[[MergePlan], None]
 
 LONGEST_TEXT, MOST_TEXTS = 1 << 20, 8 << 20  # bytes of one licence text, and of all of a merge
 _LEFT_OUT = "This text is too long to be copied here. Read it where the model is."
 
 
+@fields_of(MergeOptions)
 def plan(
     anchor: Reference,
     *donors: Reference,
     check_weights: bool = False,
     weights: Weights | None = None,
-    **options: Any,
+    **options: Unpack[OptionFields],
 ) -> MergePlan:
     """Plan a merge from configs and headers; nothing is downloaded whole or written.
 
@@ -72,14 +79,15 @@ def plan(
         check_weights: also read the sample that decides about relatedness and scope.
         weights: layer weights in numbers instead of a schedule: layer -> weights, the anchor's
             first; or a file with such a table.
-        **options: fields of `MergeOptions`.
+        **options: fields of `MergeOptions`, which says what each does.
 
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
     """
     references = references_of(anchor, donors)
-    table = table_of(weights, options)
-    opened = open_models(references, options_of(options), download=False, look=check_weights)
+    table = table_of(weights)
+    asked = options_of(options, table)
+    opened = open_models(references, asked, download=False, look=check_weights)
     opened = replace(opened, table=table)
     if check_weights:
         return decide(opened)
@@ -93,6 +101,7 @@ def plan(
     )
 
 
+@fields_of(MergeOptions)
 def merge(
     anchor: Reference | MergePlan,
     *donors: Reference,
@@ -103,7 +112,7 @@ def merge(
     tags: Sequence[str] = (),
     weights: Weights | None = None,
     approve: Approval | None = None,
-    **options: Any,
+    **options: Unpack[OptionFields],
 ) -> MergeResult:
     """Merge models, layer by layer, into a folder that loads like the anchor's.
 
@@ -117,7 +126,7 @@ def merge(
         tags: more tags for the card.
         weights: layer weights in numbers instead of a schedule, as `plan` takes them.
         approve: called with the plan before anything is downloaded whole or written; may raise.
-        **options: fields of `MergeOptions`.
+        **options: fields of `MergeOptions`, which says what each does.
 
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
@@ -126,14 +135,20 @@ def merge(
     folder = output_folder(output)
     if isinstance(anchor, MergePlan):
         if donors or options or weights is not None:
-            raise UsageError("a plan holds its models and options: pass the plan alone.")
+            raise UsageError(
+                "a plan holds its models and options: pass it alone, or plan anew with others."
+            )
         models, merge_options, kept = models_of(anchor), anchor.options, None
         table = anchor.table
         if anchor.scope_decided:
             kept = tuple(model.kept_parts for model in anchor.models)
     else:
-        table = table_of(weights, options)
-        models, merge_options, kept = references_of(anchor, donors), options_of(options), None
+        table = table_of(weights)
+        models, merge_options, kept = (
+            references_of(anchor, donors),
+            options_of(options, table),
+            None,
+        )
     return run_merge(
         models,
         merge_options,
@@ -192,8 +207,10 @@ def run_merge(
         pairs_sha256: what values must match, as a checksum.
         table: layer weights in numbers.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}: give a number from 1 on.")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise UsageError(f"threads is {threads!r}: give a number from 1 on.")
+    if isinstance(tags, str):
+        raise UsageError(f"tags is {tags!r}: give a list of texts.")
     opened = open_models(models, options, download=False, pairs_sha256=pairs_sha256)
     opened = replace(opened, table=table)
     inputs = [Path(m.location) for m in models if not m.on_hub]

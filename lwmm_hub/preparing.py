@@ -12,6 +12,7 @@ from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.errors import UsageError, VerificationError
 from lwmm_hub.inferring import match_by
 from lwmm_hub.key_map import KeyMap, leave_out
+from lwmm_hub.keywords import check_known
 from lwmm_hub.lineage import lineage_of
 from lwmm_hub.matching import same_model_warnings, with_distinct_labels
 from lwmm_hub.planning import MergeOptions, MergePlan, plan_merge
@@ -53,8 +54,10 @@ def references_of(anchor: Reference, donors: Sequence[Reference]) -> list[ModelR
     """
     if not donors:
         raise UsageError("a merge needs an anchor and at least one donor: name two models.")
+    if any(isinstance(model, MergePlan) for model in (anchor, *donors)):
+        raise UsageError("a plan holds all its models: pass it alone.")
     return [
-        model if isinstance(model, ModelReference) else ModelReference.parse(os.fspath(model))
+        model if isinstance(model, ModelReference) else ModelReference.parse(model)
         for model in (anchor, *donors)
     ]
 
@@ -71,16 +74,19 @@ def models_of(plan: MergePlan) -> list[ModelReference]:
     return references
 
 
-def options_of(options: Mapping[str, Any]) -> MergeOptions:
-    """Keyword arguments as options.
+def options_of(options: Mapping[str, Any], table: WeightTable | None) -> MergeOptions:
+    """Keyword arguments as options, beside layer weights in numbers where there are any.
 
     Raises:
-        UsageError: one is unknown.
+        UsageError: one is unknown, or a curve is asked for as well.
     """
-    known = [f.name for f in fields(MergeOptions)]
-    for name in options:
-        if name not in known:
-            raise UsageError(f"unknown option {name!r}. Known: {', '.join(known)}.")
+    if table is not None:
+        if options.get("schedule", TABLE) != TABLE:
+            raise UsageError("weights take the place of a schedule: leave one of them out.")
+        options = {**options, "schedule": TABLE}
+    if isinstance(options.get("max_shard_size"), int):
+        options = {**options, "max_shard_size": str(options["max_shard_size"])}
+    check_known(options, (f.name for f in fields(MergeOptions)))
     return MergeOptions(**options)
 
 
@@ -142,15 +148,14 @@ def decide(opened: Opened) -> MergePlan:
     return plan
 
 
-def table_of(weights: Weights | None, options: dict[str, Any]) -> WeightTable | None:
-    """The table that is asked for; `options` then say so."""
+def table_of(weights: Weights | None) -> WeightTable | None:
+    """The layer weights in numbers that are asked for."""
     if weights is None:
         return None
     if isinstance(weights, str) and weights in FOUND and not Path(weights).exists():
         raise UsageError(
             f"{weights!r} is no table of weights: lw.{FOUND[weights]} finds one for a plan."
         )
-    options.setdefault("schedule", TABLE)
     if isinstance(weights, WeightTable):
         return weights
     if isinstance(weights, Mapping):

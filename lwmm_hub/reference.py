@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ class ModelReference:
     stage: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> ModelReference:
+    def parse(cls, named: str | os.PathLike[str]) -> ModelReference:
         """Read a model's name as a user writes it. An existing local path wins; `hf://` never does.
 
         >>> ModelReference.parse("nvidia/mit-b0@main").revision
@@ -58,8 +59,11 @@ class ModelReference:
         'org/name@refs/pr/1:run/latest.pth?weights=ema'
 
         Raises:
-            ModelReferenceError: `text` names neither.
+            ModelReferenceError: it names neither.
         """
+        if not isinstance(named, str | os.PathLike):
+            raise ModelReferenceError(f"a {type(named).__name__} names no model. {_HOW}")
+        text = os.fspath(named)
         body, _, query = text.strip().partition("?")
         weights, stage = _choices(text, query)
         if not body:

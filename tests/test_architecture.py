@@ -18,6 +18,7 @@ ROOMS = (
     "errors",
     "small_files",
     "foreign_yaml",
+    "keywords",
     "reference",
     "checkpoint",
     "resolving",

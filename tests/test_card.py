@@ -400,6 +400,7 @@ def test_scores_make_a_model_index_of_finite_numbers(manifest: dict[str, Any]) -
     manifest["scores"] = SCORES
     card = render_card(manifest)
     check_card(card)
+    assert "Images/s" not in card  # of runs, which are kept and shared: no comparison
     matter = matter_of(card)
     (result,) = matter["model-index"][0]["results"]
     values = {metric["name"]: metric["value"] for metric in result["metrics"]}
@@ -408,7 +409,12 @@ def test_scores_make_a_model_index_of_finite_numbers(manifest: dict[str, Any]) -
     }  # fmt: skip
     assert result["dataset"]["type"] == "org/cityscapes"
     assert matter["metrics"] == ["mean_iou", "accuracy", "mean_accuracy"]
-    assert "| **this model** | 76.3 | 96.0 | 84.0 | 3.1 |" in card
+    assert "| **this model** | 76.3 | 96.0 | 84.0 |\n" in card
+    timed = [{**model, "relative_cost": 1.0} for model in SCORES["models"]]
+    manifest["scores"] = {**SCORES, "models": timed}
+    card = render_card(manifest)
+    assert "| Cost of inference |\n" in card
+    assert "| **this model** | 76.3 | 96.0 | 84.0 | 1.0 |\n" in card
 
 
 SORTED = Scores("merged", None, "classification", 90, accuracy=0.91, mean_accuracy=0.89,

@@ -24,9 +24,9 @@ from lwmm_hub.controls import CONTROLS, controls_of
 from lwmm_hub.errors import UsageError
 from lwmm_hub.evaluation.comparing import evaluate_models
 from lwmm_hub.evaluation.inference import Predictor
+from lwmm_hub.evaluation.label_maps import LabelOptions
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.evaluation.running import RunOptions
-from lwmm_hub.evaluation.subjects import LabelOptions
 from lwmm_hub.writing import sha256_of
 
 STREET = Path(__file__).parents[1] / "examples" / "street"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -165,6 +166,13 @@ def test_cityscapes_has_its_19_classes_and_its_order(tmp_path: Path) -> None:
         assert (sample.semantic == ids([0, 1, 13, 18, 255, 255])).all()
         assert sample.panoptic is None
     assert read(open_data(tmp_path / "cs", split="train"))[0].name.startswith("leftImg8bit/train")
+
+
+def test_labels_that_cityscapes_has_by_itself_are_not_named_again(tmp_path: Path) -> None:
+    """Its files were read as if they held 0 to 18: 7, a road, as a traffic sign."""
+    with pytest.raises(EvaluationError, match=r"cityscapes-19 by themselves.*Leave --labels "):
+        open_data(cityscapes(tmp_path), label_space="cityscapes-19")
+    assert open_data(tmp_path, label_space="cityscapes-34").space.name == "cityscapes-34"
 
 
 def test_cityscapes_panoptic_has_crowds_and_things(tmp_path: Path) -> None:
@@ -476,6 +484,73 @@ def test_a_json_that_is_none_is_named(tmp_path: Path) -> None:
         open_data(root, task="panoptic")
 
 
+def test_two_images_of_one_label_map_are_refused(tmp_path: Path) -> None:
+    """Both were scored, one of them with the truth of the other."""
+    Image.fromarray(picture(0)).save(pairs(tmp_path / "p") / "images" / "scene-1.jpg")
+    said = r"^images/scene-1.jpg and images/scene-1.png are two images of one .* labels/scene-1.png"
+    with pytest.raises(EvaluationError, match=said):
+        open_data(tmp_path / "p", label_space="camvid-11")
+
+
+def test_a_file_of_cityscapes_in_two_cities_is_not_lost(tmp_path: Path) -> None:
+    root = cityscapes(tmp_path)
+    name = "munster_000001_000019"
+    save(root / "leftImg8bit" / "val" / "bonn" / f"{name}_leftImg8bit.png", picture(5))
+    save(root / "gtFine" / "val" / "bonn" / f"{name}_gtFine_labelIds.png", ids([7]))
+    assert len(read(open_data(root))) == 3
+
+
+@pytest.mark.parametrize("name", ["b.png", "a_mask.png", "a.jpg"])
+def test_label_maps_that_are_all_called_otherwise_are_told_at_once(
+    tmp_path: Path, name: str
+) -> None:
+    save(tmp_path / "images" / "a.png", picture(0))
+    save(tmp_path / "masks" / name, ids([0]))
+    said = rf"none of the 1 images has .*: images/a.png wants masks/a.png, and beside .* {name}\. G"
+    with pytest.raises(EvaluationError, match=said):
+        open_data(tmp_path, label_space="camvid-11")
+    (tmp_path / "masks" / name).rename(tmp_path / "masks" / "a.txt")
+    with pytest.raises(EvaluationError, match=r"images/a.png wants masks/a.png\. Give both the"):
+        open_data(tmp_path, label_space="camvid-11")
+
+
+def test_pictures_of_a_class_are_seen_whatever_their_format(tmp_path: Path) -> None:
+    """GTSRB has PPM files, and what is not seen is not scored."""
+    for number, ending in enumerate(("png", "gif", "ppm", "pgm", "jfif", "JPEG", "webp")):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        form = "JPEG" if ending == "jfif" else None
+        Image.fromarray(picture(number)[..., 0]).save(tmp_path / "cat" / f"1.{ending}", form)
+    assert [s.image.shape for s in read(open_data(tmp_path))] == [(*SIZE, 3)] * 7
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_pipe_or_a_device_is_no_part_of_a_data_set(tmp_path: Path, kind: str) -> None:
+    """One waited for ever for somebody to write to it, the other was read until memory ended."""
+
+    def put(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(kind)
+
+    put(coco(tmp_path / "coco", COCO) / "annotations" / "panoptic_val2017.json")
+    with pytest.raises(EvaluationError, match=r"^panoptic_val2017.json .*it is no regular file"):
+        open_data(tmp_path / "coco")
+    put(pairs(tmp_path / "pairs") / "id2label.json")
+    put(tmp_path / "names.json")
+    with pytest.raises(EvaluationError, match=r"^names.json .*\(it is no regular file\)\. Give"):
+        open_data(tmp_path / "pairs", label_space=str(tmp_path / "names.json"))
+    put(tmp_path / "pairs" / "labels" / "scene-0.png")
+    with pytest.raises(EvaluationError, match=r"labels/scene-0.png is no regular file\. Get"):
+        read(open_data(tmp_path / "pairs", label_space="camvid-11"))
+    for name in ("dataset_dict.json", "state.json"):
+        (tmp_path / name.partition(".")[0]).mkdir()
+        put(tmp_path / name.partition(".")[0] / name)
+        with pytest.raises(EvaluationError, match=r"nothing in .* lies as in a data set"):
+            open_data(tmp_path / name.partition(".")[0])
+
+
 # -------------------------------------------------------------------------------------- Office
 
 
@@ -578,15 +653,47 @@ def test_splits_may_have_images_and_labels_each(tmp_path: Path, labels: str) -> 
 
 
 def test_folders_of_images_and_labels_are_never_classes(tmp_path: Path) -> None:
-    for name in ("imgs", "masks"):
-        save(tmp_path / "odd" / name / "a.png", picture(0))
-        save(tmp_path / "split" / "val" / name / "a.png", picture(0))
-    for folder in ("odd", "split"):
-        with pytest.raises(EvaluationError, match=r"put images/ and labels/ side by side"):
-            open_data(tmp_path / folder)
-    save(tmp_path / "bare" / "val" / "images" / "a.png", picture(0))
-    with pytest.raises(EvaluationError, match=r"bare has images and no labels beside them"):
-        open_data(tmp_path / "bare")
+    for name in ("images", "masks"):
+        save(tmp_path / "split" / "val" / name / "a.png", ids([0]))
+        save(tmp_path / "odd" / name.replace("images", "imgs") / "val" / "a.png", ids([0]))
+    assert open_data(tmp_path / "split", label_space="camvid-11").task == "semantic"
+    with pytest.raises(EvaluationError, match=r"put images/ and labels/ side by side.*classes:FOL"):
+        open_data(tmp_path / "odd")
+    bare = ("plain/images/a.png", "split/val/images/a.png", "deep/images/val/a.png")
+    for path in bare:
+        save(tmp_path / "bare" / path, picture(0))
+        with pytest.raises(EvaluationError, match=r" has images and no labels.*: classes:FOLDER"):
+            open_data(tmp_path / "bare" / path.partition("/")[0])
+
+
+@pytest.mark.parametrize("name", ["masks", "labels", "annotations", "Masks", "gt"])
+@pytest.mark.parametrize("split", ["", "val"])
+def test_a_class_may_be_called_as_a_folder_of_labels(tmp_path: Path, name: str, split: str) -> None:
+    for i, label in enumerate((name, "gloves")):
+        save(tmp_path / split / label / "1.png", picture(i))
+    data = open_data(tmp_path)
+    assert (data.task, data.split or "") == ("classification", split)
+    assert data.space.labels == tuple(sorted((name, "gloves")))
+    save(tmp_path / split / "images" / "1.png", picture(2))
+    with pytest.raises(EvaluationError):  # the labels of a space are missing, or it is nothing
+        open_data(tmp_path)
+
+
+def test_every_picture_of_a_class_counts_however_deep_and_none_that_is_hidden(
+    tmp_path: Path,
+) -> None:
+    for path in ("cat/1.png", "cat/tabby/1.png", "dog/1.png", "dog/.ipynb_checkpoints/1.png"):
+        save(tmp_path / path, picture(0))
+    found = [(s.name, s.label) for s in read(open_data(tmp_path))]
+    assert found == [("cat/1.png", 0), ("cat/tabby/1.png", 0), ("dog/1.png", 1)]
+
+
+def test_images_are_a_class_where_the_user_says_so(tmp_path: Path) -> None:
+    for name in ("images", "drawings"):
+        save(tmp_path / name / "1.png", picture(0))
+    with pytest.raises(EvaluationError, match=r"no labels beside them.* classes:FOLDER"):
+        open_data(tmp_path)
+    assert open_data(f"classes:{tmp_path}").space.labels == ("drawings", "images")
 
 
 def test_folders_of_classes_may_be_split(tmp_path: Path) -> None:
@@ -619,6 +726,10 @@ def test_a_list_of_labels_counts_from_zero_whatever_a_table_does(tmp_path: Path)
         dump(tmp_path / "wrong.json", wrong)
         with pytest.raises(EvaluationError, match=said):
             read_space(str(tmp_path / "wrong.json"))
+    for wrong, said in (([1, 2], "texts. Name"), ({"1": "fen"}, "keys 1, not 0 to 0. Number the")):
+        dump(tmp_path / "wrong.json", wrong)
+        with pytest.raises(EvaluationError, match=rf"^wrong.json: .*{said}"):
+            read_space(str(tmp_path / "wrong.json"))
     (tmp_path / "wrong.json").write_text("{")
     with pytest.raises(EvaluationError, match="cannot be read as JSON"):
         read_space(str(tmp_path / "wrong.json"))
@@ -638,6 +749,22 @@ def test_a_fingerprint_changes_with_the_files_and_not_with_the_place(tmp_path: P
     save(tmp_path / "b" / "images" / "more.png", picture(9))
     save(tmp_path / "b" / "labels" / "more.png", ids([0]))
     assert open_data(tmp_path / "b", label_space="camvid-11").revision != one.revision
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_a_fingerprint_changes_with_one_pixel_of_the_labels(tmp_path: Path, ending: str) -> None:
+    """Kept scores outlived the correction of labels whose files kept their size."""
+    found = set()
+    for value in (0, 1, 2):
+        labels = ids([0, 255], (80, 90))
+        labels[1, 1] = value
+        save(tmp_path / "images" / "a.png", picture(0, (80, 90)))
+        path = tmp_path / "labels" / f"a.{ending}"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(labels).save(path, **({"compress_level": 0} if ending == "png" else {}))
+        found.add((open_data(tmp_path, label_space="camvid-11").revision, path.stat().st_size))
+    assert len(found) == 3
+    assert len({size for _, size in found}) == 1
 
 
 def test_every_layout_is_tested_here() -> None:

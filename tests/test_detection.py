@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -10,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation import Boxes, Scores
+from lwmm_hub.evaluation.columns import Columns, from_table
 from lwmm_hub.evaluation.detection import DetectionResults
+from lwmm_hub.evaluation.label_spaces import counted_space
 
 LABELS = ["person", "car", "train"]  # a train is nowhere
 
@@ -184,3 +188,80 @@ def test_without_pycocotools_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(EvaluationError, match=r"pip install 'lwmm-hub\[detection\]'"):
         results(random_image(0)).scores()
+
+
+# ------------------------------------------------------------------------------ objects of a table
+
+OBJECT = {"bbox": [4.0, 6.0, 20.0, 12.0], "category_id": 1, "iscrowd": 0, "area": 240.0}
+
+
+def read_object(**changed: Any) -> Boxes:
+    """The boxes of a table with one object in its one row."""
+    import datasets
+
+    entry = {k: v for k, v in {**OBJECT, **changed}.items() if v != "absent"}
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 24)).save(picture, "PNG")
+    rows = {"image": [{"bytes": picture.getvalue(), "path": None}], "objects": [[entry]]}
+    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    space = counted_space(["road", "car"])
+    (sample,) = from_table(table, "cars", None, None, space, Columns()).samples(0, 1)
+    assert sample.boxes is not None
+    return sample.boxes
+
+
+@pytest.mark.parametrize(
+    ("changed", "crowd", "area"),
+    [
+        ({}, False, 240.0),
+        ({"iscrowd": 1}, True, 240.0),
+        ({"iscrowd": True}, True, 240.0),
+        ({"iscrowd": "absent", "area": "absent"}, False, None),
+        ({"iscrowd": None, "area": None}, False, None),
+        ({"area": 0}, False, 0.0),
+    ],
+)
+def test_objects_of_a_table_are_read_as_they_are(
+    changed: dict[str, Any], crowd: bool, area: float | None
+) -> None:
+    found = read_object(**changed)
+    assert found.corners.tolist() == [[4, 6, 24, 18]]
+    assert found.categories.tolist() == [1]
+    assert found.is_crowd is not None
+    assert found.is_crowd.tolist() == [crowd]
+    assert (None if found.areas is None else found.areas.tolist()) == (
+        None if area is None else [area]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"iscrowd": "0"}, r"iscrowd is '0', neither 0 nor 1"),
+        ({"iscrowd": 0.5}, r"iscrowd is 0.5, neither 0 nor 1"),
+        ({"iscrowd": 2}, r"iscrowd is 2, neither 0 nor 1"),
+        ({"iscrowd": math.nan}, r"iscrowd is nan, neither 0 nor 1"),
+        ({"category_id": "1"}, r"category_id is '1', not a whole number"),
+        ({"category_id": True}, r"category_id is True, not a whole number"),
+        ({"category_id": 1.0}, r"category_id is 1.0, not a whole number"),
+        ({"category_id": math.nan}, r"category_id is nan, not a whole number"),
+        ({"category_id": None}, r"category_id is None, not a whole number"),
+        ({"bbox": [4.0, 6.0]}, r"bbox is \[4.0, 6.0\], not left, top, width, height"),
+        ({"bbox": [4.0, 6.0, math.nan, 2.0]}, r"nan, 2.0\], not left, top, width, height"),
+        ({"bbox": ["4", "6", "2", "2"]}, r"\['4', .*not left, top, width, height"),
+        ({"bbox": None}, r"bbox is None, not left, top, width, height"),
+        ({"bbox": [4.0, 6.0, -2.0, 2.0]}, r"-2.0, 2.0\], which ends before it begins"),
+        ({"area": -1.0}, r"area is -1.0, no number of pixels"),
+        ({"area": math.inf}, r"area is inf, no number of pixels"),
+        ({"area": "240"}, r"area is '240', no number of pixels"),
+    ],
+)
+def test_an_object_of_a_table_that_lies_is_refused(changed: dict[str, Any], said: str) -> None:
+    match = rf"^cars, row 0: \{{'bbox'.* is no object: .*{said}\. Correct the annotations\."
+    with pytest.raises(EvaluationError, match=match):
+        read_object(**changed)
+
+
+def test_an_object_of_an_unknown_class_is_named() -> None:
+    with pytest.raises(EvaluationError, match=r"row 0 has an object of the class 2, .* of the 2"):
+        read_object(category_id=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import signal
 import sys
@@ -28,7 +29,7 @@ from lwmm_hub.evaluation.comparing import evaluate_models
 from lwmm_hub.evaluation.confusion import ConfusionMatrix
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions, Predictor
-from lwmm_hub.evaluation.label_maps import map_labels
+from lwmm_hub.evaluation.label_maps import LabelOptions, map_labels
 from lwmm_hub.evaluation.label_spaces import custom_space
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.evaluation.panoptic import PanopticCounts
@@ -36,7 +37,6 @@ from lwmm_hub.evaluation.running import RunOptions, evaluate_subjects
 from lwmm_hub.evaluation.subjects import (
     Ensemble,
     HubModel,
-    LabelOptions,
     OwnModule,
     mapped_panoptic,
 )
@@ -146,6 +146,9 @@ def test_models_are_compared_side_by_side_in_a_notebook(
     assert [plain(scores) for scores in found.report.scores[:2]] == [plain(s) for s in alone]
     assert found.report.names == ("one", "two", "ensemble")
     assert found.overlay is not None
+    assert repr(found) == (
+        "<Evaluation of one, two, ensemble on streets, 7 images, labels custom-3>"
+    )
     page = found._repr_html_()
     assert "streets, 7 images" in page
     assert page.count("<tr>") == 1 + len(str(found).split("\n\n")[1].splitlines()[1:])
@@ -156,6 +159,7 @@ def test_models_are_compared_side_by_side_in_a_notebook(
     assert f"{100 * miou:.1f}" in str(alone[0]).splitlines()[1]
     assert f"<td style='text-align:right'>{100 * miou:.1f}</td>" in alone[0]._repr_html_()
     assert repr(alone[0]).startswith(f"<Scores of {one} on 7 images: mIoU {miou:.2%}, ")
+    assert found.report.scores[0].iou == lw.evaluate(one, streets, label_space=zoo.LABELS).iou
     with pytest.raises(lw.LwmmError, match="models are a list"):
         lw.compare(str(one), streets)
     with pytest.raises(lw.LwmmError, match="leave split and reading options out"):
@@ -332,6 +336,34 @@ def test_a_damaged_state_begins_again(
     assert watched.seen == COUNT
 
 
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "folder", "long"])
+def test_a_state_that_is_no_text_begins_again(
+    models: dict[str, Path],
+    streets: Path,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """A pipe was waited for for ever, a device was read until memory ended."""
+    data = open_data(streets)
+    model = subject(models["one"], data)
+    whole = plain(run(model, data))
+    (state,) = own_cache.iterdir()
+    if kind == "long":
+        monkeypatch.setattr("lwmm_hub.evaluation.states.MAX_STATE", state.stat().st_size - 1)
+    else:
+        state.unlink()
+        if kind == "pipe":
+            os.mkfifo(state)
+        elif kind == "folder":
+            state.mkdir()
+        else:
+            state.symlink_to(kind)
+    watched = Watched(model)
+    assert plain(run(watched, data)) == whole
+    assert watched.seen == COUNT
+
+
 def test_a_disk_that_keeps_no_states_costs_nothing_else(
     models: dict[str, Path], streets: Path, tmp_path: Path
 ) -> None:
@@ -447,7 +479,7 @@ def test_what_predict_may_not_give(streets: Path, given: Any, said: str) -> None
 def test_what_evaluate_cannot_be_called_with(
     streets: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"evaluated with predict="):
+    with pytest.raises(UsageError, match=r"or with predict="):
         lw.evaluate(torch.nn.Identity(), streets)
     with pytest.raises(UsageError, match="open already"):
         lw.evaluate(models["one"], open_data(streets), split="val")
@@ -656,6 +688,17 @@ def test_detection_of_a_detr(models: dict[str, Path]) -> None:
     assert set(scores.ap_per_class) == set(zoo.LABELS)
     with pytest.raises(EvaluationError, match=r"finds no boxes"):
         lw.evaluate(models["one"], data)
+
+
+@pytest.mark.parametrize("options", [{"window": (64, 64)}, {"flip": True}])
+def test_options_of_maps_are_not_ignored_where_there_are_none(
+    models: dict[str, Path], options: dict[str, Any]
+) -> None:
+    how = InferenceOptions(**options)
+    with pytest.raises(EvaluationError, match=r"boxes are .* Leave --window and --flip out"):
+        Predictor.load(models["boxes"], how).detect([image(0, 48, 64)])
+    with pytest.raises(EvaluationError, match=r"classes of images are .* Leave --window"):
+        Predictor.load(models["classes"], how).classify([image(0, 48, 64)])
 
 
 def test_without_pycocotools_detection_says_what_to_install(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import zoo
 from PIL import Image
 from stories import Command, Finished
 
+import lwmm_hub as lw
 from lwmm_hub.evaluation.costs import Cost
 from lwmm_hub.evaluation.inference import Predictor
 from lwmm_hub.evaluation.reporting import Report
@@ -229,6 +231,28 @@ def test_shards_of_other_runs_are_put_together(evaluate: Command) -> None:
     assert_refused(evaluate("anchor", "--shards", "0"), 2, "0 shards")
 
 
+def test_one_label_map_is_for_models_of_several_label_sets(
+    evaluate: Command, world: Path, tmp_path: Path
+) -> None:
+    """The usual case of a merge: a finer model beside the anchor, in the anchor's labels."""
+    finer = tmp_path / "finer"
+    shutil.copytree(world / "anchor", finer)
+    config = json.loads((finer / "config.json").read_text("utf-8"))
+    config["id2label"] = {str(i): name for i, name in enumerate(("lane", *zoo.LABELS[1:]))}
+    config["label2id"] = {name: int(i) for i, name in config["id2label"].items()}
+    (finer / "config.json").write_text(json.dumps(config))
+    mapping = tmp_path / "map.txt"
+    mapping.write_text("lane = road\n")
+    two = ("anchor", finer, "--label-map", mapping, "--json")
+    first, second = evaluate(*two).data["models"]
+    assert first["iou"] == second["iou"]
+    found = lw.compare([world / "anchor", finer], world / "streets", map_labels={"lane": "road"})
+    assert [scores.miou for scores in found.report.scores] == [first["miou"]] * 2
+    assert_refused(evaluate("anchor", *two[2:]), 1, "'lane', on the left of it, is none of")
+    mapping.write_text("lane = road\nlain = road\n")
+    assert_refused(evaluate(*two), 1, "'lain', on the left of it, is none of")
+
+
 def test_labels_are_mapped_when_that_is_asked_for(evaluate: Command, tmp_path: Path) -> None:
     names = tmp_path / "names.json"
     names.write_text(json.dumps(["lane", "car", "sky"]))
@@ -242,7 +266,7 @@ def test_labels_are_mapped_when_that_is_asked_for(evaluate: Command, tmp_path: P
     partly = evaluate(*options, "--map-labels", "--json")
     assert partly.data["notes"] == [
         "anchor has no class for lane: 0 where there are any.",
-        "anchor predicts road, which count as wrong.",
+        "anchor predicts road, counted as wrong.",
     ]
     assert partly.data["models"][0]["iou"]["lane"] == 0
     alike = ("donor", "merged", "anchor", "--limit", "1", "--map-labels", "--json")
@@ -290,6 +314,22 @@ def test_what_is_refused_is_one_line(
     found = evaluate(*arguments)
     assert_refused(found, code, *said)
     assert found.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("make", [zoo.dpt, zoo.data2vec, zoo.eomt, zoo.eomt_semantic])
+def test_networks_of_squares_see_images_of_any_size(
+    lwmm: Command, world: Path, tmp_path: Path, make: Any
+) -> None:
+    model = zoo.write(tmp_path / "squares", zoo.lively(make))
+    asked = ("evaluate", model, "--dataset", world / "streets", "--json")
+    whole, window = (lwmm(*asked, *more).data for more in ((), ("--window", "64")))
+    assert window["models"][0]["iou"] == whole["models"][0]["iou"]
+    assert whole["notes"] == []
+    (note,) = window["notes"]
+    assert note.startswith("squares takes squares ")
+    assert note.endswith("images smaller than the window are shown whole, as its image processor "
+                         "resizes them.")  # fmt: skip
+    assert_refused(lwmm(*asked, "--window", "32x128"), 1, "takes squares", "--window", "or none")
 
 
 @pytest.mark.parametrize("names", [["road", "car"], ["road", "car", "sky", "dog"]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {m.__name__: zoo.write(folder / m.__name__, m) for m in zoo.DENSE + zoo.MASKS}
 
 
+@pytest.fixture(scope="module")
+def lively(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models that do tell one pixel from another."""
+    folder = tmp_path_factory.mktemp("lively")
+    makers = (zoo.dpt, zoo.data2vec, zoo.eomt, zoo.eomt_semantic)
+    makers += (zoo.mobilenet, zoo.beit)
+    return {m.__name__: zoo.write(folder / m.__name__, zoo.lively(m)) for m in makers}
+
+
 @pytest.mark.parametrize("name", [make.__name__ for make in zoo.DENSE + zoo.MASKS])
 def test_every_class_gives_maps_of_the_images_own_sizes(
     name: str, folders: dict[str, Path]
@@ -269,6 +280,92 @@ def test_a_window_larger_than_the_image_is_one_of_its_size(
         assert torch.equal(found, wanted)
 
 
+SQUARES = ["dpt", "data2vec", "eomt", "eomt_semantic"]
+
+
+@pytest.mark.parametrize("size", [(50, 70), (16, 256), (300, 40), (1, 1)])
+@pytest.mark.parametrize("name", SQUARES)
+def test_an_image_smaller_than_the_window_is_shown_whole_to_networks_of_squares(
+    name: str, size: tuple[int, int], lively: dict[str, Path]
+) -> None:
+    """They fail on it as it is; 1 x 16 patches were even taken for 4 x 4 without a word."""
+    shown = image(*size)
+    (whole,) = Predictor.load(lively[name]).segment([shown])
+    (window,) = Predictor.load(lively[name], InferenceOptions(window=(64, 64))).segment([shown])
+    assert window.labels().shape == size
+    assert size == (1, 1) or maps(whole).std((1, 2)).max() > 1e-3
+    assert torch.equal(maps(window), maps(whole))
+
+
+@pytest.mark.parametrize("name", ["dpt", "data2vec"])
+def test_windows_of_networks_of_squares_are_theirs(name: str, lively: dict[str, Path]) -> None:
+    predictor = Predictor.load(lively[name], InferenceOptions(window=(64, 64), overlap=0.0))
+    shown = image(64, 128)
+    (found,) = predictor.segment([shown])
+    for left in (0, 64):
+        (part,) = predictor.segment([shown[:, left : left + 64].copy()])
+        there = slice(left + 8, left + 56)  # scores are resized over the seam
+        torch.testing.assert_close(
+            maps(found)[..., there], maps(part)[..., 8:56], atol=1e-4, rtol=1e-3
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "said"),
+    [
+        (
+            "dpt",
+            (40, 72),
+            r"dpt takes squares alone, and the window is 40 high and 72 wide.*w 40, o",
+        ),
+        ("eomt", (32, 128), r"eomt takes squares of 64 x 64 pixels alone, .*--window 64, or none"),
+        ("eomt_semantic", (96, 96), r"takes squares of 64 x 64 pixels alone"),
+        ("data2vec", (32, 128), r"takes squares of 64 x 64 pixels alone"),
+    ],
+)
+def test_a_window_that_a_network_of_squares_never_takes_is_refused_at_once(
+    name: str, window: tuple[int, int], said: str, lively: dict[str, Path]
+) -> None:
+    with pytest.raises(EvaluationError, match=said):
+        Predictor.load(lively[name], InferenceOptions(window=window))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "made"),
+    [
+        ("dpt", {"height": 32, "width": 128}, "128 x 32"),
+        ("data2vec", {"height": 32, "width": 128}, "128 x 32"),
+        ("eomt_semantic", {"shortest_edge": 96, "longest_edge": None}, "96 x 96"),
+    ],
+)
+def test_a_processor_that_makes_no_square_of_theirs_is_named(
+    name: str, size: dict[str, int], made: str, lively: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(lively[name], tmp_path / name)
+    path = tmp_path / name / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "size": size}))
+    said = rf"{name} takes squares .*makes images of {made}\. Correct the size in its preproc"
+    with pytest.raises(EvaluationError, match=said):
+        Predictor.load(tmp_path / name).segment([image(50, 70)])
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "beit"])
+def test_a_processor_that_crops_hides_nothing_of_the_image(
+    name: str, lively: dict[str, Path], tmp_path: Path
+) -> None:
+    """As those of MobileNetV2 and MobileViT do; the part was scored as if it were the whole."""
+    shutil.copytree(lively[name], tmp_path / name)
+    path = tmp_path / name / "preprocessor_config.json"
+    crop = {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **crop}))
+    shown = image(50, 170)
+    for options in (InferenceOptions(), InferenceOptions(window=(48, 96))):
+        (wanted,) = Predictor.load(lively[name], options).segment([shown])
+        (found,) = Predictor.load(tmp_path / name, options).segment([shown])
+        assert torch.equal(maps(found), maps(wanted))
+        assert maps(wanted).std((1, 2)).max() > 1e-3
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_gives_nearly_the_same(dtype: str, folders: dict[str, Path]) -> None:
     (full,) = Predictor.load(folders["segformer"]).segment([image(64, 64)])
@@ -327,8 +424,12 @@ def test_a_device_that_is_not_there_is_named(folders: dict[str, Path]) -> None:
 def test_a_window_that_the_network_cannot_take_is_an_error_of_ours(
     folders: dict[str, Path],
 ) -> None:
-    predictor = Predictor.load(folders["dpt"], InferenceOptions(window=(40, 72)))
-    with pytest.raises(EvaluationError, match=r"does not take images of 72 x 40.*--window"):
+    predictor = Predictor.load(folders["segformer"], InferenceOptions(window=(32, 32)))
+    with pytest.raises(EvaluationError, match=r"does not take images of 1 x 1: .* --window, or no"):
+        predictor.segment([image(1, 1)])
+    predictor._processor.size = {"height": 1, "width": 1}
+    predictor = Predictor(predictor.network, predictor._processor, zoo.LABELS)
+    with pytest.raises(EvaluationError, match=r"images of 1 x 1: .* size in its preprocessor_con"):
         predictor.segment([image(80, 80)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,15 @@ def test_options_of_an_evaluation_need_one(lwmm, option: tuple[str, ...]) -> Non
     assert done.code == 2
     assert f"{option[0]} goes with --evaluate" in done.err
     assert not Path("m").exists()
+
+
+def test_an_error_names_the_options_of_a_merge(lwmm, pictures: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(pictures, tmp_path / "bare")
+    (bare / "id2label.json").unlink(missing_ok=True)
+    done = lwmm("merge", ANCHOR, DONOR, "-o", "m", "--evaluate", bare)
+    assert_one_line(done, "with --evaluate-labels")
+    assert " --labels" not in done.err
+    assert_one_line(lwmm("evaluate", ANCHOR, "--dataset", bare), "with --labels")
 
 
 @pytest.mark.usefixtures("states")

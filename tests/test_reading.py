@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
 from lwmm_hub.errors import EvaluationError
+from lwmm_hub.evaluation.columns import Columns, from_table
+from lwmm_hub.evaluation.label_spaces import custom_space
 from lwmm_hub.evaluation.reading import ids_of, image_of, open_picture, panoptic_from
 from lwmm_hub.evaluation.values import Segment
 
@@ -92,8 +95,30 @@ def test_an_image_belongs_to_who_asked_for_it(tmp_path: Path, mode: str) -> None
     assert image_of(open_picture(tmp_path / "image.png", "image"), "image").flags.writeable
 
 
+@pytest.mark.parametrize("side", [14_000, 60_000])
+def test_a_picture_of_absurdly_many_pixels_is_refused(tmp_path: Path, side: int) -> None:
+    """PIL says so in an error that is of no kind we know, and of fewer pixels in a warning."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    path = save_grey_png(tmp_path / "a.png", [[0]], 8)
+    content = path.read_bytes()
+    chunk = b"IHDR" + header
+    checksum = struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(content[:12] + chunk + checksum + content[33:])
+    with pytest.raises(EvaluationError, match=r"pixels.* Evaluate smaller images"):
+        open_picture(path, "a")
+    rows = {"image": [{"bytes": path.read_bytes(), "path": None}]}
+    table = datasets.Dataset.from_dict(rows | {"label": rows["image"]})
+    for column in ("image", "label"):
+        table = table.cast_column(column, datasets.Image())
+    for images, labels in (("image", "label"), ("label", "image")):
+        data = from_table(table, "t", None, None, SPACE, Columns("semantic", images, labels))
+        with pytest.raises(EvaluationError, match=r"^t, row 0 "):
+            next(data.samples(0, 1))
+
+
 # ----------------------------------------------------------------------------------- panoptic maps
 
+SPACE = custom_space(["road"])
 KNOWN = {0: None, 1: 1, 2: 2}
 MAP = np.array([[0, 5], [5, 7]], np.int32)
 SEVEN = {"id": 7, "category_id": 1}

@@ -141,6 +141,16 @@ def test_class_labels_make_it_classification() -> None:
         next(samples)
 
 
+def test_whole_numbers_that_are_called_labels_make_it_classification(tmp_path: Path) -> None:
+    rows = {"image": [png(shown(0))] * 2, "label": [1, 0]}
+    (tmp_path / "names.json").write_text('["cat", "dog"]')
+    data = open_data(
+        table(rows, label=datasets.Value("int64")), label_space=str(tmp_path / "names.json")
+    )
+    assert (data.task, data.space.labels) == ("classification", ("cat", "dog"))
+    assert [sample.label for sample in data.samples(0, 1)] == [1, 0]
+
+
 def test_panoptic_columns_have_segments(tmp_path: Path) -> None:
     ids = np.zeros(SIZE, np.int32)
     ids[:9], ids[9:12] = 515, 4
@@ -190,6 +200,13 @@ def test_objects_are_boxes(as_lists: bool) -> None:
     assert sample.boxes.areas.tolist() == [6]
 
 
+def test_a_column_of_texts_holds_no_objects(names: str) -> None:
+    rows = {"image": [png(shown(0))], "objects": ["car"]}
+    data = table(rows, objects=datasets.Value("string"))
+    with pytest.raises(EvaluationError, match=r"the column objects of .* has no bbox and category"):
+        open_data(data, label_space=names)
+
+
 def test_a_broken_picture_in_a_table_is_named(names: str) -> None:
     rows = {"image": [png(shown(i)) for i in range(3)], "label": [png(labels(i)) for i in range(3)]}
     rows["image"][1] = {"bytes": rows["image"][1]["bytes"][:200], "path": None}
@@ -232,6 +249,34 @@ def test_saved_tables_and_parquet_files_are_read(tmp_path: Path) -> None:
         open_data(both, split="train", label_space=str(tmp_path / "saved" / "id2label.json")).count
         == 2
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("dataset_dict.json", b"{", r"dataset_dict.json is not as 'datasets' writes it \(JSONDec"),
+        ("dataset_dict.json", b"[]", r"\(it is no table\)\. Save the data set again"),
+        ("dataset_dict.json", b"{}", r"dataset_dict.json of saved names no splits\. Save"),
+        ("dataset_dict.json", b'{"splits": 3}', r"names no splits"),
+        ("dataset_dict.json", b'{"splits": [["test"]]}', r"names no splits"),
+        ("dataset_dict.json", b" " * (65 << 20), r"\(it has over 64 MiB, too many\)"),
+        ("dataset_dict.json", b"[" * 100_000, r"\(RecursionError\)"),
+        ("test/state.json", b"\xff", r"test/state.json is not as .* \(UnicodeDecodeError\)"),
+        ("test/state.json", b"3", r"\(it is no table\)"),
+        ("test/state.json", None, r"\(No such file or directory\)"),
+    ],
+)
+def test_a_saved_table_that_is_damaged_is_named(
+    tmp_path: Path, file: str, content: bytes | None, said: str
+) -> None:
+    datasets.DatasetDict({"test": semantic(1)}).save_to_disk(tmp_path / "saved")
+    path = tmp_path / "saved" / file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EvaluationError, match=said) as caught:
+        open_data(tmp_path / "saved")
+    assert str(tmp_path) not in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------- on the Hub
@@ -353,6 +398,13 @@ def test_a_data_set_in_the_cache_is_read_offline_at_the_same_commit(
     assert "org/street is not in the cache" in kept[7]
     assert "does not say what the labels of org/bare are" in kept[8]
     assert kept[9] == online[1]
+    about = tmp_path / "h" / "datasets" / "org___streets" / "default" / "0.0.0" / second
+    for content in ("{", "[]", "{}", '{"splits": {"validation": 3}}'):
+        (about / "dataset_info.json").write_text(content)
+        (said,) = opened(("org/streets", {}), HF_HUB_OFFLINE="1")
+        assert "the cache holds a damaged copy of org/streets, and HF_HUB_OFFLINE" in said
+    about.rename(tmp_path / "aside")  # as the message says
+    assert opened(("org/streets", {})) == newer
 
 
 @pytest.fixture

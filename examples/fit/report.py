@@ -105,9 +105,9 @@ def _summary(lines: Sequence[Line], worlds: Sequence[str]) -> str:
 
 def _variants(lines: Sequence[Line]) -> str:
     """What each variant brings over the defaults, in the runs that have both."""
-    scores = {(line["world"], line["seed"], line["name"]): line["miou"] for line in lines}
+    scores = _by_run(lines)
     names = [n for n in dict.fromkeys(line["name"] for line in lines) if n.startswith("fit, ")]
-    kinds = list(dict.fromkeys(line["world"].partition(" ")[0] for line in lines))
+    kinds = _kinds(lines)
     table = [["over the default", *(text for kind in kinds for text in (kind, "runs"))]]
     for name in names:
         row = [name]
@@ -124,9 +124,9 @@ def _variants(lines: Sequence[Line]) -> str:
 
 def _rival(lines: Sequence[Line]) -> str:
     """The fit beside the anchor trained on the same images, a sentence for each kind of data."""
-    scores = {(line["world"], line["seed"], line["name"]): line["miou"] for line in lines}
+    scores = _by_run(lines)
     sentences = []
-    for kind in dict.fromkeys(line["world"].partition(" ")[0] for line in lines):
+    for kind in _kinds(lines):
         runs = [
             (world, seed)
             for world, seed, name in scores
@@ -144,6 +144,16 @@ def _rival(lines: Sequence[Line]) -> str:
                 f"run{'s' if len(runs) > 1 else ''}).\n"
             )
     return "".join(sentences)
+
+
+def _by_run(lines: Sequence[Line]) -> dict[tuple[str, int, str], float]:
+    """(world, seed, name) -> mIoU."""
+    return {(line["world"], line["seed"], line["name"]): line["miou"] for line in lines}
+
+
+def _kinds(lines: Sequence[Line]) -> list[str]:
+    """The kinds of data, in the order of the log: a world is named after its kind."""
+    return list(dict.fromkeys(line["world"].partition(" ")[0] for line in lines))
 
 
 def _looked_at(world: str, seed: int) -> bool:

@@ -114,14 +114,16 @@ def evaluation(manifest: Mapping[str, Any]) -> dict[str, Markdown]:
         return {"evaluation": Markdown(words), "class_scores": Markdown("")}
     names = score_names(manifest)
     columns = [metric for metric in SCORES if _any_finite(entries, metric.field)]
-    speed = _any_finite(entries, "images_per_second")
-    headings = ["Model", *(f"{metric.heading} (%)" for metric in columns), *["Images/s"] * speed]
+    # images per second are of whole runs, with reading, and of kept ones: no comparison
+    speed = _any_finite(entries, "relative_cost")
+    inference = ["Cost of inference"] * speed
+    headings = ["Model", *(f"{metric.heading} (%)" for metric in columns), *inference]
     rows = []
     for entry, name in zip(entries, names, strict=True):
         shown = text(name)
         row = [Markdown(f"**{shown}**") if name == "this model" else shown]
         row += [_percent(entry.get(metric.field)) for metric in columns]
-        rows.append([*row, *[_decimal(entry.get("images_per_second"))] * speed])
+        rows.append([*row, *[_decimal(entry.get("relative_cost"))] * speed])
     dataset = scores.get("dataset") or {}
     words = f"On {text(dataset_name(dataset))}"
     if dataset.get("split"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,7 +28,7 @@ from lwmm_hub.cli.options import (
     written,
 )
 from lwmm_hub.cli.output import Output
-from lwmm_hub.cli.pushing import left_behind, push, push_result, take_pushing
+from lwmm_hub.cli.pushing import push, take_pushing
 from lwmm_hub.cli.scoring import (
     JUDGE_NAMES,
     JUDGE_OPTIONS,
@@ -117,13 +117,13 @@ def merge(
 
     # without -o the folder is only on the way to the Hub, and stays where the push fails
     scratch = None
-    if push is not None and folder is None:
-        import tempfile
+    if push is not None:
+        from lwmm_hub.cli.keeping import clear_scratch, new_scratch, saved
 
-        scratch = tempfile.mkdtemp(prefix="lwmm-")
+        scratch = new_scratch() if folder is None else None
     where = folder
     if where is None:
-        where = "merged" if scratch is None else str(Path(scratch) / "merged")
+        where = "merged" if scratch is None else str(scratch / "merged")
     allow_push: Callable[[MergePlan], None] | None = None
     try:
         if push is not None:
@@ -164,11 +164,15 @@ def merge(
             data["scores"] = judged.to_dict()
         url = None
         if push is not None:
-            aside = None if scratch is None else Path(scratch)
-            url = push_result(result, push, pushing, aside, Path(where))
+            try:
+                url = result.push_to_hub(push, **pushing)
+            except Exception as error:
+                if scratch is None:
+                    raise
+                raise saved(error, Path(where), push) from error
     finally:
-        if scratch is not None and not left_behind(Path(scratch)):
-            shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            clear_scratch(scratch)
     if scratch is not None:
         data["output"] = None
     data["commit_url"] = url
@@ -193,7 +197,7 @@ def _counts(result: MergeResult) -> str:
 
 
 def _next_step(where: str) -> str:
-    return f"Read {where}/README.md, then publish it: lwmm-hub push {where} OWNER/NAME"
+    return f"Read {where}/README.md, then publish it: lwmm-hub push {quote(where)} OWNER/NAME"
 
 
 def _two(models: tuple[str, ...]) -> tuple[str, ...]:

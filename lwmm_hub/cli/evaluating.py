@@ -148,9 +148,9 @@ def evaluate(
         _check_target(Path(overlay_to), _is_drawn, "overlay of ours")
     from lwmm_hub.evaluation.comparing import evaluate_models
     from lwmm_hub.evaluation.inference import InferenceOptions
+    from lwmm_hub.evaluation.label_maps import LabelOptions
     from lwmm_hub.evaluation.opening import open_data, read_space
     from lwmm_hub.evaluation.running import RunOptions
-    from lwmm_hub.evaluation.subjects import LabelOptions
 
     data = open_data(dataset, **{name: options[name] for name in _READING})
     known = read_space(model_labels).labels if model_labels else ()

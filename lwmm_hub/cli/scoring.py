@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +19,8 @@ from lwmm_hub.small_files import read_small
 
 if TYPE_CHECKING:
     from lwmm_hub.evaluation.data_sets import DataSet
+    from lwmm_hub.evaluation.label_maps import LabelOptions
     from lwmm_hub.evaluation.reporting import Report
-    from lwmm_hub.evaluation.subjects import LabelOptions
     from lwmm_hub.merge_result import MergeResult
 
 JUDGE_OPTIONS = (
@@ -78,14 +81,25 @@ def take_judging(options: dict[str, Any]) -> Judging | None:
                 "it out."
             )
         return None
+    from lwmm_hub.evaluation.label_maps import LabelOptions
     from lwmm_hub.evaluation.opening import open_data
     from lwmm_hub.evaluation.running import RunOptions
-    from lwmm_hub.evaluation.subjects import LabelOptions
 
     labels = LabelOptions(by_name, read_label_map(label_map))
-    opened = open_data(data, split=split, label_space=space)
-    RunOptions(limit=limit).check(opened)
+    with _options_of_merge():
+        opened = open_data(data, split=split, label_space=space)
+        RunOptions(limit=limit).check(opened)
     return Judging(opened, labels, limit, controls)
+
+
+@contextmanager
+def _options_of_merge() -> Iterator[None]:
+    """Errors name options as `evaluate` calls them; some of them are called otherwise here."""
+    try:
+        yield
+    except LwmmError as error:
+        text = re.sub(r"(?<![\w-])--(split|labels|limit)\b", r"--evaluate-\1", error.text)
+        raise type(error)(text) from error
 
 
 def check_controlled(recipe: str | None) -> None:

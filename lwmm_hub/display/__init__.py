@@ -13,6 +13,7 @@ from lwmm_hub.display.plans import (
     plan_html,
     plan_rows,
     plan_text,
+    result_html,
     stage_name,
     tab_row,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "plan_html",
     "plan_rows",
     "plan_text",
+    "result_html",
     "size",
     "stage_name",
     "tab_row",

@@ -5,6 +5,7 @@ Works on the plain data of `MergePlan.to_dict()`, so nothing here knows how a pl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,24 +34,31 @@ def plan_text(plan: Mapping[str, Any], color: bool = False) -> str:
     lines = [headline(plan), ""]
     lines += _table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
     lines += ["", *_parts(plan), *_renamed(plan)]
-    lines += [f"Layers: {len(plan['layers'])}, in the order of {plan['order_source']}", ""]
+    lines += [_order(plan), ""]
     lines += _layer_table(plan, color)
     lines += _inferred(plan) + _kept(plan) + _unused(plan) + _relatedness(plan) + _lineage(plan)
     if not plan["scope_decided"]:
-        lines += [
-            "",
-            "The weights were not read yet: heads count as related until 'merge' has looked "
-            "(--check-weights looks now).",
-        ]
+        lines += ["", _NOT_READ]
     if plan["warnings"]:
         lines += ["", "Warnings", *(f"  - {one_line(text)}" for text in plan["warnings"])]
-    cost = plan["cost"]
-    lines += [
-        "",
+    return "\n".join([*lines, "", _cost(plan["cost"])])
+
+
+_NOT_READ = (
+    "The weights were not read yet: heads count as related until 'merge' has looked "
+    "(--check-weights looks now)."
+)
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    return (
         f"Cost: reads {size(cost['read_bytes'])}, writes {size(cost['write_bytes'])}, "
-        f"downloads {size(cost['download_bytes'])}",
-    ]
-    return "\n".join(lines)
+        f"downloads {size(cost['download_bytes'])}"
+    )
+
+
+def _order(plan: Mapping[str, Any]) -> str:
+    return f"Layers: {len(plan['layers'])}, in the order of {plan['order_source']}"
 
 
 _FOUND = {"fit": "fitted", "entropy": "entropy-weighted", "drift": "drift-measured"}
@@ -300,7 +308,16 @@ def plan_html(plan: Mapping[str, Any]) -> str:
         )
         return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
+    def paragraphs(lines: Sequence[str]) -> str:
+        return "".join(f"<p>{escape(one_line(line))}</p>" for line in lines)
+
     labels = [one_line(model["label"]) for model in plan["models"]]
+    unused = [
+        (str(count), one_line(f"{labels[model]}: {why}"))
+        for (model, why), count in Counter(
+            (row["model"], row["reason"]) for row in plan["unused"]
+        ).items()
+    ]
     heads = [part["name"] for part in plan["parts"] if not part["backbone"]]
     titles = ("kept from the anchor because", "merged but for")
     kept = "".join(
@@ -308,18 +325,34 @@ def plan_html(plan: Mapping[str, Any]) -> str:
         for title, reasons in zip(titles, _kept_reasons(plan), strict=True)
         if reasons
     )
-    inferred = "".join(
-        f"<p>{escape(line)}</p>" for line in _inferred(plan) if line.startswith("Inferred")
-    )
-    said = [in_python(one_line(text)) for text in plan["warnings"]]
-    warnings = "".join(f"<li>{escape(text)}</li>" for text in said)
+    inferred = [line for line in _inferred(plan) if line.startswith("Inferred")]
+    unread = [] if plan["scope_decided"] else [in_python(_NOT_READ)]
     return (
         f"<div><p><b>{escape(headline(plan))}</b></p>"
         + table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
+        + paragraphs([_order(plan)])
         + ramp_svg(plan["layers"], labels, heads=heads)
-        + inferred
+        + paragraphs(inferred)
         + kept
-        + "".join(f"<p>{escape(line)}</p>" for line in _lineage(plan)[1:])
-        + (f"<ul>{warnings}</ul>" if warnings else "")
+        + table(("tensors", "of a donor left out because"), unused) * bool(unused)
+        + paragraphs([*_lineage(plan)[1:], *unread, _cost(plan["cost"])])
+        + _warnings_html(plan["warnings"])
         + "</div>"
     )
+
+
+def result_html(headline: str, license: str, warnings: Sequence[str]) -> str:
+    """A merge as a notebook shows it: what was done, and what can be done next."""
+    steps = (
+        "<code>.load()</code> gives the model, <code>.push_to_hub('OWNER/NAME')</code> publishes it"
+    )
+    return (
+        f"<div><p><b>{escape(one_line(headline))}</b></p>"
+        f"<p>Licence: {escape(one_line(license))}. {steps}; its <code>README.md</code> is the card."
+        f"</p>{_warnings_html(warnings)}</div>"
+    )
+
+
+def _warnings_html(warnings: Sequence[str]) -> str:
+    said = "".join(f"<li>{escape(in_python(one_line(text)))}</li>" for text in warnings)
+    return f"<ul>{said}</ul>" if said else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 LARGEST_ID = 2**31 - 1  # what a map of 32 bits holds; COCO's pictures hold 2**24 - 1
@@ -43,6 +45,50 @@ def yes_or_no(entry: Mapping[str, Any], field: str) -> bool:
     if isinstance(value, str | bytes) or value not in (0, 1):
         raise ValueError(f"{field} is {value!r}, neither 0 nor 1")
     return bool(value)
+
+
+def box_of(entry: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """The corners of a `bbox`, which is left, top, width, height.
+
+    >>> box_of({"bbox": [1, 2, 3.5, 4]})
+    (1.0, 2.0, 4.5, 6.0)
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it is something else than four numbers, or ends before it begins.
+    """
+    value = entry["bbox"]
+    try:
+        left, top, width, height = (_number(part) for part in value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"bbox is {shown(value)}, not left, top, width, height") from error
+    if width < 0 or height < 0:
+        raise ValueError(f"bbox is {shown(value)}, which ends before it begins")
+    return left, top, left + width, top + height
+
+
+def area_of(entry: Mapping[str, Any]) -> float | None:
+    """The `area` of an object in pixels, None where it is absent or null.
+
+    Raises:
+        ValueError: it is no number from 0 on.
+    """
+    value = entry.get("area")
+    if value is None:
+        return None
+    try:
+        area = _number(value)
+    except ValueError:
+        area = -1.0
+    if area < 0:
+        raise ValueError(f"area is {shown(value)}, no number of pixels")
+    return area
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
 
 
 def segment_of(entry: Mapping[str, Any]) -> tuple[int, int, bool]:

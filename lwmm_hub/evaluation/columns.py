@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lwmm_hub.errors import EvaluationError, LwmmError
+from lwmm_hub.evaluation.coco_entries import area_of, box_of, shown, whole_number, yes_or_no
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.label_spaces import LabelSpace, counted_space, label_space
 from lwmm_hub.evaluation.reading import (
@@ -203,9 +204,16 @@ def decoding_row(reference: str, number: int) -> Iterator[None]:
     Raises:
         EvaluationError: instead of what PIL says; not instead of what the network says.
     """
+    from PIL.Image import DecompressionBombError
+
     try:
         yield
-    except (OSError, ValueError, SyntaxError) as error:  # PIL says SyntaxError of a broken PNG
+    except (  # PIL says SyntaxError of a broken PNG
+        OSError,
+        ValueError,
+        SyntaxError,
+        DecompressionBombError,
+    ) as error:
         own = type(error).__module__.startswith(("builtins", "PIL"))
         if not own or getattr(error, "errno", None) is not None or isinstance(error, LwmmError):
             raise
@@ -252,7 +260,9 @@ def _task_of(features: Mapping[str, Any], pictures: list[str], label: str | None
         return "semantic"
     if any(type(kind).__name__ == "ClassLabel" for kind in features.values()):
         return "classification"
-    return "detection" if any(name in features for name in OBJECTS) else "semantic"
+    if any(name in features for name in OBJECTS):
+        return "detection"
+    return "classification" if _numbers(features) and not pictures else "semantic"
 
 
 def _space_of(names: list[str] | None, reference: str) -> LabelSpace:
@@ -306,12 +316,17 @@ def _rows_of(table: Any) -> list[dict[str, Any]]:
     return [dict(entry) for entry in table]
 
 
+def _numbers(features: Mapping[str, Any]) -> list[str]:
+    """Columns of whole numbers that are called as labels are."""
+    return [n for n in MAPS if str(getattr(features.get(n), "dtype", "")).startswith("int")]
+
+
 def _classification(
     features: Mapping[str, Any], _pictures: list[str], wanted: str | None, reference: str
 ) -> _Found:
     classes = [n for n, kind in features.items() if type(kind).__name__ == "ClassLabel"]
-    numbers = [n for n in MAPS if getattr(features.get(n), "dtype", "").startswith("int")]
-    column = choose_column(wanted, MAPS, classes or numbers, features, "label", reference)
+    possible = classes or _numbers(features)
+    column = choose_column(wanted, MAPS, possible, features, "label", reference)
 
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
         label = row[column]
@@ -334,6 +349,7 @@ def _detection(
     inner = features[column]
     inner = getattr(inner, "feature", inner)  # a list of mappings, or a mapping of lists
     inner = inner[0] if isinstance(inner, list) else inner
+    inner = inner if isinstance(inner, Mapping) else {}
     category = next((n for n in CATEGORIES if n in inner), None)
     if category is None or "bbox" not in inner:
         raise EvaluationError(
@@ -343,25 +359,54 @@ def _detection(
     names = getattr(getattr(inner[category], "feature", inner[category]), "names", None)
 
     def read(row: Mapping[str, Any], space: LabelSpace, name: str) -> dict[str, Any]:
-        objects = _rows_of(row[column])
-        corners = np.array([o["bbox"] for o in objects], np.float32).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
         known = categories_in(space)
-        found = [known.get(o[category]) for o in objects]
-        if None in found:
-            raise EvaluationError(
-                f"{name} has an object of the class {objects[found.index(None)][category]}, which "
-                f"is none of the {len(space)} of {space.name}. Name the label space of the data "
-                "set."
+        found = [_object(entry, category, known, space, name) for entry in _rows_of(row[column])]
+        areas = [one.area for one in found]
+        return {
+            "boxes": Boxes(
+                np.array([one.corners for one in found], np.float32).reshape(-1, 4),
+                np.array([one.label for one in found], np.int64),
+                is_crowd=np.array([one.is_crowd for one in found], bool),
+                areas=np.array(areas, np.float32) if areas and None not in areas else None,
             )
-        categories = np.array(found, np.int64)
-        crowd = np.array([bool(o.get("iscrowd", 0)) for o in objects], bool)
-        areas = None
-        if objects and all(o.get("area") is not None for o in objects):
-            areas = np.array([o["area"] for o in objects], np.float32)
-        return {"boxes": Boxes(corners, categories, is_crowd=crowd, areas=areas)}
+        }
 
     return read, names, (column,)
+
+
+class _Object(NamedTuple):
+    corners: tuple[float, float, float, float]
+    label: int
+    is_crowd: bool
+    area: float | None
+
+
+def _object(
+    entry: Mapping[str, Any],
+    category: str,
+    known: Mapping[int, int | None],
+    space: LabelSpace,
+    name: str,
+) -> _Object:
+    """One object of a row.
+
+    Raises:
+        EvaluationError: it is none, or of a class that the space does not have.
+    """
+    try:
+        number = whole_number(entry, category)
+        corners, crowd, area = box_of(entry), yes_or_no(entry, "iscrowd"), area_of(entry)
+    except (KeyError, ValueError) as error:
+        raise EvaluationError(
+            f"{name}: {shown(entry)} is no object: {error}. Correct the annotations."
+        ) from error
+    label = known.get(number)
+    if label is None:
+        raise EvaluationError(
+            f"{name} has an object of the class {number}, which is none of the {len(space)} of "
+            f"{space.name}. Name the label space of the data set."
+        )
+    return _Object(corners, label, crowd, area)
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any], list[str], str | None, str], _Found]] = {

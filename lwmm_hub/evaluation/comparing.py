@@ -16,6 +16,7 @@ from lwmm_hub.errors import LwmmError, UsageError
 from lwmm_hub.evaluation.costs import Cost, measure_costs
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions
+from lwmm_hub.evaluation.label_maps import LabelOptions
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.evaluation.overlays import draw_overlay
 from lwmm_hub.evaluation.reporting import Report, describe_data, gather_notes
@@ -23,17 +24,21 @@ from lwmm_hub.evaluation.running import Progress, RunOptions, evaluate_subjects
 from lwmm_hub.evaluation.subjects import (
     Ensemble,
     HubModel,
-    LabelOptions,
     OwnModule,
     Predict,
     Subject,
     distinct_names,
+    labels_of_models,
 )
 from lwmm_hub.evaluation.values import Labels, Sample, Scores
+from lwmm_hub.keywords import arguments_of, check_known, keywords
 from lwmm_hub.reference import ModelReference
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Unpack
+
+    from lwmm_hub.evaluation.opening import ReadingFields
 
 Reference = str | os.PathLike[str] | ModelReference
 
@@ -55,12 +60,15 @@ class Column:
     optional: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """A report, and the picture where one was asked for; a notebook shows both."""
 
     report: Report
     overlay: Image | None = None
+
+    def __repr__(self) -> str:
+        return f"<Evaluation of {', '.join(self.report.names)} on {self.report.title}>"
 
     def __str__(self) -> str:
         return str(self.report)
@@ -112,6 +120,9 @@ def evaluate_models(
         raise UsageError("there is nothing to evaluate: name at least one model.")
     inference = inference or InferenceOptions()
     labels = labels or LabelOptions()
+    if labels.names and len(models) + len(ensemble) > 1:
+        of_all = labels_of_models((*models, *ensemble))
+        labels = replace(labels, others=(*labels.others, *sorted(of_all)))
     run = run or RunOptions()
     inference.check()  # before anything is downloaded
     run = replace(run, batch_size=max(run.batch_size, inference.batch_size))
@@ -171,6 +182,7 @@ def evaluate_models(
     return _evaluation(seen, costs, data, run, shown, left_out)
 
 
+@arguments_of(open_data)
 def evaluate(
     model: Any,
     dataset: Any,
@@ -184,10 +196,10 @@ def evaluate(
     batch_size: int = 1,
     device: str | None = None,
     dtype: str = "float32",
-    window: tuple[int, int] | None = None,
+    window: int | tuple[int, int] | None = None,
     flip: bool = False,
     progress: Progress | None = None,
-    **reading: Any,
+    **reading: Unpack[ReadingFields],
 ) -> Scores:
     """Score one model, or a module of your own, on a data set.
 
@@ -207,10 +219,12 @@ def evaluate(
         batch_size: images of one size that go through the network at once.
         device: e.g. `cuda:1`; None is the accelerator, if there is one.
         dtype: `float32`, `float16` or `bfloat16`.
-        window: (height, width) of a sliding window; None shows whole images.
+        window: (height, width) of a sliding window, or one number; None shows whole images.
         flip: also show every image mirrored, and average.
         progress: called with (name, images done, images in all or None).
-        **reading: more options of `open_data`.
+        **reading: how the data set is read: `label_space` (what its labels are: a name such as
+            `cityscapes-19`, a JSON file, or their names in order), `revision`, `image_column`,
+            `label_column`, `streaming`, `open_partial`.
 
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
@@ -218,7 +232,7 @@ def evaluate(
     data = _opened(dataset, split, task, reading)
     own = tuple(labels or ()) if predict is None else ()
     options = LabelOptions.of(map_labels, own)
-    inference = InferenceOptions(device, dtype, batch_size, window, flip=flip)
+    inference = InferenceOptions(device, dtype, batch_size, _square(window), flip=flip)
     run = RunOptions(task=task, limit=limit, batch_size=batch_size)
     subject: Subject
     if predict is not None:
@@ -228,12 +242,13 @@ def evaluate(
         subject = HubModel(text, data.space, options, inference)
     else:
         raise UsageError(
-            f"a {type(model).__name__} is evaluated with predict=: a function of the module and an "
-            "image that gives scores of (classes, h, w)."
+            f"a {type(model).__name__} is evaluated by its folder or name, or with predict=: a "
+            "function of the module and an image that gives scores of (classes, h, w)."
         )
     return evaluate_subjects([subject], data, run, progress)[0]
 
 
+@arguments_of(open_data)
 def compare(
     models: Sequence[Reference],
     dataset: Any,
@@ -247,12 +262,12 @@ def compare(
     batch_size: int = 1,
     device: str | None = None,
     dtype: str = "float32",
-    window: tuple[int, int] | None = None,
+    window: int | tuple[int, int] | None = None,
     flip: bool = False,
     overlay: int = 0,
     speed: int = 0,
     progress: Progress | None = None,
-    **reading: Any,
+    **reading: Unpack[ReadingFields],
 ) -> Evaluation:
     """Score models side by side, on the same images, as `lwmm-hub evaluate` does.
 
@@ -268,13 +283,15 @@ def compare(
         batch_size: images of one size that go through a network at once.
         device: e.g. `cuda:1`; None is the accelerator, if there is one.
         dtype: `float32`, `float16` or `bfloat16`.
-        window: (height, width) of a sliding window; None shows whole images.
+        window: (height, width) of a sliding window, or one number; None shows whole images.
         flip: also show every image mirrored, and average.
         overlay: so many of the first images are drawn with truth and predictions.
         speed: so many images are timed for the relative cost of inference, with all models in
             memory.
         progress: called with (name, images done, images in all or None).
-        **reading: more options of `open_data`.
+        **reading: how the data set is read: `label_space` (what its labels are: a name such as
+            `cityscapes-19`, a JSON file, or their names in order), `revision`, `image_column`,
+            `label_column`, `streaming`, `open_partial`.
 
     Returns:
         `report` with the table, `overlay` with the picture.
@@ -289,7 +306,7 @@ def compare(
         _opened(dataset, split, task, reading),
         ensemble=ensemble,
         labels=LabelOptions.of(map_labels, tuple(labels or ())),
-        inference=InferenceOptions(device, dtype, batch_size, window, flip=flip),
+        inference=InferenceOptions(device, dtype, batch_size, _square(window), flip=flip),
         run=RunOptions(task=task, limit=limit, batch_size=batch_size),
         overlay=overlay,
         speed=speed,
@@ -297,10 +314,13 @@ def compare(
     )
 
 
-def _opened(
-    dataset: Any, split: str | None, task: str | None, reading: Mapping[str, Any]
-) -> DataSet:
+def _square(window: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (window, window) if isinstance(window, int) else window
+
+
+def _opened(dataset: Any, split: str | None, task: str | None, reading: ReadingFields) -> DataSet:
     if not isinstance(dataset, DataSet):
+        check_known(reading, (p.name for p in keywords(open_data)))
         return open_data(dataset, split=split, task=task, **reading)
     if split is not None or reading:
         raise UsageError("a DataSet is open already: leave split and reading options out.")

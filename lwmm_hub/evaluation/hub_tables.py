@@ -11,6 +11,9 @@ from typing import Any
 
 from lwmm_hub.errors import EvaluationError, ResolveError, UsageError
 from lwmm_hub.evaluation.data_sets import choose_split
+from lwmm_hub.small_files import read_small_text
+
+_MAX_TOLD = 64 << 20  # bytes; it lists the files of a table and the names of its classes
 
 
 @dataclass(frozen=True)
@@ -107,20 +110,46 @@ def _table_in_cache(data: HubData, split: str | None) -> tuple[Any, str, str]:
             f"the cache holds several configurations of {data} ({names}), and HF_HUB_OFFLINE is "
             "set. Run once without it, or name a local folder."
         )
-    about = json.loads(folders[0].read_text("utf-8"))
-    splits = about.get("splits") or {}
+    try:
+        about = told_by_datasets(folders[0])
+        splits = {name: one["num_examples"] for name, one in about["splits"].items()}
+    except (EvaluationError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResolveError(
+            f"the cache holds a damaged copy of {data}, and HF_HUB_OFFLINE is set. Delete the "
+            f"folder {folders[0].parent}, and run once without it."
+        ) from error
     chosen = choose_split(list(splits), split, str(data))
     start = f"{about.get('dataset_name')}-{chosen}"
     files = sorted(folders[0].parent.glob(f"{start}.arrow"))
     files = files or sorted(folders[0].parent.glob(f"{start}-[0-9]*-of-[0-9]*.arrow"))
     parts = [datasets.Dataset.from_file(str(path)) for path in files]
-    if sum(map(len, parts)) != splits[chosen].get("num_examples"):
+    if sum(map(len, parts)) != splits[chosen]:
         raise ResolveError(
             f"the cache holds a part of {data} only, and HF_HUB_OFFLINE is set. Run once without "
             "it."
         )
     assert commit is not None
     return datasets.concatenate_datasets(parts), commit, chosen
+
+
+def told_by_datasets(path: Path) -> dict[str, Any]:
+    """A JSON file in which `datasets` says what a table is.
+
+    Raises:
+        EvaluationError: it cannot be read, or is something else.
+    """
+    try:
+        content = json.loads(read_small_text(path, _MAX_TOLD))
+        what = "it is no table"
+    except (OSError, ValueError, RecursionError) as error:
+        content = None
+        what = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+    if isinstance(content, dict):
+        return content
+    raise EvaluationError(
+        f"{path.parent.name}/{path.name} is not as 'datasets' writes it ({what}). Save the data "
+        "set again, or get a sound copy."
+    )
 
 
 @contextmanager

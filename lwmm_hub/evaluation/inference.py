@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from lwmm_hub.errors import EvaluationError, EvaluationUsageError
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
+from lwmm_hub.evaluation.processors import load_processor, load_tokens, told
+from lwmm_hub.evaluation.squares import square_of
 from lwmm_hub.evaluation.values import Boxes
 from lwmm_hub.evaluation.views import View, batches, together, windows
 
@@ -33,7 +35,8 @@ class InferenceOptions:
         dtype: `float32`, `float16` or `bfloat16` of weights and images.
         batch_size: images (or windows) of one size that go through at once.
         window: (height, width) of a sliding window over the image at its own size; None shows
-            the whole image as the model's image processor resizes it.
+            the whole image as the model's image processor resizes it, and so is shown an image
+            smaller than the window to a network that takes squares alone.
         overlap: least part of a window that the next one shows again.
         flip: also show every image mirrored, and average.
     """
@@ -70,6 +73,7 @@ class Predictor:
         labels: names of the classes, in the order of the network's outputs.
         name: what to call the model in messages.
         network: the module itself, on its device.
+        square: the shape of all images that it takes; None is any.
     """
 
     def __init__(
@@ -90,12 +94,18 @@ class Predictor:
             options: how images go through.
             name: what to call the model in messages.
             tokens: task -> tokens of shape (1, length), for models that are told their task.
+
+        Raises:
+            EvaluationError: an option is out of range, there is no such device, or the network does
+                not take images of the size of the window.
         """
         import torch
 
         self.options = options or InferenceOptions()
         self.options.check()
         self.labels, self.name = tuple(labels), name
+        self.square = square_of(model)
+        self._check_window()
         self._processor, self._tokens = processor, tokens
         try:
             self._device = torch.device(self.options.device or _best_device())
@@ -103,7 +113,7 @@ class Predictor:
             self.network = model.to(self._device, self._dtype).eval()
         except (RuntimeError, AssertionError) as error:  # no such device, or it is full
             raise EvaluationError(
-                f"{name} cannot be moved to the device {self.options.device!r}: {_first(error)} "
+                f"{name} cannot be moved to the device {self.options.device!r}: {told(error)} "
                 "Name another with --device, e.g. cpu."
             ) from error
         self._accepts = set(inspect.signature(model.forward).parameters)
@@ -133,10 +143,10 @@ class Predictor:
         folder = Path(folder)
         name = name or folder.name
         model = load_model(folder, weights)
-        processor = _load_processor(folder, name)
+        processor = load_processor(folder, name)
         tokens = None
         if "task_inputs" in inspect.signature(model.forward).parameters:
-            tokens = _load_tokens(folder, name, int(model.config.task_seq_len))
+            tokens = load_tokens(folder, name, int(model.config.task_seq_len))
         labels = _labels_of(model.config, name)
         return cls(model, processor, labels, options, name, tokens)
 
@@ -171,8 +181,10 @@ class Predictor:
         """Probabilities of each image's classes, (images, classes).
 
         Raises:
-            EvaluationError: the model classifies no images, or memory ran out.
+            EvaluationError: the model classifies no images, memory ran out, or options are given
+                that are of maps alone.
         """
+        self._only_whole("classes of images")
         found = np.empty((len(images), len(self.labels)), np.float32)
         queue = [(i, self._whole(image)) for i, image in enumerate(images)]
         for batch in batches(queue, self.options.batch_size):
@@ -191,8 +203,10 @@ class Predictor:
         """Objects of each image in its own pixels, by the model's own post-processing.
 
         Raises:
-            EvaluationError: the model finds no boxes, or memory ran out.
+            EvaluationError: the model finds no boxes, memory ran out, or options are given that are
+                of maps alone.
         """
+        self._only_whole("boxes")
         found = []
         for image in images:
             outputs = self._forward([self._whole(image)])
@@ -209,12 +223,32 @@ class Predictor:
             found.append(Boxes(boxes, labels.astype(np.int64), scores))
         return found
 
+    def _only_whole(self, what: str) -> None:
+        """Refuse options that would be ignored."""
+        if self.options.window is not None or self.options.flip:
+            raise EvaluationError(
+                f"{what} are predicted of whole images as they are. Leave --window and --flip out."
+            )
+
+    def _check_window(self) -> None:
+        window, square = self.options.window, self.square
+        if window is None or square is None or square.takes(*window):
+            return
+        raise EvaluationError(
+            f"{self.name} takes {square} alone, and the window is {window[0]} high and {window[1]} "
+            f"wide. Use --window {square.side or min(window)}, or none."
+        )
+
     def _views(self, image: Image, task: str) -> list[View]:
         """The inputs that show one image."""
         square = hasattr(self._processor, "do_split_image")  # EoMT sees a fixed square
-        if self.options.window is not None:
+        window = self.options.window
+        if window is not None and self.square is not None:
+            fits = image.shape[0] >= window[0] and image.shape[1] >= window[1]
+            window = window if fits else None
+        if window is not None:
             pixels = self._pixels(image, do_resize=False, do_pad=False, do_split_image=False)
-            views = windows(pixels, self.options.window, self.options.overlap)
+            views = windows(pixels, window, self.options.overlap)
         elif square and task == "semantic" and self._processor.do_split_image:
             pixels = self._pixels(image, do_pad=False, do_split_image=False)
             views = windows(pixels, (min(pixels.shape[1:]),) * 2, 0.0)
@@ -222,11 +256,11 @@ class Predictor:
             pixels = self._pixels(image, do_pad=False, do_split_image=False)
             views = [_padded(pixels, self._processor)]
         else:
-            views = [self._whole(image)]
+            views = [self._whole(image, do_center_crop=False)]
         return views + [view.mirror() for view in views] if self.options.flip else views
 
-    def _whole(self, image: Image) -> View:
-        prepared = self._prepare(image)
+    def _whole(self, image: Image, **options: bool) -> View:
+        prepared = self._prepare(image, **options)
         pixels, mask = prepared["pixel_values"][0], prepared.get("pixel_mask")
         extent = tuple(pixels.shape[1:])
         if mask is not None:
@@ -234,6 +268,7 @@ class Predictor:
         return View(pixels, (0, 0), extent)
 
     def _pixels(self, image: Image, **options: bool) -> Tensor:
+        options["do_center_crop"] = False
         pixels: Tensor = self._prepare(image, **options)["pixel_values"][0]
         return pixels
 
@@ -248,13 +283,19 @@ class Predictor:
         except (ValueError, TypeError, KeyError) as error:
             raise EvaluationError(
                 f"the image processor of {self.name} does not take an image of {image.shape[1]} x "
-                f"{image.shape[0]}: {_first(error)} Check its preprocessor_config.json."
+                f"{image.shape[0]}: {told(error)} Check its preprocessor_config.json."
             ) from error
 
     def _forward(self, views: Sequence[View], task: str = "", gradients: bool = False) -> Any:
         import torch
 
         batch = torch.stack([view.pixels for view in views])
+        height, width = batch.shape[2:]
+        if self.square is not None and not self.square.takes(height, width):
+            raise EvaluationError(
+                f"{self.name} takes {self.square} alone, and its image processor makes images of "
+                f"{width} x {height}. Correct the size in its preprocessor_config.json."
+            )
         inputs = {"pixel_values": batch.to(self._device, self._dtype)}
         if self._tokens is not None:
             inputs["task_inputs"] = self._tokens(task).repeat(len(views), 1).to(self._device)
@@ -269,10 +310,11 @@ class Predictor:
         except EvaluationError:  # memory ran out, which is no fault of the size: said already
             raise
         except (ValueError, IndexError, RuntimeError) as error:
-            height, width = batch.shape[2:]
+            step = "Correct the size in its preprocessor_config.json."
+            if self.options.window is not None:
+                step = "Choose another --window, or none."
             raise EvaluationError(
-                f"{self.name} does not take images of {width} x {height}: {_first(error)} "
-                "Choose another --window, or none."
+                f"{self.name} does not take images of {width} x {height}: {told(error)} {step}"
             ) from error
 
 
@@ -314,59 +356,6 @@ def _scores_of(
             f"{name} gives no scores of pixels: evaluate a segmentation model, or pass predict=."
         )
     return DenseScores(logits[k], size, extent(logits))
-
-
-def _load_processor(folder: Path, name: str) -> Any:
-    """The image processor that a folder describes, by its PIL implementation.
-
-    The torchvision one resizes otherwise and moves scores in their third digit.
-    """
-    import transformers
-
-    if not any((folder / f"{n}_config.json").is_file() for n in ("preprocessor", "processor")):
-        raise EvaluationError(
-            f"{name} has no image processor, so nobody knows how it wants its images. Put the "
-            "preprocessor_config.json of the model it was made from beside its config.json."
-        )
-    loader: Any = transformers.AutoImageProcessor
-    try:
-        return loader.from_pretrained(folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise EvaluationError(
-            f"{name} has no image processor that transformers can load ({_first(error)}). Put the "
-            "preprocessor_config.json of the model it was made from beside its config.json."
-        ) from error
-
-
-def _load_tokens(folder: Path, name: str, length: int) -> Callable[[str], Tensor]:
-    """How OneFormer is told its task: the sentence's tokens, 0 behind its end."""
-    import transformers
-
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise EvaluationError(
-            f"{name} has no tokenizer that transformers can load ({_first(error)}): it is told its "
-            "task by a sentence. Put the tokenizer files of the original beside its config.json."
-        ) from error
-
-    def tokens(task: str) -> Tensor:
-        text = tokenizer(
-            f"the task is {task}",
-            padding="max_length",
-            max_length=length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        masked: Tensor = text["input_ids"] * text["attention_mask"]
-        return masked
-
-    if bool((tokens("semantic") == tokens("panoptic")).all()):  # one without its vocabulary
-        raise EvaluationError(
-            f"{name} has a tokenizer without words: its tasks would all be one. Put the tokenizer "
-            "files of the original beside its config.json."
-        )
-    return tokens
 
 
 def _labels_of(config: Any, name: str) -> list[str]:
@@ -426,9 +415,3 @@ def memory_watched(name: str, hint: str = "") -> Iterator[None]:
             f"memory ran out while {name} looked at images. "
             + (hint or "Use a smaller --batch-size, or a --window of e.g. 512.")
         ) from error
-
-
-def _first(error: BaseException) -> str:
-    """The first line of another library's message, as a sentence, cut to a readable length."""
-    text = " ".join(str(error).split())[:200]
-    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,3 +221,56 @@ def _incomplete(found: LabelMap) -> str:
         f"the label map has {' and '.join(parts)}. Add lines for them, or pass --map-labels too: "
         "the former then count as wrong, the latter score 0."
     )
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """How a model's labels are compared with those of a data set that calls them otherwise.
+
+    Attributes:
+        partial: compare what both name; other predictions count as wrong.
+        names: label of the model -> label of the data set.
+        model_labels: what the model's classes are, where its config does not say.
+        others: labels of other models that `names` are of, too: what is one of theirs alone is not
+            looked for in this one.
+    """
+
+    partial: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+    model_labels: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, map_labels: bool | Mapping[str, str], model_labels: tuple[str, ...] = ()
+    ) -> LabelOptions:
+        """The options that `map_labels` of `lwmm_hub.evaluate` means."""
+        names = map_labels if isinstance(map_labels, Mapping) else {}
+        return cls(bool(map_labels), names, model_labels)
+
+    def match(self, labels: Sequence[str], space: LabelSpace, name: str) -> LabelMap:
+        """A model's classes in the data set's label space.
+
+        Raises:
+            EvaluationError: they disagree; says which model.
+        """
+        if self.model_labels and len(self.model_labels) != len(labels):
+            raise EvaluationError(
+                f"{name} has {len(labels)} classes, and {len(self.model_labels)} labels are given."
+            )
+        own = self.model_labels or tuple(labels)
+        mine, theirs = compared(own, self.others)
+        names = {
+            label: wanted
+            for label, wanted in self.names.items()
+            if _place(label, own, mine) is not None or _place(label, self.others, theirs) is None
+        }
+        try:
+            return match_labels(
+                own,
+                space,
+                names=names or None,
+                allow_partial=self.partial,
+            )
+        except EvaluationError as error:
+            raise EvaluationError(f"{name}: {error}") from error

@@ -251,12 +251,12 @@ def labels_of(id2label: Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:
             found = {}
         if sorted(found) != list(range(len(id2label))) or not found:
             raise EvaluationError(
-                f"id2label has the keys {shorten(id2label)}, not 0 to {len(id2label) - 1}. Correct "
-                "the model's config.json."
+                f"id2label has the keys {shorten(id2label)}, not 0 to {len(id2label) - 1}. Number "
+                "the classes from 0 on."
             )
         id2label = [found[i] for i in range(len(found))]
     if isinstance(id2label, str) or not all(isinstance(name, str) for name in id2label):
-        raise EvaluationError("class names are texts. Correct the model's config.json.")
+        raise EvaluationError("class names are texts. Name every class by one.")
     return tuple(id2label)
 
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from lwmm_hub.checkpoint import Checkpoint, LocalFile, dtype_name
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.inference import InferenceOptions, Predictor
+from lwmm_hub.small_files import read_small
 
 if TYPE_CHECKING:
     import torch
+
+_MAX_INDEX = 64 << 20  # bytes
 
 
 def predictor_of(
@@ -65,9 +68,9 @@ def _files_of(path: Path) -> set[Path]:
     if path.suffix != ".json":
         return {path}
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(read_small(path, _MAX_INDEX))
         return {path.parent / name for name in index["weight_map"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
 
 

@@ -4,26 +4,53 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.errors import EvaluationError, UsageError
 from lwmm_hub.evaluation.coco_entries import whole_number, yes_or_no
 from lwmm_hub.evaluation.columns import Columns, from_table
 from lwmm_hub.evaluation.data_sets import DataSet, choose_split
-from lwmm_hub.evaluation.hub_tables import HubData, file_beside, on_hub, reading, table_from_hub
-from lwmm_hub.evaluation.label_spaces import LabelSpace, counted_space, label_space, labels_of
+from lwmm_hub.evaluation.hub_tables import (
+    HubData,
+    file_beside,
+    on_hub,
+    reading,
+    table_from_hub,
+    told_by_datasets,
+)
+from lwmm_hub.evaluation.label_spaces import (
+    LabelSpace,
+    counted_space,
+    custom_space,
+    label_space,
+    labels_of,
+)
 from lwmm_hub.evaluation.layouts import LAYOUTS, open_layout
 from lwmm_hub.evaluation.layouts.segments import in_space
 from lwmm_hub.evaluation.panoptic import Category
 from lwmm_hub.evaluation.values import TASKS
+from lwmm_hub.small_files import read_small_text
 
 LABEL_FILE = "id2label.json"  # beside a data set's card, as label files are kept on the Hub
 MAX_LABEL_FILE = 1 << 20
 
 _Choose = Callable[[list[str], str | None, str], str]
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class ReadingFields(TypedDict, total=False):
+        """What `open_data` takes beside split and task, for type checkers."""
+
+        revision: str | None
+        label_space: str | os.PathLike[str] | Sequence[str] | None
+        image_column: str | None
+        label_column: str | None
+        streaming: bool
+        open_partial: bool
 
 
 def open_data(
@@ -32,7 +59,7 @@ def open_data(
     split: str | None = None,
     task: str | None = None,
     revision: str | None = None,
-    label_space: str | None = None,
+    label_space: str | os.PathLike[str] | Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     streaming: bool = False,
@@ -47,7 +74,7 @@ def open_data(
         task: `semantic`, `panoptic`, `classification` or `detection`; None is what it is made for.
         revision: of the data set on the Hub.
         label_space: what its labels are, where it does not say: a name that
-            `lwmm_hub.evaluation.label_space` knows, or a JSON file (see `read_space`).
+            `lwmm_hub.evaluation.label_space` knows, a JSON file (see `read_space`), or the names.
         image_column: where it has several.
         label_column: where it has several.
         streaming: read from the Hub without storing it.
@@ -102,8 +129,8 @@ def _from_memory(
     return from_table(source, name, None, chosen, space, columns)
 
 
-def read_space(name: str) -> LabelSpace:
-    """A label space by name, or from a JSON file.
+def read_space(named: str | os.PathLike[str] | Sequence[str]) -> LabelSpace:
+    """A label space by name, from a JSON file, or of the names of its classes in order.
 
     The file holds a list of names, an id2label, or COCO's categories with `id`, `name` and
     `isthing`, which say what is countable, too.
@@ -111,24 +138,27 @@ def read_space(name: str) -> LabelSpace:
     Raises:
         EvaluationError: there is no such space or file, or it holds something else.
     """
+    if not isinstance(named, str | os.PathLike):
+        return custom_space([str(label) for label in named])
+    name = os.fspath(named)
     if not name.endswith(".json"):
         return label_space(name)
     path = Path(name).expanduser()
     try:
-        if path.stat().st_size > MAX_LABEL_FILE:
-            raise EvaluationError(f"{path.name} is too large for a list of labels. Name another.")
-        content = json.loads(path.read_text("utf-8"))
-    except EvaluationError:
-        raise
+        content = json.loads(read_small_text(path, MAX_LABEL_FILE))
     except (OSError, ValueError, RecursionError) as error:
+        what = error.strerror if isinstance(error, OSError) else type(error).__name__
         raise EvaluationError(
-            f"{path.name} cannot be read as JSON ({type(error).__name__}). Give a list of names."
+            f"{path.name} cannot be read as JSON ({what}). Give a list of names."
         ) from error
     if isinstance(content, list) and content and isinstance(content[0], Mapping):
         return _space_of_categories(content, path.name)
     if not isinstance(content, list | Mapping):
         raise EvaluationError(f"{path.name} holds neither a list of names nor an id2label.")
-    return counted_space(labels_of(content))
+    try:
+        return counted_space(labels_of(content))
+    except EvaluationError as error:
+        raise EvaluationError(f"{path.name}: {error}") from error
 
 
 def _space_of_categories(content: list[Any], name: str) -> LabelSpace:
@@ -206,7 +236,12 @@ def stored_table(
 
     with reading(HubData(name, None)):
         if whole.is_file():
-            chosen = choose(json.loads(whole.read_text("utf-8"))["splits"], split, name)
+            splits = told_by_datasets(whole).get("splits")
+            if not (isinstance(splits, list) and all(isinstance(one, str) for one in splits)):
+                raise EvaluationError(
+                    f"{whole.name} of {name} names no splits. Save the data set again."
+                )
+            chosen = choose(splits, split, name)
             return _saved(folder / chosen, f"{name} {chosen}"), chosen
         if one.is_file():
             table = _saved(folder, name)
@@ -236,7 +271,7 @@ def own_split(table: Any, wanted: str | None, name: str) -> str | None:
 def _saved(folder: Path, name: str) -> Any:
     import datasets
 
-    if not json.loads((folder / "state.json").read_text("utf-8")).get("_data_files"):
+    if not told_by_datasets(folder / "state.json").get("_data_files"):
         # `datasets` writes a table without rows, and cannot read it
         raise EvaluationError(f"{name} holds no image. Name another split or folder.")
     return datasets.load_from_disk(str(folder))

@@ -138,7 +138,8 @@ class PanopticCounts:
         countable = space.things if things is None else frozenset(things)
         if countable is None:
             raise EvaluationError(
-                f"{space.name} does not say which of its classes are things. Give their indices."
+                f"{space.name} does not say which of its classes are things. Give --labels a JSON "
+                "file of COCO's categories, with isthing, or from Python things."
             )
         return cls([Category(i, n, i in countable) for i, n in enumerate(space.labels)])
 

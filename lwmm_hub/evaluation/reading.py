@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -30,10 +31,10 @@ def open_picture(path: Path, name: str) -> Image:
     Raises:
         EvaluationError: it is missing, broken, or absurdly large.
     """
-    from PIL import Image, UnidentifiedImageError
-
     where = f"{path.parent.name}/{path.name}"
     where = where if where in name else f"{name}: {where}"
+    if path.exists() and not path.is_file():  # opening a pipe would wait for who writes to it
+        raise EvaluationError(f"{where} is no regular file. Get a sound copy, or leave it out.")
     try:
         with path.open("rb") as file:
             return decode_picture(file, where)
@@ -43,13 +44,7 @@ def open_picture(path: Path, name: str) -> Image:
         raise EvaluationError(
             f"{where} is missing. Complete the data set, or name another split."
         ) from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-    ) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise EvaluationError(
             f"{where} cannot be decoded ({type(error).__name__}). Get a sound copy, or "
             "leave it out."
@@ -65,13 +60,21 @@ def decode_picture(file: BinaryIO, where: str) -> Image:
     """
     from PIL import Image
 
-    picture = Image.open(file)
-    if picture.width * picture.height > MAX_PIXELS:
+    try:
+        with warnings.catch_warnings():  # the limit is ours
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(file)
+            if picture.width * picture.height > MAX_PIXELS:
+                raise EvaluationError(
+                    f"{where} has {picture.width} x {picture.height} pixels. Evaluate smaller "
+                    "images."
+                )
+            raw = _raw_mode(picture)
+            picture.load()
+    except Image.DecompressionBombError as error:
         raise EvaluationError(
-            f"{where} has {picture.width} x {picture.height} pixels. Evaluate smaller images."
-        )
-    raw = _raw_mode(picture)
-    picture.load()
+            f"{where} has more pixels than PIL opens. Evaluate smaller images."
+        ) from error
     picture.info[_RAW] = raw
     return picture
 

@@ -17,7 +17,7 @@ from lwmm_hub.evaluation.values import Scores
 _COST = {"images_per_second": "images per second", "peak_memory_mb": "peak memory, MB"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Scores of several models on the same images; the first model is compared with.
 
@@ -151,6 +151,9 @@ class Report:
                 cells.append(padded)
             shown.append("  ".join(cells).rstrip())
         return "\n".join(shown)
+
+    def __repr__(self) -> str:
+        return f"<Report of {', '.join(self.names)} on {self.title}>"
 
     def __str__(self) -> str:
         return self.text()

@@ -12,7 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-VERSION = 3  # goes up where the same run counts otherwise than before: no old state is taken then
+from lwmm_hub.small_files import read_small_text
+
+MAX_STATE = 2 << 30  # bytes; of detections it holds the boxes of every image
+_MAX_STATUS = 1 << 20
+VERSION = 4  # goes up where the same run counts otherwise than before: no old state is taken then
 
 
 def states_folder() -> Path:
@@ -33,7 +37,7 @@ def state_key(settings: Mapping[str, Any]) -> str:
 def read_state(folder: Path, key: str) -> dict[str, Any] | None:
     """A state that was written before, None where there is none that can be used."""
     try:
-        state = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
+        state = json.loads(read_small_text(folder / f"{key}.json", MAX_STATE))
     except (OSError, ValueError, RecursionError):
         return None
     return state if isinstance(state, dict) else None
@@ -65,7 +69,7 @@ def peak_memory() -> float | None:
     Since `forget_peak` on Linux, else of the whole process.
     """
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in read_small_text(Path("/proc/self/status"), _MAX_STATUS).splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
     except (OSError, ValueError, IndexError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,7 +16,7 @@ from lwmm_hub.checkpoint import Checkpoint, LocalFile
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.classification import NO_CLASS
 from lwmm_hub.evaluation.inference import InferenceOptions, wrong_names
-from lwmm_hub.evaluation.label_maps import LabelMap, match_labels
+from lwmm_hub.evaluation.label_maps import LabelMap, LabelOptions
 from lwmm_hub.evaluation.label_spaces import LabelSpace
 from lwmm_hub.evaluation.networks import predictor_of
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
@@ -29,47 +31,17 @@ Image = NDArray[np.uint8]
 Predict = Callable[[Any, Image], Any]
 
 
-@dataclass(frozen=True)
-class LabelOptions:
-    """How a model's labels are compared with those of a data set that calls them otherwise.
+def labels_of_models(references: Iterable[str | os.PathLike[str] | ModelReference]) -> set[str]:
+    """The labels that models' configs name; no weights are read.
 
-    Attributes:
-        partial: compare what both name; other predictions count as wrong.
-        names: label of the model -> label of the data set.
-        model_labels: what the model's classes are, where its config does not say.
+    Raises:
+        ResolveError: there is no such model.
     """
-
-    partial: bool = False
-    names: Mapping[str, str] = field(default_factory=dict)
-    model_labels: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls, map_labels: bool | Mapping[str, str], model_labels: tuple[str, ...] = ()
-    ) -> LabelOptions:
-        """The options that `map_labels` of `lwmm_hub.evaluate` means."""
-        names = map_labels if isinstance(map_labels, Mapping) else {}
-        return cls(bool(map_labels), names, model_labels)
-
-    def match(self, labels: Sequence[str], space: LabelSpace, name: str) -> LabelMap:
-        """A model's classes in the data set's label space.
-
-        Raises:
-            EvaluationError: they disagree; says which model.
-        """
-        if self.model_labels and len(self.model_labels) != len(labels):
-            raise EvaluationError(
-                f"{name} has {len(labels)} classes, and {len(self.model_labels)} labels are given."
-            )
-        try:
-            return match_labels(
-                self.model_labels or tuple(labels),
-                space,
-                names=self.names or None,
-                allow_partial=self.partial,
-            )
-        except EvaluationError as error:
-            raise EvaluationError(f"{name}: {error}") from error
+    found: set[str] = set()
+    for reference in references:
+        named = (resolve(reference).config or {}).get("id2label")
+        found |= set(map(str, named.values())) if isinstance(named, Mapping) else set()
+    return found
 
 
 class Subject(Protocol):
@@ -96,6 +68,10 @@ class Subject(Protocol):
     def predict(self, images: Sequence[Image], task: str) -> list[Prediction]:
         """Predictions in the data set's labels; what it does not have is none of them."""
         ...
+
+
+# a pinned revision in a label: eight digits tell it from others in a table
+_COMMIT = re.compile(r"(@[0-9a-f]{8})[0-9a-f]{32}(?![0-9a-f])")
 
 
 class HubModel:
@@ -127,7 +103,8 @@ class HubModel:
             else ModelReference.parse(str(reference))
         )
         checkpoint = resolve(parsed, download=True)
-        self.name, self.reference = checkpoint.label, str(reference)
+        self.name = _COMMIT.sub(r"\1", checkpoint.label)
+        self.reference = str(reference)
         self.commit = checkpoint.commit
         self.options = options or InferenceOptions()
         self._predictor = predictor_of(
@@ -150,8 +127,14 @@ class HubModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which classes it cannot score on, and which of its own count as wrong."""
-        return _notes(self.name, self.map)
+        """Which classes it cannot score on, which of its own count as wrong, how it saw images."""
+        notes = _notes(self.name, self.map)
+        if self.options.window is not None and self._predictor.square is not None:
+            notes += (
+                f"{self.name} takes {self._predictor.square} alone: images smaller than the window "
+                "are shown whole, as its image processor resizes them.",
+            )
+        return notes
 
     def scores(self, images: Sequence[Image]) -> list[DenseScores | MaskScores]:
         """Scores of the model's own classes."""
@@ -365,7 +348,7 @@ def _notes(name: str, label_map: LabelMap) -> tuple[str, ...]:
     if label_map.never:
         notes.append(f"{name} has no class for {_listed(label_map.never)}: 0 where there are any.")
     if label_map.left_out:
-        notes.append(f"{name} predicts {_listed(label_map.left_out)}, which count as wrong.")
+        notes.append(f"{name} predicts {_listed(label_map.left_out)}, counted as wrong.")
     return tuple(notes)
 
 

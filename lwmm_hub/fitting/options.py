@@ -4,8 +4,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lwmm_hub.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class FitFields(TypedDict, total=False):
+        """The fields of `FitOptions` as keyword arguments, for type checkers."""
+
+        steps: int
+        batch_size: int
+        lr: float
+        threshold: float
+        teacher: str
+        window: tuple[int, int] | None
+        device: str | None
+        seed: int
+        limit: int
+        held_back: float
+        start: str
+        per: str
+        balance: float
+        mirror: bool
+        checks: int
+        patience: int
+
 
 TEACHERS = ("ensemble", "anchor")
 STARTS = ("ramp", "uniform")

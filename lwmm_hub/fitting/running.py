@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,18 @@ from lwmm_hub.fitting.parents import (
 )
 from lwmm_hub.fitting.teaching import Lesson, teach
 from lwmm_hub.fitting.training import Course, Fit, Progress, train
+from lwmm_hub.keywords import check_known, fields_of
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.weight_table import WeightTable
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Unpack
+
+    from lwmm_hub.fitting.options import FitFields
 
 
+@fields_of(FitOptions)
 def fit_layer_weights(
     plan: MergePlan,
     images: Any,
@@ -46,7 +52,7 @@ def fit_layer_weights(
     image_column: str | None = None,
     states: str | Path | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[FitFields],
 ) -> MergePlan:
     """Fit one weight for each layer and model on unlabelled images; the result is a plan to merge.
 
@@ -70,7 +76,7 @@ def fit_layer_weights(
         image_column: where it has several.
         states: folder of half-done fits; None is the user's cache, "" keeps none.
         progress: called with what is done, how many, of how many, the loss and the agreement.
-        **options: fields of `FitOptions`.
+        **options: fields of `lwmm_hub.fitting.FitOptions`, which says what each does.
 
     Raises:
         UsageError: an option is unknown or out of range.
@@ -108,13 +114,9 @@ def fit_layer_weights(
 _HINT = "Look at parts of the images with --window 512, or at smaller ones."
 
 
-def _options(given: dict[str, Any]) -> FitOptions:
-    try:
-        options = FitOptions(**given)
-    except TypeError as error:
-        known = ", ".join(FitOptions.__dataclass_fields__)
-        name = next((n for n in given if n not in FitOptions.__dataclass_fields__), "?")
-        raise UsageError(f"unknown option {name!r} of a fit. Known: {known}.") from error
+def _options(given: Mapping[str, Any]) -> FitOptions:
+    check_known(given, (field.name for field in fields(FitOptions)))
+    options = FitOptions(**given)
     options.check()
     return options
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lwmm_hub.checkpoint import Checkpoint
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.resolving.local import resolve_local
@@ -9,11 +11,13 @@ from lwmm_hub.resolving.local import resolve_local
 __all__ = ["resolve"]
 
 
-def resolve(reference: ModelReference | str, *, download: bool = False) -> Checkpoint:
+def resolve(
+    reference: ModelReference | str | os.PathLike[str], *, download: bool = False
+) -> Checkpoint:
     """Open a model.
 
     Args:
-        reference: the model, or its text.
+        reference: the model, its text, or the path of a local one.
         download: fetch the files of a Hub repository; otherwise only configs and headers are read.
 
     Raises:
@@ -21,7 +25,7 @@ def resolve(reference: ModelReference | str, *, download: bool = False) -> Check
         ResolveError: the repository, revision or file cannot be found or reached.
         CheckpointError: the weights cannot be read.
     """
-    if isinstance(reference, str):
+    if not isinstance(reference, ModelReference):
         reference = ModelReference.parse(reference)
     if not reference.on_hub:
         return resolve_local(reference)

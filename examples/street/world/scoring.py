@@ -11,9 +11,10 @@ import numpy as np
 
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.inference import InferenceOptions
+from lwmm_hub.evaluation.label_maps import LabelOptions
 from lwmm_hub.evaluation.label_spaces import LabelSpace, custom_space, label_space
 from lwmm_hub.evaluation.running import RunOptions, evaluate_subjects
-from lwmm_hub.evaluation.subjects import Ensemble, HubModel, LabelOptions, Subject
+from lwmm_hub.evaluation.subjects import Ensemble, HubModel, Subject
 from lwmm_hub.evaluation.values import Sample, Scores
 from world.labels import COARSER, THINGS, Image8, LabelSet
 from world.looks import Domain

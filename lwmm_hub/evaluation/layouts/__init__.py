@@ -35,6 +35,8 @@ from lwmm_hub.evaluation.office import open_partial
 from lwmm_hub.evaluation.reading import flat, image_of, labels_in, open_picture, panoptic_of
 from lwmm_hub.evaluation.values import Sample
 
+_MOST = 1 << 28  # bytes of a label file that its fingerprint is of
+
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
@@ -115,6 +117,7 @@ def open_layout(
             f"{' '.join([shown, chosen]).strip()} holds no images where {layout.name} has them. "
             "Name another split, or the layout as LAYOUT:FOLDER."
         )
+    _check_labels(folder, listing.items)
     if unknown:
         listing = _open_partial(listing, layout)
     told, truth = _spaces(listing, layout, space, task, shown)
@@ -142,6 +145,13 @@ def _spaces(
             f"{name} has {len(listing.labels)} folders of classes, and {space.name} has "
             f"{len(space)} labels. Leave --labels out: the folders have names."
         )
+    if layout.file_space and space is not None and space.name == layout.space:
+        # read as that space's own ids, 7 would be no road but a traffic sign
+        raise EvaluationError(
+            f"the labels of {layout.name} are {space.name} by themselves, in files of other ids. "
+            "Leave --labels (or id2label.json) out; files that hold the ids of that space are read "
+            "as pairs:FOLDER."
+        )
     told = space or own or (custom_space(listing.labels) if listing.labels else None)
     categories: dict[int, int] = {}
     if listing.categories:
@@ -153,6 +163,37 @@ def _spaces(
         )
     files = label_space(layout.file_space) if layout.file_space and space is None else told
     return told, _Truth(task, files, categories, layout)
+
+
+def _check_labels(folder: Path, items: Sequence[Item]) -> None:
+    """Refuse, before any model is loaded, label maps of two images and images without any.
+
+    Raises:
+        EvaluationError: two images have one label map, or none has one that is there.
+    """
+    owners: dict[Path, Path] = {}
+    for item in items:
+        truth = item.panoptic or item.labels
+        if truth is None:
+            return
+        if truth in owners:
+            one, two, both = (
+                path.relative_to(folder).as_posix() for path in (owners[truth], item.image, truth)
+            )
+            raise EvaluationError(
+                f"{one} and {two} are two images of one label map, {both}. Take one of them away: "
+                "it would count twice."
+            )
+        owners[truth] = item.image
+    if any(truth.exists() for truth in owners):
+        return
+    wanted, image = (path.relative_to(folder).as_posix() for path in next(iter(owners.items())))
+    there = next((p.name for p in pictures_in(next(iter(owners)).parent)), None)
+    raise EvaluationError(
+        f"none of the {len(owners)} images has a label map of its own name: {image} wants {wanted}"
+        f"{f', and beside that lies {there}' if there else ''}. Give both the same name; label "
+        "maps are PNG files."
+    )
 
 
 def layout_of(folder: Path) -> Layout | None:
@@ -185,11 +226,13 @@ def recognise(folder: Path) -> Layout:
     if any(pictures_in(images, deep=True) for images in alone):
         raise EvaluationError(
             f"{folder.resolve().name} has images and no labels beside them: there is nothing to "
-            "compare with. Put label maps of the same names into its folder labels."
+            "compare with. Put label maps of the same names into its folder labels. Where its "
+            "folders are classes, and images is one of them, say so: classes:FOLDER."
         )
     raise EvaluationError(
         f"nothing in {folder.resolve().name} lies as in a data set that is known "
-        f"({', '.join(LAYOUTS)}). Name its top folder, or put images/ and labels/ side by side."
+        f"({', '.join(LAYOUTS)}). Name its top folder, put images/ and labels/ side by side, or, "
+        "where its folders are classes, name it as classes:FOLDER."
     )
 
 
@@ -206,15 +249,34 @@ def _open_partial(listing: Listing, layout: Layout) -> Listing:
 
 
 def _fingerprint(folder: Path, items: Sequence[Item]) -> str:
-    """Changes when files are added, removed or replaced by others of another size."""
+    """Changes when files are added or removed, images have another size, or labels other content.
+
+    Kept scores must not outlive a correction of the labels.
+    """
     seen = hashlib.sha256()
     for item in items:
         for path in (item.image, item.labels, item.panoptic):
             if path is not None:
                 size = path.stat().st_size if path.is_file() else -1
                 seen.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+                if path != item.image and size >= 0:
+                    seen.update(_content(path, size))
         seen.update(repr((item.label, item.segments)).encode())
     return seen.hexdigest()[:40]
+
+
+def _content(path: Path, size: int) -> bytes:
+    """What tells a file of labels from any other of its size.
+
+    A PNG ends with a checksum of all its pixels; other formats do not, and are read.
+    """
+    try:
+        with path.open("rb") as file:
+            if path.suffix.lower() == ".png":
+                file.seek(max(0, size - 4096))
+            return hashlib.sha256(file.read(_MOST)).digest()
+    except OSError:  # said where it is read, and never where it is not
+        return b""
 
 
 def _samples(

@@ -28,23 +28,23 @@ def _cityscapes(images: str, ending: str) -> _List:
     """Images of Cityscapes' own folder or of a weather version of it, labels of `gtFine`."""
 
     def listing(root: Path, split: str, task: str) -> Listing:
-        found = {
-            image.name[: -len(ending)]: image
+        found = [
+            (image.name[: -len(ending)], image)
             for image in pictures_in(root / images / split, deep=True)
             if image.name.endswith(ending)
-        }
+        ]
         truth = root / "gtFine"
         if task == "semantic":
             return Listing(
                 [
                     Item(i, truth / split / i.parent.name / f"{name}_gtFine_labelIds.png")
-                    for name, i in found.items()
+                    for name, i in found
                 ]
             )
         maps = truth / f"cityscapes_panoptic_{split}"
         known = read_annotations(truth / f"cityscapes_panoptic_{split}.json")
         items = []
-        for name, image in found.items():
+        for name, image in found:
             file = f"{name}_gtFine_panoptic.png"
             labels = truth / split / image.parent.name / f"{name}_gtFine_labelIds.png"
             items.append(Item(image, labels, maps / file, known.of(file)))
@@ -90,7 +90,7 @@ def _has_cityscapes_colors(root: Path) -> bool:
     try:
         with Image.open(first) as picture:
             palette = picture.getpalette() or []
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
     return picture.mode == "P" and palette[21:24] == [128, 64, 128]
 
@@ -129,7 +129,7 @@ def read_synthia(path: Path, name: str) -> Labels:
                 picture.tile = [(kind[0], kind[1], kind[2], "RGB;16L")]
                 picture.load()
                 return np.asarray(picture)[..., 0]
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise EvaluationError(
             f"{name}: {path.name} cannot be decoded ({type(error).__name__}). Get a sound copy."
         ) from error

@@ -95,12 +95,19 @@ def folders_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._")
 
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+PICTURES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm",
+)  # fmt: skip
 
 
 def pictures_in(folder: Path, deep: bool = False) -> list[Path]:
-    """Picture files in a folder (and below it), by name."""
+    """Picture files in a folder (and below it), by name, without hidden files and folders."""
     if not folder.is_dir():
         return []
     found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(p for p in found if p.suffix.lower() in PICTURES and p.name[0] != ".")
+    pictures = [path for path in found if path.suffix.lower() in PICTURES]
+    return sorted(
+        path
+        for path in pictures
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )

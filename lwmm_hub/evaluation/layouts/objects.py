@@ -73,7 +73,7 @@ def _by_class(root: Path, split: str, _task: str) -> Listing:
     items = [
         Item(image, label=index)
         for index, name in enumerate(classes)
-        for image in pictures_in(folder / name)
+        for image in pictures_in(folder / name, deep=True)
     ]
     return Listing(items, tuple(classes))
 
@@ -98,7 +98,6 @@ OFFICE_HOME = Layout(
 )
 
 _LABELS = ("labels", "annotations", "masks", "labels_ids", "gt")
-_NO_CLASSES = {"images", "labels", "annotations", "masks"}
 
 
 def _labels_in(folder: Path) -> Path | None:
@@ -150,10 +149,16 @@ def _class_splits(root: Path) -> list[str]:
 
 
 def _only_classes(root: Path) -> bool:
-    """Whether there are only folders of pictures, one for each class, perhaps in splits."""
-    above = [root / split for split in _class_splits(root)] or [root]
+    """Whether there are only folders of pictures, one for each class, perhaps in splits.
+
+    A class may be called `masks`, a split may not; neither is called `images`: that is half of the
+    pairs, whether or not their labels are there.
+    """
+    splits = _class_splits(root)
+    above = [root / split for split in splits] or [root]
     classes = [folder / name for folder in above for name in folders_in(folder)]
-    pairs = "images" in folders_in(root) or any(p.name.lower() in _NO_CLASSES for p in classes)
+    pairs = {"images", *_LABELS}.intersection(name.lower() for name in splits)
+    pairs |= {"images"}.intersection(path.name.lower() for path in classes)
     return bool(classes) and not pairs and all(map(pictures_in, classes))
 
 

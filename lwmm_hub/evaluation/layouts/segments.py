@@ -13,8 +13,9 @@ from lwmm_hub.evaluation.coco_entries import shown
 from lwmm_hub.evaluation.label_maps import compared
 from lwmm_hub.evaluation.label_spaces import LabelSpace, custom_space, shorten, space_of_labels
 from lwmm_hub.evaluation.panoptic import Category, category_of
+from lwmm_hub.small_files import read_small
 
-MAX_JSON = 2 << 30
+MAX_JSON = 2 << 30  # bytes
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -140,17 +141,18 @@ def in_space(
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise EvaluationError(f"{path.name} is too large for annotations. Name another file.")
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_small(path, MAX_JSON))
     except FileNotFoundError as error:
         raise EvaluationError(
             f"{path.name} is missing: it says what the segments are. Complete the data set, or use "
             "--task semantic."
         ) from error
-    except EvaluationError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise EvaluationError(
+            f"{path.name} cannot be read: {error.strerror or type(error).__name__}. Get a sound "
+            "copy."
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{path.name} is no JSON. Download it again.") from error
     if not isinstance(content, dict):
         raise EvaluationError(f"{path.name} is no table of annotations. Download it again.")
