@@ -69,9 +69,9 @@ def decide_license(plan: MergePlan, stated: str | None = None) -> LicenseDecisio
         known_license(
             "" if model.local else reference_id(model.reference) or "",
             model.license,
-            label=model.label,
-            name=model.license_name,
-            link=model.license_link,
+            label=redact(model.label),
+            name=model.license_name and redact(model.license_name),
+            link=model.license_link and redact(model.license_link),
             gated=model.gated,
             has_text=model.license_text,
         )

@@ -64,6 +64,7 @@ class MergeResult:
         private: bool | None = None,
         create_pr: bool = False,
         accept_license: bool = False,
+        name_private: bool = False,
         license: str | None = None,
         token: str | None = None,
         message: str | None = None,
@@ -76,7 +77,7 @@ class MergeResult:
 
         Raises:
             LicenseRefusedError: a licence rule refuses a public target.
-            PublishError: the Hub did not take it.
+            PublishError: the Hub did not take it, or a private parent would be named in public.
         """
         from lwmm_hub.publishing import publish
 
@@ -86,6 +87,7 @@ class MergeResult:
             private=private,
             create_pr=create_pr,
             accept_license=accept_license,
+            name_private=name_private,
             license=license,
             token=token,
             message=message,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lwmm_hub.card import redact
 from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, LocalFile
 from lwmm_hub.errors import RecipeError, UsageError
 from lwmm_hub.keywords import fields_of
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
     from lwmm_hub.options import OptionFields
 
 Approval = Callable[[MergePlan], None]
+
+LONGEST_TEXT, MOST_TEXTS = 1 << 20, 8 << 20  # bytes of one licence text, and of all of a merge
+_LEFT_OUT = "This text is too long to be copied here. Read it where the model is."
 
 
 @fields_of(MergeOptions)
@@ -306,17 +310,21 @@ def _made_by() -> str:
 def _write_licenses(
     folder: Path, checkpoints: Sequence[Checkpoint], decision: LicenseDecision
 ) -> None:
-    """The parents' licence texts, and a notice of who is owed one."""
+    """The parents' licence texts and notices, and who is owed one."""
     texts: dict[str, str] = {}
+    room = MOST_TEXTS
     for checkpoint in checkpoints:
         source = checkpoint.folder
         if source is None:
             continue
         for name in checkpoint.facts.license_files:
-            path = source / name
-            if path.is_file() and path.stat().st_size < 1 << 20:
+            path = source / name  # one of absurd length was not downloaded
+            size = path.stat().st_size if path.is_file() else LONGEST_TEXT
+            text = _LEFT_OUT
+            if size < min(LONGEST_TEXT, room):
+                room -= size
                 text = read_beside(path, checkpoint.label).decode("utf-8", "replace")
-                texts[f"{checkpoint.label} ({path.name})"] = text
+            texts[redact(f"{checkpoint.label} ({path.name})")] = text
     owed = license_file(decision, texts)
     if owed is not None:
         write_text(folder / "LICENSE", owed)

@@ -13,10 +13,11 @@ from lwmm_hub.errors import OutputError, ResolveError, VerificationError
 from lwmm_hub.manifest import read_manifest
 from lwmm_hub.merging import Progress
 from lwmm_hub.pipeline import Approval
+from lwmm_hub.publishing import public_config
 from lwmm_hub.recipe import Recipe
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.rerunning import fetch_merge, merge_recipe, recipe_in
-from lwmm_hub.writing import MANIFEST, RECIPE, public_config, sha256_of
+from lwmm_hub.writing import MANIFEST, RECIPE, sha256_of
 
 
 @dataclass(frozen=True)

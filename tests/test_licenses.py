@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lwmm_hub.errors import LicenseRefusedError, UsageError
 from lwmm_hub.licenses import (
     ALONE,
+    ASKING,
     LICENSES,
     NAMED_LICENSES,
     PAIRS,
@@ -25,6 +26,7 @@ from lwmm_hub.licenses import (
     license_class,
     license_file,
     suggest_license,
+    with_new_heading,
 )
 
 SEGFORMER = known_license("nvidia/segformer-b0-finetuned-ade-512-512", "other")
@@ -174,10 +176,68 @@ def test_a_statement_does_not_override_what_a_parent_says() -> None:
     assert (mixed.name, mixed.publish) == ("nvidia-segformer", "warn")
 
 
-def test_permissive_parents_leave_the_choice_to_the_user() -> None:
-    decision = decide(of("mit", "apache-2.0"), stated="cc-by-4.0")
-    assert (decision.license, decision.publish) == ("cc-by-4.0", "yes")
-    assert "stated by the user" in decision.reason
+@pytest.mark.parametrize(
+    ("licenses", "stated", "rule", "publish"),
+    [
+        (("mit", "mit"), "apache-2.0", "stated", "warn"),
+        (("mit", "bsd-3-clause"), "apache-2.0", "stated", "warn"),
+        (("cc0-1.0", "unlicense"), "mit", "stated", "warn"),
+        (("mit", "apache-2.0"), "gpl-3.0", "stated", "warn"),
+        (("mit", "bsd-3-clause"), "cc-by-nc-4.0", "stated", "warn"),
+        (("mit", "apache-2.0"), "nvidia-segformer", "stated", "warn"),
+        (("mit", "bsd-3-clause"), "bsd-3-clause", "permissive", "yes"),
+        (("mit", "mit"), "mit", "same-license", "yes"),
+        (("apache-2.0", "apache-2.0"), "cc0-1.0", "stated-conflict", "refused"),
+        (("apache-2.0", "apache-2.0"), "mit", "stated-conflict", "refused"),
+        (("mit", "apache-2.0"), "cc-by-4.0", "stated-conflict", "refused"),
+        (("bsd-3-clause", "bsd-3-clause"), "mit", "stated-conflict", "refused"),
+        (("mit", "bsd-3-clause"), "cc-by-nc-nd-4.0", "stated-conflict", "refused"),
+        (("cc-by-nc-4.0", "mit"), "cc-by-nc-sa-4.0", "stated-conflict", "refused"),
+    ],
+)
+def test_a_statement_over_what_all_parents_declare_has_to_keep_it(
+    licenses: tuple[str, ...], stated: str, rule: str, publish: str
+) -> None:
+    for parents in permutations(of(*licenses)):
+        decision = decide(parents, stated=stated)
+        assert (decision.rule, decision.publish) == (rule, publish)
+        assert not any(row.stated_by_user for row in decision.rows)
+        if publish == "refused":
+            assert decision.license in licenses, "the parents' own stands on a private card"
+            with pytest.raises(LicenseRefusedError, match=f"Stated: {stated}[.]"):
+                check_publication(decision, public=True, accept_license=True)
+            continue
+        assert stated in (decision.license, decision.name)
+        assert decision.reason.endswith(f"{stated} is stated by the user.")
+        assert ("All parents have the same" in decision.reason) == (rule == "same-license")
+
+
+@given(
+    st.lists(
+        st.sampled_from([x for x in LICENSES if license_class(x) == "permissive"]), min_size=1
+    ),
+    st.sampled_from([x for x in LICENSES if license_class(x) != "other-with-text"]),
+)
+def test_what_is_stated_is_never_weaker_than_what_the_rules_give(
+    licenses: list[str], stated: str
+) -> None:
+    if license_class(stated) == "none":
+        return
+    decision = decide(of(*licenses), stated)
+    if decision.license != stated:
+        assert (decision.rule, decision.publish) == ("stated-conflict", "refused")
+        return
+    asked = [ASKING.get(each, 1) for each in licenses]
+    assert license_class(stated) not in ("permissive", "no-derivatives") or (
+        ASKING.get(stated, 1) >= max(asked)
+    )
+    assert license_class(stated) != "no-derivatives"
+
+
+def test_a_waiver_does_not_swallow_the_notice_of_another_parent() -> None:
+    for stated, first in ((None, "cc0-1.0"), ("cc0-1.0", None)):
+        decision = decide(of(first, "mit"), stated)
+        assert (decision.license, decision.rule) == ("mit", "permissive")
 
 
 def test_a_named_licence_can_be_stated() -> None:
@@ -236,7 +296,11 @@ def test_only_a_public_target_is_refused(
     assert "\n" not in message
     assert decision.rule in message
     assert "org/model-0" in message
-    assert "--private" in message
+    assert refused.value.text.endswith(", or keep the merge private with --private.")
+    with pytest.raises(LicenseRefusedError) as refused:
+        check_publication(decision, public=True, accept_license=accept, existing="org/there")
+    assert "--private" not in str(refused.value), "a repository that is there stays public"
+    assert "or push to a private repository (org/there is public)." in str(refused.value)
     assert ("--accept-license" in message) == (decision.publish == "accept")
     assert ("--license ID" in message) == (decision.publish in ("state", "private"))
 
@@ -286,7 +350,8 @@ PARENT = st.builds(
 def outcome(decision: LicenseDecision) -> tuple[object, ...]:
     """What must not depend on the parents' order: all but which permissive licence came first."""
     carried = (decision.license, decision.name, decision.link)
-    if decision.rule == "permissive" and decision.license != "apache-2.0":
+    own = decision.rule in ("permissive", "stated-conflict")
+    if own and decision.license_class == "permissive" and decision.license != "apache-2.0":
         carried = ("the first parent's", None, None)
     return (
         carried, decision.license_class, decision.publish, decision.rule, decision.private_default,
@@ -344,6 +409,30 @@ def test_the_licence_file_holds_every_notice_and_text() -> None:
     assert text is not None
     assert all(notice in text for notice in decision.notices)
     assert "the whole text" in text
+
+
+def test_texts_of_permissive_parents_are_kept_each_below_whose_it_is() -> None:
+    decision = decide([ParentLicense("a/x", "mit"), ParentLicense("b/y", "apache-2.0")])
+    texts = {
+        "a/x (LICENSE)": "Copyright (c) 2024 Alice Author\n",
+        "b/y (NOTICE)": "This is of Bob.",
+        "c/z (LICENSE)": "Copyright (c) 2024 Alice Author",
+    }
+    text = license_file(decision, texts)
+    assert text is not None
+    line = "=" * 72
+    heading, *parts = text.split(f"\n\n{line}\n")
+    assert all(notice in heading for notice in decision.notices)
+    assert parts == [
+        f"a/x (LICENSE)\nc/z (LICENSE)\n{line}\nCopyright (c) 2024 Alice Author",
+        f"b/y (NOTICE)\n{line}\nThis is of Bob.\n",
+    ]
+    stated = decide([ParentLicense("a/x", "mit"), ParentLicense("b/y", "mit")], "apache-2.0")
+    again = with_new_heading(text, stated)
+    assert again is not None
+    assert again.split(f"\n\n{line}\n")[1:] == parts
+    assert "apache-2.0 is stated by the user" in again
+    assert with_new_heading("", stated) is None
 
 
 def test_classes_of_the_licences_people_merge() -> None:

@@ -162,6 +162,8 @@ def license_section(decision: Mapping[str, Any]) -> dict[str, Markdown]:
     publish, kind = str(decision.get("publish")), str(decision.get("license_class"))
     sentences = [f"**{_license_name(decision)}.**", text(decision.get("reason") or "")]
     sentences.append(CLASS_SENTENCES.get(kind, ""))
+    if any(row.get("has_text") for row in decision.get("rows") or []):
+        sentences.append("The texts that came with the parents are in `LICENSE`.")
     if publish == "refused":
         sentences.append("lwmm-hub refuses to publish this merge.")
     words = " ".join(filter(None, sentences))
@@ -257,8 +259,9 @@ def _license_name(fields: Mapping[str, Any]) -> Markdown:
     ids = name_in_code(license_id)
     if name and name != said.title:
         ids = Markdown(f"{ids}, {name_in_code(name)}")
-    beside = isinstance(address, str) and address.upper().startswith(("LICEN", "COPYING"))
-    where = f"; text in {name_in_code(address)}" if beside else ""
+    named = isinstance(address, str) and address.upper().startswith(("LICEN", "COPYING"))
+    there = fields.get("has_text", True)  # of a parent; for the merge itself LICENSE is written
+    where = f"; see {name_in_code(address)}" if named and there else ""
     return Markdown(f"{shown} ({ids}{where})")
 
 

@@ -201,7 +201,8 @@ def assert_publishable(text: str, *, token: str | None = None) -> None:
         if found:
             line = shown.count("\n", 0, found.start()) + 1
             raise CardError(
-                f"Line {line} shows a path of this machine. Name local models by a label instead."
+                f"Line {line} shows a path of this machine. Take it out, or name local models by a "
+                "label."
             )
 
 

@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     _on_interrupt(_end)  # while modules are imported nothing is begun that would have to be undone
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    if arguments is None:
+        _keep_stdout_for_data()
     # A command makes many values and few cycles: looking for those often costs CPU for nothing.
     gc.set_threshold(200_000, 20, 20)
     from lwmm_hub.cli.commands import run
@@ -37,6 +39,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if arguments is None:
         _leave(code)
     sys.exit(code)
+
+
+def _keep_stdout_for_data() -> None:
+    """Give `sys.stdout` a file descriptor of its own; what else is written to 1 goes to stderr.
+
+    Native code of the Hub's client writes its log to 1 where it cannot write its files, at any time
+    and from its own threads.
+    """
+    shown = sys.stdout
+    try:
+        if shown.fileno() != 1:
+            return
+        shown.flush()
+        own = os.dup(1)
+        os.dup2(2, 1)
+    except (OSError, ValueError):  # one of the two is closed
+        return
+    lines = 1 if shown.isatty() else -1
+    sys.stdout = open(own, "w", lines, shown.encoding, shown.errors)  # noqa: PTH123, SIM115
+    sys.__stdout__ = sys.stdout  # type: ignore[misc]  # it is kept where another takes its place
 
 
 def _leave(code: int) -> NoReturn:

@@ -29,6 +29,7 @@ from lwmm_hub.cli.options import (
     written,
 )
 from lwmm_hub.cli.output import Output
+from lwmm_hub.cli.pushing import push, take_pushing
 from lwmm_hub.cli.scoring import (
     JUDGE_NAMES,
     JUDGE_OPTIONS,
@@ -77,10 +78,6 @@ def merge(
     models: tuple[str, ...],
     folder: str | None,
     push: str | None,
-    private: bool | None,
-    create_pr: bool,
-    accept_license: bool,
-    license_id: str | None,
     recipe: str | None,
     parents: tuple[str, ...],
     tags: tuple[str, ...],
@@ -91,17 +88,7 @@ def merge(
     **options: Any,
 ) -> None:
     """Merge models into a folder, and push it if asked to."""
-    pushing: dict[str, Any] = {
-        "private": private,
-        "create_pr": create_pr,
-        "accept_license": accept_license,
-        "license": license_id,
-    }
-    if push is None and any(map(given, (*pushing, "license_id"))):
-        raise UsageError(
-            "--private, --public, --create-pr, --accept-license and --license go with --push: name "
-            "a repository with it."
-        )
+    pushing = take_pushing(options, push)
     if recipe is not None:
         beside = [name for name in options if given(name) and name not in JUDGE_NAMES]
         if models or beside:
@@ -143,8 +130,7 @@ def merge(
         if push is not None:
             from lwmm_hub.publishing import check_push  # for a push alone
 
-            allow_push = check_push(push, license_id, private=private, create_pr=create_pr,
-                                    accept_license=accept_license)  # fmt: skip
+            allow_push = check_push(push, **pushing)
         if finding is not None:  # what a long work would end with is said before it
             from lwmm_hub.pipeline import output_folder
             from lwmm_hub.writing import check_output
@@ -320,36 +306,6 @@ def card(folder: str, scores: str | None, output: Output) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="DIR")
-@click.argument("repo", metavar="REPO")
-@with_options(PUSH_OPTIONS)
-@click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
-              help="Where a local parent is that moved since the merge.")  # fmt: skip
-@with_output
-def push(
-    folder: str,
-    repo: str,
-    private: bool | None,
-    create_pr: bool,
-    accept_license: bool,
-    license_id: str | None,
-    parents: tuple[str, ...],
-    output: Output,
-) -> None:
-    """Push a merged folder to the Hub in one commit; prints its URL last."""
-    from lwmm_hub.publishing import publish
-
-    warnings: list[str] = []
-    url = publish(
-        folder, repo, private=private, create_pr=create_pr, accept_license=accept_license,
-        license=license_id, parents=parents_of(parents), warn=warnings.append,
-    )  # fmt: skip
-    output.warnings(warnings)
-    data = {"commit_url": url} | ({"warnings": warnings} if warnings else {})
-    output.result(data, lambda: url, lambda: [url], quiet=url)
-
-
-@cli.command()
 @click.argument("target", metavar="DIR|REPO")
 @with_options(PARENT_OPTION)
 @click.option("--threads", type=click.IntRange(1, 256), help="Workers.")
@@ -375,6 +331,7 @@ def verify(target: str, parents: tuple[str, ...], threads: int | None, output: O
 
 cli.add_command(convert)
 cli.add_command(evaluate)
+cli.add_command(push)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -16,12 +16,12 @@ from lwmm_hub.licenses.deciding import (
     decide,
     known_license,
     license_class,
-    license_file,
     suggest_license,
 )
 from lwmm_hub.licenses.tables import (
     ALONE,
     ALSO_SHARE_ALIKE,
+    ASKING,
     COPYLEFT,
     KNOWN_REPOSITORIES,
     LICENSES,
@@ -42,10 +42,12 @@ from lwmm_hub.licenses.tables import (
     USE_RESTRICTED,
     Rule,
 )
+from lwmm_hub.licenses.texts import license_file, with_new_heading
 
 __all__ = [
     "ALONE",
     "ALSO_SHARE_ALIKE",
+    "ASKING",
     "COPYLEFT",
     "KNOWN_REPOSITORIES",
     "LICENSES",
@@ -74,4 +76,5 @@ __all__ = [
     "license_class",
     "license_file",
     "suggest_license",
+    "with_new_heading",
 ]

@@ -13,6 +13,7 @@ from lwmm_hub.errors import LicenseRefusedError, UsageError
 from lwmm_hub.licenses.tables import (
     ALONE,
     ALSO_SHARE_ALIKE,
+    ASKING,
     KNOWN_REPOSITORIES,
     LICENSES,
     NAMED_LICENSES,
@@ -174,8 +175,9 @@ def suggest_license(text: str) -> str | None:
 def decide(parents: Sequence[ParentLicense], stated: str | None = None) -> LicenseDecision:
     """The licence a merge of `parents` (the anchor first) carries, and the rule that says so.
 
-    `stated` is the user's `--license`: the licence of every parent whose own is unknown; where all
-    parents are permissive it is the licence of the result.
+    `stated` is the user's `--license`: the licence of every parent whose own is unknown. Where all
+    parents declare theirs, it is the licence of the result if it keeps all that theirs ask for, and
+    refused in public otherwise.
 
     >>> decide([ParentLicense("a/x", "mit"), ParentLicense("b/y", "apache-2.0")]).license
     'apache-2.0'
@@ -192,12 +194,8 @@ def decide(parents: Sequence[ParentLicense], stated: str | None = None) -> Licen
     read = tuple(_state(_normalised(parent), stated) for parent in parents)
     rule = _strictest_rule(read)
     carried = _result(rule, read)
-    spoken_for = stated is None or any(parent.stated_by_user for parent in read)
-    if not spoken_for and carried is not None and stated not in (carried.license, carried.name):
-        if carried.license_class == PERMISSIVE:
-            carried = _stated_license(ParentLicense("", None), stated)
-        else:
-            rule = RULE_BY_ID["stated-conflict"]
+    if stated is not None and carried is not None and not any(p.stated_by_user for p in read):
+        rule, carried = _as_stated(stated, rule, read, carried)
     return LicenseDecision(
         license=carried.license if carried else None,
         name=carried.name if carried else None,
@@ -228,8 +226,16 @@ def decide(parents: Sequence[ParentLicense], stated: str | None = None) -> Licen
     )
 
 
-def check_publication(decision: LicenseDecision, *, public: bool, accept_license: bool) -> None:
+def check_publication(
+    decision: LicenseDecision,
+    *,
+    public: bool,
+    accept_license: bool,
+    existing: str | None = None,
+) -> None:
     """Do nothing when the merge may go where it is asked to go; a private target always may.
+
+    `existing` is the target where that is a repository already, which `--private` does not change.
 
     Raises:
         LicenseRefusedError: The target is public and the decision's rule does not allow that.
@@ -240,32 +246,21 @@ def check_publication(decision: LicenseDecision, *, public: bool, accept_license
     if not public or allowed:
         return
     rule = RULE_BY_ID[decision.rule]
+    stated = f" Stated: {decision.stated}." if rule.id == "stated-conflict" else ""
     concerned = [row for row in decision.rows if row.license_class != PERMISSIVE]
     parents = ", ".join(
         f"{one_line(row.label)}: {one_line(row.name or row.license or 'none declared')}"
         for row in concerned or decision.rows
     )
+    privately = (
+        f"push to a private repository ({existing} is public)"
+        if existing is not None
+        else "keep the merge private with --private"
+    )
     raise LicenseRefusedError(
         f"Not published in public (licence rule {rule.id!r}, version {decision.rule_version}): "
-        f"{rule.reason} Parents: {parents}. {rule.remedy}"
+        f"{rule.reason}{stated} Parents: {parents}. {rule.remedy}, or {privately}."
     )
-
-
-def license_file(decision: LicenseDecision, texts: Mapping[str, str] | None = None) -> str | None:
-    """The text of a LICENSE file beside the weights, or None where a Hub id says it all.
-
-    `texts` holds the licence text found at each parent, by label.
-    """
-    if decision.license != "other":
-        return None
-    texts = texts or {}
-    parts = [
-        "This model is a merge. " + decision.reason,
-        "It is derived from the models below; their terms apply to it together.",
-        "\n".join(f"- {notice}" for notice in decision.notices),
-    ]
-    parts += [f"{'=' * 72}\n{label}\n{'=' * 72}\n{text.strip()}" for label, text in texts.items()]
-    return "\n\n".join(parts) + "\n"
 
 
 def _valid_statement(stated: str | None) -> str | None:
@@ -290,6 +285,33 @@ def _stated_license(parent: ParentLicense, stated: str | None) -> ParentLicense:
         link = NAMED_LICENSES[stated][2]
         return replace(parent, license="other", name=stated, link=link, stated_by_user=True)
     return replace(parent, license=stated, name=None, link=None, stated_by_user=True)
+
+
+def _as_stated(
+    stated: str, rule: Rule, parents: Sequence[ParentLicense], carried: ParentLicense
+) -> tuple[Rule, ParentLicense]:
+    """What the merge carries where the user states a licence and all parents declare theirs.
+
+    The stated one joins the parents' as one more: it holds if what they give together is no other.
+    """
+    if stated in (carried.license, carried.name):
+        return rule, carried
+    wanted = _stated_license(ParentLicense("", None), stated)
+    if carried.license_class != PERMISSIVE:
+        return RULE_BY_ID["stated-conflict"], carried
+    if wanted.license_class != PERMISSIVE:
+        keeps = _strictest_rule([*parents, wanted]).result == "restricting"
+    elif _asking(wanted) == _asking(carried):
+        if any(_identity(parent) == _identity(wanted) for parent in parents):
+            return rule, wanted  # which of those that ask alike it is, the first parent says else
+        keeps = False
+    else:
+        keeps = _asking(wanted) > _asking(carried)
+    return (RULE_BY_ID["stated"], wanted) if keeps else (RULE_BY_ID["stated-conflict"], carried)
+
+
+def _asking(parent: ParentLicense) -> int:
+    return ASKING.get(parent.license or "", 1)
 
 
 def _normalised(parent: ParentLicense) -> ParentLicense:
@@ -345,8 +367,7 @@ def _result(rule: Rule, parents: Sequence[ParentLicense]) -> ParentLicense | Non
     if rule.result == "restricting":
         return _with_text(next(p for p in parents if p.license_class != PERMISSIVE))
     if rule.result == "permissive":
-        apache = next((p for p in parents if p.license == "apache-2.0"), None)
-        return _with_text(apache or anchor)
+        return _with_text(max(parents, key=_asking))  # the first of those that ask most
     names = sorted({_slug(p) for p in parents if p.license_class != PERMISSIVE})
     return ParentLicense("", "other", name="-and-".join(names)[:96], link="LICENSE", has_text=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-RULE_VERSION = 1
+RULE_VERSION = 2
 """Goes up whenever a table below changes what is decided."""
 
 PERMISSIVE = "permissive"
@@ -108,6 +108,10 @@ LICENSES: dict[str, tuple[str, str]] = {
 ALSO_SHARE_ALIKE = ("cc-by-nc-sa-*",)
 """Patterns of non-commercial licences that also demand the same licence for what is derived."""
 
+ASKING: dict[str, int] = {"cc0-1.0": 0, "pddl": 0, "unlicense": 0, "wtfpl": 0, "apache-2.0": 2}
+"""How much a permissive licence asks of whoever passes a copy on: 0 nothing, 1 (all that are not
+here) its notice, 2 more than that. Of two that ask alike, neither is known to keep the other."""
+
 NVIDIA_SEGFORMER = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
 
 NAMED_LICENSES: dict[str, tuple[str, str, str]] = {
@@ -131,10 +135,10 @@ class Rule(NamedTuple):
     """One row of the rule table: what comes out when two licences meet in it."""
 
     id: str
-    result: str  # "none" | "other" | "restricting" | "same" | "permissive"
+    result: str  # "none" | "other" | "restricting" | "same" | "permissive" | "stated"
     publish: str  # "yes" | "warn" | "accept" | "state" | "private" | "refused"
     reason: str
-    remedy: str = ""
+    remedy: str = ""  # what may be done instead of keeping the merge private
 
 
 RULES: tuple[Rule, ...] = (
@@ -143,42 +147,42 @@ RULES: tuple[Rule, ...] = (
         "none",
         "refused",
         "A parent forbids derivatives, and a merge is one.",
-        "Leave that parent out, or keep the merge private with --private.",
+        "Leave that parent out",
     ),
     Rule(
         "conflict",
         "none",
         "refused",
         "The parents' terms contradict each other: no licence satisfies both.",
-        "Leave one of them out, or keep the merge private with --private.",
+        "Leave one of them out",
     ),
     Rule(
         "stated-conflict",
-        "restricting",
+        "same",
         "refused",
-        "The stated licence is not the one the parents demand.",
-        "Drop --license, or keep the merge private with --private.",
+        "The stated licence is not known to keep all that the parents' licences ask for.",
+        "Drop --license",
     ),
     Rule(
         "none-declared",
         "none",
         "private",
         "A parent declares no licence, so nothing allows publishing what is derived from it.",
-        "Keep the merge private with --private, or name the parent's licence with --license ID.",
+        "Name the parent's licence with --license ID",
     ),
     Rule(
         "unknown-terms",
         "other",
         "state",
         "A parent's licence is not in the table and is treated as non-commercial.",
-        "Read its text and name the licence with --license ID, or use --private.",
+        "Read its text and name the licence with --license ID",
     ),
     Rule(
         "several-restrictions",
         "other",
         "accept",
-        "Several licences restrict the merge at once; all their texts apply together.",
-        "Read them and add --accept-license, or use --private.",
+        "Several licences restrict the merge at once; all of them apply together.",
+        "Read them and add --accept-license",
     ),
     Rule(
         "non-commercial-carries",
@@ -204,15 +208,24 @@ RULES: tuple[Rule, ...] = (
         "yes",
         "A parent's use restrictions are carried over to the merge.",
     ),
+    Rule(
+        "stated",
+        "stated",
+        "warn",
+        "The parents' own licences are those below; this one keeps what they ask for.",
+    ),
     Rule("same-license", "same", "yes", "All parents have the same licence."),
     Rule(
         "permissive",
         "permissive",
         "yes",
-        "All parents are permissive; the notices of all of them are kept.",
+        "All parents are permissive; the notices that come with them are kept.",
     ),
 )
-"""Strictest first: the first rule that any two parents meet in decides."""
+"""Strictest first: the first rule that any two parents meet in decides.
+
+Nothing meets in the two `stated` ones: they are about the licence that a user states where all
+parents declare theirs."""
 
 RULE_BY_ID = {rule.id: rule for rule in RULES}
 STRICTNESS = {rule.id: place for place, rule in enumerate(RULES)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,9 +91,21 @@ def hub_errors(reference: Wanted, kind: str = "model") -> Iterator[None]:
         ) from error
     except OSError as error:
         raise ResolveError(
-            f"cannot keep {name} in the cache ({error.strerror or type(error).__name__}). Make "
-            "room, or set HF_HOME to another folder."
+            f"cannot keep {name} in the cache ({system_reason(error)}). Make room, or set HF_HOME "
+            "to another folder."
         ) from error
+
+
+def system_reason(error: OSError) -> str:
+    """What the system says, also where native code of the client tells its number in a text.
+
+    >>> system_reason(OSError("I/O error: Not a directory (os error 20)")) == os.strerror(20)
+    True
+    """
+    told = re.search(r"os error (\d+)", str(error)) if error.errno is None else None
+    if told is not None and os.name == "posix":
+        return os.strerror(int(told[1]))
+    return error.strerror or type(error).__name__
 
 
 def _offline_reason() -> str:

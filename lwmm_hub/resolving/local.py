@@ -167,7 +167,8 @@ def facts_of_card(folder: Path) -> ModelFacts:
     """What the front matter of a folder's README.md declares; nothing is guessed."""
     path = folder / "README.md"
     declared = front_matter(_beginning(path)) if path.is_file() else {}
-    names = tuple(sorted(p.name for p in folder.iterdir() if is_license_file(p.name)))
+    beside = (path for path in folder.iterdir() if is_license_file(path.name))
+    names = tuple(sorted(path.name for path in beside if path.is_file()))
     return facts_from(declared, license_files=names)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from lwmm_hub.writing.beside import (
     copy_beside,
     copy_side_files,
-    public_config,
     read_beside,
     refuse_links,
     stored_dtype,
@@ -45,7 +44,6 @@ __all__ = [
     "check_output",
     "copy_beside",
     "copy_side_files",
-    "public_config",
     "publish_folder",
     "read_beside",
     "recover",

@@ -14,7 +14,6 @@ from typing import Any
 from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, dtype_name
 from lwmm_hub.errors import CheckpointError
 from lwmm_hub.planning import MergePlan
-from lwmm_hub.reference import is_repository_id
 from lwmm_hub.small_files import read_small
 
 MAX_BESIDE = 256 << 20  # bytes of a file beside the weights; the largest tokenizers have 40 MB
@@ -113,32 +112,6 @@ def _with_dtype(text: bytes, dtype: str) -> bytes:
         config["torch_dtype"] = dtype
     config["dtype"] = dtype
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-
-
-def public_config(path: Path) -> bytes:
-    """config.json without the paths that older transformers left in `_name_or_path`.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
-    data = path.read_bytes()
-    config = json.loads(data)
-    public = _without_paths(config)
-    if public == config:
-        return data
-    return (json.dumps(public, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: _without_paths(item)
-        for key, item in value.items()
-        if key != "_name_or_path" or (isinstance(item, str) and is_repository_id(item))
-    }
 
 
 def write_text(path: Path, text: str) -> None:
