@@ -17,7 +17,7 @@ OTHER_COPIES = ("ema", "teacher", "imnet", "momentum", "target")
 _WHOLE = 0.9  # the share of a copy's tensors that makes a student whole
 _SOME = 0.05  # the share that shows that there is one; a head may have a norm of the same name
 
-MAX_WRAPPERS = 16  # looked below for a backbone; a file made to be slow has thousands
+MAX_WRAPPERS = 16  # looked below for a network; a file made to be slow has thousands
 
 
 class Source(NamedTuple):
@@ -71,13 +71,16 @@ class NamedKeys:
 
 
 def name_keys(
-    entries: Mapping[str, TensorEntry], prefer: Collection[tuple[str, str]] = ()
+    entries: Mapping[str, TensorEntry],
+    prefer: Collection[tuple[str, str]] = (),
+    heads: Collection[Table] = (),
 ) -> NamedKeys:
     """Apply the family tables to the keys of a file.
 
     Args:
         entries: the file's.
         prefer: (table, prefix) of the network to take where a file holds several alike.
+        heads: tables of heads that are looked for below any wrapper, not only the backbone's.
     """
     sources: dict[str, Source] = {}
     tables: dict[str, Table] = {}
@@ -89,8 +92,10 @@ def name_keys(
     found: list[Table] = []
     named_keys: set[str] = set()
     tails = _Tails(entries)
+    wrappers: list[str] = []
     for table in TABLES:
-        readings = _readings(table, entries, tails)
+        anywhere = table.backbone or table in heads
+        readings = _readings(table, entries, tails, wrappers, anywhere)
         if not readings:
             continue
         best = _best(readings, {prefix for name, prefix in prefer if name == table.name})
@@ -104,6 +109,8 @@ def name_keys(
             any(r.names and not r.is_copy for r in readings) or _has_student(best, entries)
         ):
             copies[table.name] = best.prefix
+        if table.backbone:
+            wrappers += [place for place in _around(best.prefix) if place not in wrappers]
         dialect, names = best.dialect, best.names
         dialects[table.name] = dialect.name
         if dialect.convention:
@@ -162,13 +169,17 @@ def _has_student(copy: _Reading, entries: Mapping[str, TensorEntry]) -> bool:
     return any(n >= _SOME * len(shapes) and not is_other_copy(p) for p, n in found.items())
 
 
-def _readings(table: Table, entries: Mapping[str, TensorEntry], tails: _Tails) -> list[_Reading]:
+def _readings(
+    table: Table,
+    entries: Mapping[str, TensorEntry],
+    tails: _Tails,
+    wrappers: Sequence[str],
+    anywhere: bool,
+) -> list[_Reading]:
     """Every way to read a file's keys by a table."""
     readings = []
     for dialect in table.dialects:
-        if not all(key in entries for key in dialect.needs):
-            continue
-        for prefix in _prefixes(table, dialect, entries, tails):
+        for prefix in _prefixes(table, dialect, entries, tails, wrappers, anywhere):
             names: dict[str, Source] = {}
             dead: dict[str, str] = {}
             for key, entry in entries.items():
@@ -208,18 +219,59 @@ def _tail(key: str) -> str:
 
 
 def _prefixes(
-    table: Table, dialect: Dialect, entries: Mapping[str, TensorEntry], tails: _Tails
+    table: Table,
+    dialect: Dialect,
+    entries: Mapping[str, TensorEntry],
+    tails: _Tails,
+    wrappers: Sequence[str],
+    anywhere: bool,
 ) -> list[str]:
     """What stands before a dialect's keys in a file: as its table says, else whatever does.
 
-    A backbone is recognised below any wrapper; copies of it that are not the student come last, and
-    the order of the file says nothing.
+    A backbone is recognised below any wrapper, and a head below those of the backbone, the nearest
+    first; `anywhere` looks for a head below others, too, but for those of copies that are not the
+    student. Copies of a backbone come last, and the order of the file says nothing.
     """
-    listed = [prefix for prefix in dialect.prefixes if dialect.stands(prefix, entries)]
-    if listed or not table.backbone:
-        return listed
-    found = [p for p in tails.before(dialect.signature) if dialect.stands(p, entries)]
+    for wrapper in ("",) if table.backbone else ("", *wrappers):
+        listed = [wrapper + prefix for prefix in dialect.prefixes]
+        if found := [p for p in listed if _stands(dialect, p, entries)]:
+            return found
+    if not anywhere:
+        return []
+    found = [p for p in tails.before(dialect.signature) if _stands(dialect, p, entries)]
+    if not table.backbone:
+        found = [p for p in found if _wrapper(dialect, p) is not None and not is_other_copy(p)]
     return sorted(found, key=lambda prefix: (is_other_copy(prefix), prefix))[:MAX_WRAPPERS]
+
+
+def _stands(dialect: Dialect, prefix: str, entries: Mapping[str, TensorEntry]) -> bool:
+    """Whether a dialect stands below a prefix, with all that it needs beside it."""
+    wrapper = _wrapper(dialect, prefix) or ""
+    return dialect.stands(prefix, entries) and all(
+        wrapper + key in entries for key in dialect.needs
+    )
+
+
+def _wrapper(dialect: Dialect, prefix: str) -> str | None:
+    """What stands before a prefix that the dialect lists; None if it is none of them.
+
+    The longest that fits is taken: `net.backbone.` is `backbone.` in `net.`.
+    """
+    for listed in sorted(dialect.prefixes, key=len, reverse=True):
+        wrapper = prefix.removesuffix(listed)
+        if prefix.endswith(listed) and (not wrapper or wrapper.endswith(".")):
+            return wrapper
+    return None
+
+
+def _around(prefix: str) -> list[str]:
+    """The wrappers that a network below `prefix` lies in, the nearest first.
+
+    >>> _around("net.model.backbone.")
+    ['net.model.backbone.', 'net.model.', 'net.']
+    """
+    names = prefix.split(".")[:-1]
+    return [".".join(names[:n]) + "." for n in range(len(names), 0, -1)][:MAX_WRAPPERS]
 
 
 def is_other_copy(prefix: str) -> bool:

@@ -185,22 +185,30 @@ def _name_alike(models: Sequence[Mapping[str, TensorEntry]]) -> list[NamedKeys]:
     """The keys of all models by the tables; of several networks alike that of the same prefix.
 
     Two streams of one architecture would cross otherwise: `rgb.` of one file with `depth.` of the
-    other.
+    other. A head that one model has is looked for in the others below any wrapper.
     """
     named: list[NamedKeys] = []
     for entries in models:
         before = zip(models, named, strict=False)  # those that are named already
         same = next((keys for other, keys in before if _same_names(other, entries)), None)
         named.append(same or name_keys(entries))
+    heads = {table for keys in named for table in keys.found if not table.backbone}
+    lacking = [heads.difference(keys.found) for keys in named]
     if all(len(prefixes) == 1 for keys in named for prefixes in keys.places.values()):
-        return named
+        return [
+            name_keys(entries, heads=tables) if tables else keys
+            for keys, entries, tables in zip(named, models, lacking, strict=True)
+        ]
     everywhere = {
         (table, prefix)
         for table, prefixes in named[0].places.items()
         for prefix in prefixes
         if all(prefix in keys.places.get(table, (prefix,)) for keys in named[1:])
     }
-    return [name_keys(entries, everywhere) for entries in models]
+    return [
+        name_keys(entries, everywhere, tables)
+        for entries, tables in zip(models, lacking, strict=True)
+    ]
 
 
 def _same_names(one: Mapping[str, TensorEntry], other: Mapping[str, TensorEntry]) -> bool:
