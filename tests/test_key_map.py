@@ -243,7 +243,7 @@ def test_parts_of_a_tensor_that_cannot_be_halved_keep_their_key() -> None:
 
 
 def test_extra_keys_of_a_tabled_model_come_after_the_tables() -> None:
-    extra = {"auxiliary_head.conv.weight": (4, 8), "auxiliary_head.conv.bias": (4,)}
+    extra = {"edge_head.conv.weight": (4, 8), "edge_head.conv.bias": (4,)}
     spelled = {key.replace(".", "__"): shape for key, shape in extra.items()}
     ours = entries_of(segformer_nvlabs(TINY)) | plain(**spelled)
     shared = matched(ours, ours).shared

@@ -10,7 +10,7 @@ from lwmm_hub.checkpoint import MERGEABLE, TensorEntry, dtype_name
 from lwmm_hub.key_map.aligning import align
 from lwmm_hub.key_map.averaging import NEVER_AVERAGED, norm_warnings, normed_modules, why_never
 from lwmm_hub.key_map.naming import NamedKeys, Source, module_of, name_keys
-from lwmm_hub.key_map.ordering import DepthOrder, tabled_order, with_rest
+from lwmm_hub.key_map.ordering import DepthOrder, is_auxiliary, tabled_order, with_rest
 from lwmm_hub.key_map.pairing import OpenKeys, ValuePair, open_keys, with_pairs
 from lwmm_hub.key_map.parts import Part, parts_of
 from lwmm_hub.key_map.reasons import Reasons
@@ -265,6 +265,7 @@ def _unlike_conventions(named: Sequence[NamedKeys], labels: Sequence[str]) -> tu
 def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], tuple[object, ...]]:
     """Sort key of a parameter: backbone tables, head tables in their order, then the rest.
 
+    Auxiliary heads that no table knows stand between, so that the model's own output comes last.
     A head's table alone says nothing of a model: where the backbone has none, all follow `depth`.
     """
     last = len(named.sources)
@@ -276,7 +277,8 @@ def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], 
         source = parameter.sources[0]
         assert source is not None
         if table is None or not tabled:
-            return (2, depth.ranks.get(source.key, last), parameter.layer)
+            where = (depth.ranks.get(source.key, last), parameter.layer)
+            return (1, -1, *where) if tabled and is_auxiliary(source.key) else (2, *where)
         depth_in_table = table.rank(parameter.layer) or ()
         return (0 if table.backbone else 1, place[table], *depth_in_table)
 
