@@ -13,6 +13,8 @@ from lwmm_hub.families import TABLES, Dialect, Table
 
 # copies of a network that are not its student: taken only where nothing else matches as well
 OTHER_COPIES = ("ema", "teacher", "imnet", "momentum", "target")
+# MoCo's encoder of keys follows that of queries as a moving average
+MOVING_AVERAGES = ("encoder_k", "backbone_k", "model_k", "encoder_key", "key_encoder")
 
 _WHOLE = 0.9  # the share of a copy's tensors that makes a student whole
 _SOME = 0.05  # the share that shows that there is one; a head may have a norm of the same name
@@ -279,7 +281,11 @@ def is_other_copy(prefix: str) -> bool:
 
     >>> is_other_copy("module.model_ema."), is_other_copy("module.schema.")
     (True, False)
+    >>> is_other_copy("module.encoder_k."), is_other_copy("module.encoder_q.")
+    (True, False)
     """
+    if any(name in MOVING_AVERAGES for name in prefix.split(".")):
+        return True
     return any(piece.startswith(OTHER_COPIES) for piece in re.split(r"[._]", prefix))
 
 

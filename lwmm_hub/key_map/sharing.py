@@ -103,19 +103,13 @@ def match_keys(
     named = _name_alike(models)
     tabled = any(table.backbone for table in named[0].found)
     named_donors, prefixes = [], []
-    displacing: list[str] = []
+    aligning: list[str] = []
     for i, donor in enumerate(named[1:], start=1):
-        aligned, prefix, instead = align(named[0], models[0], donor, models[i])
-        if instead:
-            where = f"{'under' if prefix[0] == '-' else 'without'} {prefix[1:]!r}"
-            displacing.append(
-                f"{labels[i]} has {len(instead)} of the anchor's tensors ({instead[0]}, ...) "
-                f"under their own names, too: those {where} are merged, where more of the network "
-                "is. If that is the wrong one, give a file without it."
-            )
+        aligned = align(named[0], models[0], donor, models[i])
+        aligning += aligned.warnings(labels[0], labels[i])
         mine = [pair for pair in pairs or () if pair.model == i]
-        named_donors.append(with_pairs(named[0], models[0], aligned, models[i], mine))
-        prefixes.append(prefix)
+        named_donors.append(with_pairs(named[0], models[0], aligned.named, models[i], mine))
+        prefixes.append(aligned.prefix)
     named = [named[0], *named_donors]
     depth = tabled_order(named[0]) if tabled else order()
     parts, part_of = parts_of(named[0], depth, tabled)
@@ -157,7 +151,7 @@ def match_keys(
         classifiers,
         part_of_key,
         (
-            *displacing,
+            *aligning,
             *(
                 f"{label} holds its {table} whole only below {prefix!r}, a copy that is not the "
                 "student: that is taken. If the student is wanted, give a file of it alone."
