@@ -50,6 +50,8 @@ class NamedKeys:
             networks in the same file, which keep their own keys.
         copies: table name -> the prefix of a copy that is taken though a student, which lacks much
             of it, is there.
+        twins: key of an equally complete backbone beside the one that is named -> its table, the
+            canonical module it would be, and the network's number among those of `places`.
     """
 
     sources: dict[str, Source]
@@ -60,6 +62,7 @@ class NamedKeys:
     conventions: dict[str, tuple[str, str]] = field(default_factory=dict)
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
+    twins: dict[str, tuple[Table, str, int]] = field(default_factory=dict)
 
     def find(self, name: str, other: NamedKeys) -> Source | None:
         """Where the parameter lies that `other` calls `name`; None unless one table named both."""
@@ -91,6 +94,7 @@ def name_keys(
     conventions: dict[str, tuple[str, str]] = {}
     places: dict[str, tuple[str, ...]] = {}
     copies: dict[str, str] = {}
+    twins: dict[str, tuple[Table, str, int]] = {}
     found: list[Table] = []
     named_keys: set[str] = set()
     tails = _Tails(entries)
@@ -102,17 +106,16 @@ def name_keys(
             continue
         best = _best(readings, {prefix for name, prefix in prefer if name == table.name})
         alike = [
-            r.prefix
-            for r in readings
-            if (len(r.names), r.is_copy) == (len(best.names), best.is_copy)
+            r for r in readings if (len(r.names), r.is_copy) == (len(best.names), best.is_copy)
         ]
-        places[table.name] = tuple(dict.fromkeys((best.prefix, *alike)))
+        places[table.name] = tuple(dict.fromkeys((best.prefix, *(r.prefix for r in alike))))
         if best.is_copy and (
             any(r.names and not r.is_copy for r in readings) or _has_student(best, entries)
         ):
             copies[table.name] = best.prefix
         if table.backbone:
             wrappers += [place for place in _around(best.prefix) if place not in wrappers]
+            twins |= _twins(table, best, alike, places[table.name])
         dialect, names = best.dialect, best.names
         dialects[table.name] = dialect.name
         if dialect.convention:
@@ -131,7 +134,7 @@ def name_keys(
     place = {key: i for i, key in enumerate(entries)}
     ordered = sorted(sources.items(), key=lambda item: (place[item[1].key], item[1].part))
     return NamedKeys(
-        dict(ordered), tables, dead, dialects, tuple(found), conventions, places, copies
+        dict(ordered), tables, dead, dialects, tuple(found), conventions, places, copies, twins
     )
 
 
@@ -154,6 +157,18 @@ def _best(readings: Sequence[_Reading], prefer: Collection[str]) -> _Reading:
     whole = max(len(r.names) for r in readings)
     students = [r for r in readings if not r.is_copy and len(r.names) >= _WHOLE * whole]
     return max(students or readings, key=lambda r: (len(r.names), r.prefix in prefer))
+
+
+def _twins(
+    table: Table, best: _Reading, alike: Sequence[_Reading], places: Sequence[str]
+) -> dict[str, tuple[Table, str, int]]:
+    """What the keys of networks as complete as the best would be, had one of them been taken."""
+    return {
+        source.key: (table, module_of(name), places.index(reading.prefix))
+        for reading in alike
+        if reading.prefix != best.prefix
+        for name, source in reading.names.items()
+    }
 
 
 def _has_student(copy: _Reading, entries: Mapping[str, TensorEntry]) -> bool:

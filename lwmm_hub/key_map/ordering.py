@@ -58,12 +58,14 @@ class DepthOrder(NamedTuple):
         ranks: key of the anchor's file -> rank of its module; keys not in it come last.
         backbone: keys of the backbone; None if it is not known.
         backbone_name: what the backbone is called there.
+        origin: "trace", "registration" or "names": how far it can be believed.
     """
 
     source: str
     ranks: Mapping[str, int]
     backbone: frozenset[str] | None = None
     backbone_name: str | None = None
+    origin: str = "names"
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -94,7 +96,8 @@ def registration_order(keys: Sequence[str]) -> DepthOrder:
         branches = [module for module, kind in behind if kind == "auxiliary"]
         others = [module for module, kind in behind if kind != "auxiliary"]
         modules = [*modules[: heads[0]], *branches, *others]
-    return _ordered("the file's own registration order", keys, _ends_last(modules, wrapper))
+    order = _ordered("the file's own registration order", keys, _ends_last(modules, wrapper))
+    return order._replace(origin="registration")
 
 
 def natural_order(keys: Sequence[str]) -> DepthOrder:
@@ -149,6 +152,16 @@ def is_auxiliary(name: str) -> bool:
     return False
 
 
+def is_headlike(name: str) -> bool:
+    """Whether a container of the name is called like a head, or what stands beside or before one.
+
+    >>> is_headlike("net.decode_head.0."), is_headlike("backbone.fc."), is_headlike("sp.conv1.")
+    (True, True, False)
+    """
+    names = {re.sub(r"_?[0-9]+$", "", piece) for piece in name.split(".")}
+    return not names.isdisjoint((*HEADS, *LAST, *AUXILIARY, *NECKS))
+
+
 def _ends_last(modules: Sequence[str], wrapper: str) -> list[str]:
     """The same modules, the ends of each head behind all else of that head."""
     ends: dict[str, list[tuple[int, int, str]]] = {}
@@ -185,8 +198,8 @@ def tabled_order(named: NamedKeys) -> DepthOrder:
 
 
 def with_rest(tabled: DepthOrder, rest: DepthOrder) -> DepthOrder:
-    """The order where tables know the backbone, and `rest` what stands behind it."""
-    return DepthOrder(f"{tabled.source}; the rest by {rest.source}", rest.ranks)
+    """The order where tables know the backbone, and `rest` what they do not name."""
+    return rest._replace(source=f"{tabled.source}; the rest by {rest.source}")
 
 
 def wrapper_of(keys: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,9 +10,10 @@ from lwmm_hub.checkpoint import MERGEABLE, TensorEntry, dtype_name
 from lwmm_hub.key_map.aligning import align
 from lwmm_hub.key_map.averaging import NEVER_AVERAGED, norm_warnings, normed_modules, why_never
 from lwmm_hub.key_map.naming import NamedKeys, Source, module_of, name_keys
-from lwmm_hub.key_map.ordering import DepthOrder, is_auxiliary, tabled_order, with_rest
+from lwmm_hub.key_map.ordering import DepthOrder, tabled_order, with_rest
 from lwmm_hub.key_map.pairing import OpenKeys, ValuePair, open_keys, with_pairs
 from lwmm_hub.key_map.parts import Part, parts_of
+from lwmm_hub.key_map.placing import Placing, place_rest, ranker
 from lwmm_hub.key_map.reasons import Reasons
 
 
@@ -101,7 +102,6 @@ def match_keys(
         UsageError: a pair does not fit the models.
     """
     named = _name_alike(models)
-    tabled = any(table.backbone for table in named[0].found)
     named_donors, prefixes = [], []
     aligning: list[str] = []
     for i, donor in enumerate(named[1:], start=1):
@@ -111,25 +111,29 @@ def match_keys(
         named_donors.append(with_pairs(named[0], models[0], aligned.named, models[i], mine))
         prefixes.append(aligned.prefix)
     named = [named[0], *named_donors]
-    depth = tabled_order(named[0]) if tabled else order()
-    parts, part_of = parts_of(named[0], depth, tabled)
-
     normed = normed_modules(named[0].sources)
+    found = {
+        name: _find(name, source, named, models, labels, normed, pairs is not None)
+        for name, source in named[0].sources.items()
+    }
+    depth, placing = _placed(
+        named[0], models[0], order, [n for n, (_, why) in found.items() if not why]
+    )
+    parts, part_of = parts_of(named[0], depth, placing)
     shared: list[SharedParameter] = []
     reasons = Reasons(named[0].dead)
     part_of_key: dict[str, str] = {}
     for name, source in named[0].sources.items():
-        part_of_key.setdefault(source.key, part_of(name, source.key))
-        sources, why = _find(name, source, named, models, labels, normed, pairs is not None)
+        part = part_of(name, source.key)
+        part_of_key.setdefault(source.key, part)
+        sources, why = found[name]
         if why:
             reasons.add(source, name, why)
         else:
             shape = source.shape(models[0])
-            layer = module_of(name)
-            shared.append(SharedParameter(name, layer, part_of(name, source.key), shape, sources))
-    if tabled and len({p.layer for p in shared if p.name not in named[0].tables}) > 1:
-        depth = with_rest(depth, order())
-    shared.sort(key=_ranker(named[0], depth))
+            shared.append(SharedParameter(name, module_of(name), part, shape, sources))
+    rank = ranker(named[0], depth, placing)
+    shared.sort(key=lambda p: rank(p.name, named[0].sources[p.name].key))
     merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
     kept = reasons.told(merged_keys)
     displaced = [key for key in models[0] if key not in merged_keys and key not in kept]
@@ -256,27 +260,22 @@ def _unlike_conventions(named: Sequence[NamedKeys], labels: Sequence[str]) -> tu
     return tuple(warnings)
 
 
-def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], tuple[object, ...]]:
-    """Sort key of a parameter: backbone tables, head tables in their order, then the rest.
-
-    Auxiliary heads that no table knows stand between, so that the model's own output comes last.
-    A head's table alone says nothing of a model: where the backbone has none, all follow `depth`.
-    """
-    last = len(named.sources)
-    tabled = any(table.backbone for table in named.found)
-    place = {table: i for i, table in enumerate(named.found)}
-
-    def rank(parameter: SharedParameter) -> tuple[object, ...]:
-        table = named.tables.get(parameter.name)
-        source = parameter.sources[0]
-        assert source is not None
-        if table is None or not tabled:
-            where = (depth.ranks.get(source.key, last), parameter.layer)
-            return (1, -1, *where) if tabled and is_auxiliary(source.key) else (2, *where)
-        depth_in_table = table.rank(parameter.layer) or ()
-        return (0 if table.backbone else 1, place[table], *depth_in_table)
-
-    return rank
+def _placed(
+    named: NamedKeys,
+    entries: Mapping[str, TensorEntry],
+    order: Callable[[], DepthOrder],
+    shared: Collection[str],
+) -> tuple[DepthOrder, Placing | None]:
+    """The anchor's depth order, and where it has what no table names, if one knows its backbone."""
+    if not any(table.backbone for table in named.found):
+        return order(), None
+    depth = tabled_order(named)
+    open_layers = {module_of(name) for name in shared if name not in named.tables}
+    if len(open_layers) > 1:
+        depth = with_rest(depth, order())
+    placing = place_rest(named, entries, depth, shared)
+    notes = "".join(f", {note}" for note in placing.notes)
+    return depth._replace(source=depth.source + notes), placing
 
 
 def _find(
