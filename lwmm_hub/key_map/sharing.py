@@ -58,6 +58,7 @@ class KeyMap:
         left_out: (donor, layer) -> why values say that the donor's layer is not used.
         unmatched: per donor, what is left of it and of the anchor.
         pairs: what was matched by values, in depth order; None where they were not asked.
+        guessed: the shared layers that stand in an order of names, which is a guess.
     """
 
     shared: tuple[SharedParameter, ...]
@@ -75,6 +76,7 @@ class KeyMap:
     left_out: dict[tuple[int, str], str] = field(default_factory=dict)
     unmatched: tuple[OpenKeys, ...] = ()
     pairs: tuple[ValuePair, ...] | None = None
+    guessed: tuple[str, ...] = ()
 
     def __repr__(self) -> str:  # of all fields it would fill a notebook
         parts = ", ".join(part.name for part in self.parts)
@@ -176,6 +178,7 @@ def match_keys(
             for i in range(1, len(models))
         ),
         pairs=None if pairs is None else tuple(sorted(pairs, key=_in_order(shared))),
+        guessed=_guessed(named[0], shared, depth, placing),
     )
 
 
@@ -276,6 +279,24 @@ def _placed(
     placing = place_rest(named, entries, depth, shared)
     notes = "".join(f", {note}" for note in placing.notes)
     return depth._replace(source=depth.source + notes), placing
+
+
+def _guessed(
+    named: NamedKeys,
+    shared: Sequence[SharedParameter],
+    depth: DepthOrder,
+    placing: Placing | None,
+) -> tuple[str, ...]:
+    """The layers, in depth order, of which nothing but their names tells the order."""
+    if depth.origin != "names":
+        return ()
+    known = named.tables if placing is not None else ()
+    layers = dict.fromkeys(
+        p.layer
+        for p in shared
+        if p.name not in known and p.sources[0] and p.sources[0].key not in named.twins
+    )
+    return tuple(layers)
 
 
 def _find(
