@@ -197,6 +197,18 @@ def test_two_streams_alike_are_both_the_backbone_and_side_by_side() -> None:
         assert not crossed
 
 
+@pytest.mark.parametrize("other", ["teacher.", "small."])
+def test_a_teacher_or_a_smaller_network_runs_beside_the_backbone(other: str) -> None:
+    """Their first convolution reads images, too: that alone would put all of them in front."""
+    beside = {k: s for k, s in resnet(other).items() if other == "teacher." or ".layer2" not in k}
+    shapes = beside | resnet("net.") | conv("score", 32, 5)
+    for found in (by_registration(shapes), by_name(shapes)):
+        order = modules(found)
+        assert order[:3] == ["net.conv1", f"{other}conv1", "net.bn1"]
+        assert order.index(f"{other}layer4.0.conv1") == order.index("net.layer4.0.conv1") + 1
+        assert modules(found, "head") == ["score"]
+
+
 def test_fused_parts_of_a_second_stream_stand_where_their_first_part_does() -> None:
     shapes = {e.key: e.shape for prefix in ("a.", "b.") for e in mit_nvlabs(TINY, prefix=prefix)}
     found = modules(by_name(shapes))

@@ -50,8 +50,9 @@ class NamedKeys:
             networks in the same file, which keep their own keys.
         copies: table name -> the prefix of a copy that is taken though a student, which lacks much
             of it, is there.
-        twins: key of an equally complete backbone beside the one that is named -> its table, the
-            canonical module it would be, and the network's number among those of `places`.
+        twins: key of another backbone of the table, such as a second stream or a teacher, beside
+            the one that is named -> the table, the canonical module it would be, and a number of
+            that network.
     """
 
     sources: dict[str, Source]
@@ -115,7 +116,7 @@ def name_keys(
             copies[table.name] = best.prefix
         if table.backbone:
             wrappers += [place for place in _around(best.prefix) if place not in wrappers]
-            twins |= _twins(table, best, alike, places[table.name])
+            twins |= _twins(table, best, readings)
         dialect, names = best.dialect, best.names
         dialects[table.name] = dialect.name
         if dialect.convention:
@@ -160,12 +161,13 @@ def _best(readings: Sequence[_Reading], prefer: Collection[str]) -> _Reading:
 
 
 def _twins(
-    table: Table, best: _Reading, alike: Sequence[_Reading], places: Sequence[str]
+    table: Table, best: _Reading, readings: Sequence[_Reading]
 ) -> dict[str, tuple[Table, str, int]]:
-    """What the keys of networks as complete as the best would be, had one of them been taken."""
+    """What the keys of the networks beside the best would be, had one of them been taken."""
+    others = sorted({reading.prefix for reading in readings} - {best.prefix})
     return {
-        source.key: (table, module_of(name), places.index(reading.prefix))
-        for reading in alike
+        source.key: (table, module_of(name), 1 + others.index(reading.prefix))
+        for reading in readings
         if reading.prefix != best.prefix
         for name, source in reading.names.items()
     }

@@ -103,7 +103,7 @@ class _Found:
         """The first numbers of a key's sort key, and what to say of it."""
         if key in self._named.twins:
             table, module, number = self._named.twins[key]
-            return (*rank_of(self._named, table, module), number), "networks alike side by side"
+            return (*rank_of(self._named, table, module), number), "other backbones of a table beside it"
         if self._depth.origin == "trace" and key in self._depth.ranks:
             return self._traced(key), ""
         branch = self._branch(key)
