@@ -15,11 +15,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from lwmm_hub.checkpoint import TensorEntry
-from lwmm_hub.families import Table
+from lwmm_hub.families import TABLES, Table
 from lwmm_hub.key_map.naming import NamedKeys, module_of
 from lwmm_hub.key_map.ordering import BACKBONES, DepthOrder, is_auxiliary, is_headlike
 
 COLOURS = 3
+
+# What else than `BACKBONES` and the names of tables a backbone is called by what holds it.
+CONTAINERS = ("body", "extractor", "pretrained")
 
 Rank = tuple[float | str, ...]
 
@@ -92,7 +95,7 @@ class _Found:
         self._around = {
             key[: i + 1] for key in self._tabled for i, letter in enumerate(key) if letter == "."
         }
-        self._containers = tuple(filter(self._contains, _prefixes_of_backbones(named)))
+        self._containers = tuple(filter(_is_container, _prefixes_of_backbones(named)))
         reading = {self._branch(key) for key in entries if self._reads_images(key)}
         self._reading = {branch for branch in reading if not is_headlike(branch)}
         self._marks = self._in_order()
@@ -103,7 +106,8 @@ class _Found:
         """The first numbers of a key's sort key, and what to say of it."""
         if key in self._named.twins:
             table, module, number = self._named.twins[key]
-            return (*rank_of(self._named, table, module), number), "other backbones of a table beside it"
+            note = "other backbones of a table beside it"
+            return (*rank_of(self._named, table, module), number), note
         if self._depth.origin == "trace" and key in self._depth.ranks:
             return self._traced(key), ""
         branch = self._branch(key)
@@ -120,16 +124,20 @@ class _Found:
         return (_REST,), ""
 
     def _traced(self, key: str) -> Rank:
-        """Behind what a table names and ran before it; of the backbone only what the class says."""
+        """Behind what a table names and ran before it.
+
+        Of the backbone is what runs among its layers, or lies in its container; but not what the
+        class has beside its backbone. What the class calls so may hold decoders.
+        """
         at = bisect.bisect_left(self._marks, (self._depth.ranks[key],)) - 1
         mark: Rank = self._marks[at][1] if at >= 0 else (_BEFORE,)
         if mark[0] == _HEAD:
             return (*mark, math.inf)
         inside = self._depth.backbone
-        last = bool(self._layers) and mark == self._layers[-1][1]
-        if key not in inside if inside is not None else last:
-            return (_HEAD, -1)
-        return (*mark, math.inf)
+        among = mark != self._layers[-1][1] if self._layers else False
+        if key.startswith(self._containers) or (among and (inside is None or key in inside)):
+            return (*mark, math.inf)
+        return (_HEAD, -1)
 
     def _in_order(self) -> list[tuple[int, Rank]]:
         """(place in `depth`, sort key) of every key that a table names, by place."""
@@ -171,13 +179,6 @@ class _Found:
             end = key.find(".", end + 1)
         return key
 
-    def _contains(self, prefix: str) -> bool:
-        """Whether a backbone's prefix is a container of its own, and no wrapper of the model."""
-        if not prefix:
-            return False
-        own = prefix[:-1].rpartition(".")[2] in BACKBONES
-        return own or any(not key.startswith(prefix) for key in self._entries)
-
     def _reads_images(self, key: str) -> bool:
         """Whether a tensor is a convolution of as many channels as an image has colours."""
         shape = self._entries[key].shape
@@ -186,6 +187,18 @@ class _Found:
         bias = self._entries.get(key.removesuffix("weight") + "bias")
         transposed = bias is not None and bias.shape == shape[1:2] != shape[:1]
         return key.endswith("weight") and not transposed
+
+
+def _is_container(prefix: str) -> bool:
+    """Whether what stands before a backbone's keys is called like one, and no wrapper of a model.
+
+    >>> _is_container("net.backbone."), _is_container("cp.resnet."), _is_container("net.")
+    (True, True, False)
+    """
+    name = prefix[:-1].rpartition(".")[2]
+    return name in (*BACKBONES, *CONTAINERS) or any(
+        table.name.partition("_")[0] in name for table in TABLES if table.backbone
+    )
 
 
 def _prefixes_of_backbones(named: NamedKeys) -> list[str]:
