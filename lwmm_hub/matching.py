@@ -63,10 +63,11 @@ def depth_order_of(anchor: Checkpoint) -> Callable[[], DepthOrder]:
             traced = trace_architecture(anchor.config, keys)
         except LayerOrderError as error:
             order = fallback(keys)
-            return DepthOrder(f"{order.source} ({error.text})", order.ranks)
+            return order._replace(source=f"{order.source} ({error.text})")
         how = traced.how.removeprefix("forward pass ")
         source = f"the forward pass of {traced.class_name}, {how}"
-        return DepthOrder(source, traced.ranks, traced.backbone or None, traced.backbone_name)
+        inside = traced.backbone or None
+        return DepthOrder(source, traced.ranks, inside, traced.backbone_name, "trace")
 
     return find
 

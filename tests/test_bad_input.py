@@ -469,7 +469,11 @@ def renamed_keys(folder: Path, source: Path, config: Mapping[str, Any]) -> Path:
     """The weights of a model in names that no table knows."""
     folder.mkdir()
     tensors = load_file(source / "model.safetensors")
-    own = {f"net.{key.replace('segformer', 'trunk')}": value for key, value in tensors.items()}
+    words = {"segformer": "trunk", "patch_embeddings": "patches", "linear_c": "lines"}
+    own = {}
+    for key, value in tensors.items():
+        names = [words.get(name, name) for name in key.split(".")]
+        own[".".join(["net", *names])] = value
     write_safetensors(folder / "model.safetensors", own)
     (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -246,12 +246,21 @@ def test_parts_of_a_tensor_that_cannot_be_halved_keep_their_key() -> None:
 
 
 def test_extra_keys_of_a_tabled_model_come_after_the_tables() -> None:
-    extra = {"auxiliary_head.conv.weight": (4, 8), "auxiliary_head.conv.bias": (4,)}
+    extra = {"edge_head.conv.weight": (4, 8), "edge_head.conv.bias": (4,)}
     spelled = {key.replace(".", "__"): shape for key, shape in extra.items()}
     ours = entries_of(segformer_nvlabs(TINY)) | plain(**spelled)
     shared = matched(ours, ours).shared
     assert [p.name for p in shared[-2:]] == list(extra)
     assert shared[-1].part == "head"
+
+
+def test_an_auxiliary_head_stands_between_the_backbone_and_the_head_that_a_table_knows() -> None:
+    ours = entries_of(segformer_nvlabs(TINY))
+    alone = [(p.name, p.part) for p in matched(ours, ours).shared]
+    ours |= plain(auxiliary_head__conv__weight=(4, 8))
+    found = [(p.name, p.part) for p in matched(ours, ours).shared]
+    at = [part for _, part in alone].index("head")
+    assert found == [*alone[:at], ("auxiliary_head.conv.weight", "head"), *alone[at:]]
 
 
 def test_a_backbone_is_found_below_any_wrapper_and_its_student_first() -> None:
@@ -289,13 +298,15 @@ def test_two_networks_alike_in_one_file_never_cross(
 
 
 def test_which_of_several_networks_alike_was_taken_is_said() -> None:
-    found = matched(streams("encoder_q.", "encoder_k."), streams("backbone."))
+    found = matched(streams("rgb.", "depth."), streams("backbone."))
     (warning,) = found.warnings
-    assert "anchor holds 2 mit networks alike ('encoder_k.', 'encoder_q.')" in warning
-    assert "'encoder_k.' of anchor is matched with 'backbone.' of donor1" in warning
+    assert "anchor holds 2 mit networks alike ('depth.', 'rgb.')" in warning
+    assert "'depth.' of anchor is matched with 'backbone.' of donor1" in warning
 
 
-@pytest.mark.parametrize("copy", ["model_ema.", "ema_net.", "module.teacher.", "a.ema."])
+@pytest.mark.parametrize(
+    "copy", ["model_ema.", "ema_net.", "module.teacher.", "a.ema.", "encoder_k."]
+)
 def test_a_teacher_by_any_name_is_not_taken_for_the_student(copy: str) -> None:
     found = matched(streams(copy, "zoo.net."), streams("backbone."))
     assert {p.sources[0].key for p in found.shared if p.sources[0]} == set(streams("zoo.net."))

@@ -90,6 +90,44 @@ def test_a_second_network_does_not_displace_names_that_match_as_they_are(
         assert kept or other != names
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_two_prefixes_that_fit_equally_well_are_both_named(swapped: bool, tmp_path: Path) -> None:
+    """Of two streams alike one is taken, whatever the order of the file, and the user is told."""
+    names = [f"layer{i}.weight" for i in range(4)]
+    one = tensors(*names)
+    streams = [
+        {f"{prefix}{name}": value for name, value in one.items()} for prefix in ("rgb.", "depth.")
+    ]
+    both = {k: v for stream in (streams[::-1] if swapped else streams) for k, v in stream.items()}
+    files = {"one": one, "both": both | tensors("fuse.weight")}
+    for anchor, donor, whose, advice in (
+        ("both", "one", "the anchor", "give a donor whose keys begin with the right prefix."),
+        ("one", "both", "the donor", "give a file of the right network alone."),
+    ):
+        paths = [write_pth(tmp_path / f"{name}.pth", files[name]) for name in (anchor, donor)]
+        plan = lw.plan(*paths)
+        (said,) = [text for text in plan.warnings if "the first by name" in text]
+        assert said == (
+            f"{donor} matches {anchor} below 'depth.' of {whose} and as well below 'rgb.': "
+            f"'depth.' is taken, the first by name. If that is the wrong one, {advice}"
+        )
+        assert len(plan.merged) == len(names)
+        for tensor in plan.merged:
+            (theirs,) = [source.key for source in tensor.sources[1:] if source]
+            assert {tensor.key.partition(".")[0], theirs.partition(".")[0]} >= {"depth"}
+
+
+def test_the_queries_of_moco_are_its_student(tmp_path: Path) -> None:
+    """`encoder_k` follows `encoder_q` as a moving average: no choice, and no warning."""
+    anchor = tensors(*(f"layer{i}.weight" for i in range(4)))
+    donor = {f"encoder_{which}.{k}": v for which in "kq" for k, v in anchor.items()}
+    plan = lw.plan(
+        save(tmp_path / "anchor.safetensors", anchor), save(tmp_path / "donor.safetensors", donor)
+    )
+    assert sources(plan) == {name: f"encoder_q.{name}" for name in anchor}
+    assert not [text for text in plan.warnings if "encoder_" in text]
+
+
 def test_a_copy_never_displaces_a_student_that_lacks_a_little(tmp_path: Path) -> None:
     anchor = tensors("a.weight", "b.weight", "c.weight")
     student = tensors("a.weight", "b.weight", like=anchor, noise=0.1)

@@ -15,6 +15,7 @@ from lwmm_hub.families.daformer import (
     PIPA_TRAINING,
 )
 from lwmm_hub.families.deeplab import (
+    ASPP_HEAD,
     DEEPLABV2_AUXILIARY,
     DEEPLABV2_HEAD,
     DEEPLABV3_HEAD,
@@ -61,6 +62,7 @@ TABLES: tuple[Table, ...] = (
     DEEPLABV2_AUXILIARY,
     DEEPLABV2_HEAD,
     DEEPLABV3_HEAD,
+    ASPP_HEAD,
     BOTTLENECK_CLASSIFIER,
     FASTER_RCNN,
     MASK_RCNN,

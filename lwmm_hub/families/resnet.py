@@ -1,8 +1,9 @@
 """The residual network (ResNet): of any depth, with basic or bottleneck blocks, plain or deep stem.
 
 Spellings: torchvision and timm (and what wraps them: FADA, segmentation-models-pytorch, DETR, GLC,
-mmseg), AdvEnt and its kin, maskrcnn-benchmark (MIC detection), transformers. Frozen and live batch
-norm have the same names but for the counters, which are the anchor's in any case.
+mmseg), networks with their stem in a Sequential (`layer0`, as in semseg), AdvEnt and its kin,
+maskrcnn-benchmark (MIC detection), transformers. Frozen and live batch norm have the same names but
+for the counters, which are the anchor's in any case.
 
 Two conventions share all names and shapes. In torchvision's, the stride of a bottleneck is in its
 second convolution, and images are RGB, scaled and standardised; in Caffe's it is in the first, and
@@ -24,11 +25,13 @@ CAFFE = "stride in the first convolution of a bottleneck, BGR images minus a mea
 _SIGNATURE = "layer4.0.conv2.weight"
 
 
-def _rules(stem: str, downsample: int = 0) -> tuple[KeyRule, ...]:
-    """Names as in torchvision, `stem` before the stem's; `downsample` is its convolution."""
+def _rules(
+    before: str, downsample: int = 0, stem: tuple[str, str] = ("conv1", "bn1")
+) -> tuple[KeyRule, ...]:
+    """Names as in torchvision, `before` those of the stem; `downsample` is its convolution."""
     return rules(
-        (f"{stem}conv1.*", "stem.conv.*"),
-        (f"{stem}bn1.*", "stem.bn.*"),
+        (f"{before}{stem[0]}.*", "stem.conv.*"),
+        (f"{before}{stem[1]}.*", "stem.bn.*"),
         ("layer{s+1}.{b}.conv1.*", "stages.{s}.blocks.{b}.conv1.*"),
         ("layer{s+1}.{b}.bn1.*", "stages.{s}.blocks.{b}.bn1.*"),
         ("layer{s+1}.{b}.conv2.*", "stages.{s}.blocks.{b}.conv2.*"),
@@ -87,6 +90,14 @@ RESNET = Table(
             prefixes=("", "backbone.", "encoder.", "backbone_layer.", "F/"),
             signature=_SIGNATURE,
             rules=_PLAIN,
+            convention=TORCHVISION,
+        ),
+        Dialect(
+            "stem in a Sequential",
+            prefixes=("", "backbone.", "encoder."),
+            signature=_SIGNATURE,
+            rules=_rules("layer0.", stem=("0", "1")),
+            beside=("layer0.1.running_mean",),
             convention=TORCHVISION,
         ),
         Dialect(
@@ -159,6 +170,33 @@ RESNET_STEM = Table(
                 ("stem.6.*", "deep_stem.conv3.*"),
                 ("stem.7.*", "deep_stem.bn3.*"),
             ),
+        ),
+        Dialect(
+            "semseg",
+            prefixes=("", "backbone.", "encoder."),
+            signature="layer0.7.running_mean",
+            rules=rules(
+                ("layer0.0.*", "deep_stem.conv1.*"),
+                ("layer0.1.*", "deep_stem.bn1.*"),
+                ("layer0.3.*", "deep_stem.conv2.*"),
+                ("layer0.4.*", "deep_stem.bn2.*"),
+                ("layer0.6.*", "deep_stem.conv3.*"),
+                ("layer0.7.*", "deep_stem.bn3.*"),
+            ),
+        ),
+        Dialect(
+            "three convolutions side by side",  # CSAIL's, CCNet's
+            prefixes=("", "backbone.", "encoder."),
+            signature="bn3.running_mean",
+            rules=rules(
+                ("conv1.*", "deep_stem.conv1.*"),
+                ("bn1.*", "deep_stem.bn1.*"),
+                ("conv2.*", "deep_stem.conv2.*"),
+                ("bn2.*", "deep_stem.bn2.*"),
+                ("conv3.*", "deep_stem.conv3.*"),
+                ("bn3.*", "deep_stem.bn3.*"),
+            ),
+            beside=("conv3.weight", "layer1.0.conv1.weight"),
         ),
         Dialect(
             "timm",

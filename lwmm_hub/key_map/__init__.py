@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lwmm_hub.key_map.averaging import NEVER_AVERAGED
+from lwmm_hub.key_map.guessing import guess_warnings
 from lwmm_hub.key_map.leaving import leave_out
 from lwmm_hub.key_map.naming import NamedKeys, Source, name_keys
 from lwmm_hub.key_map.ordering import DepthOrder, natural, natural_order, registration_order
@@ -24,6 +25,7 @@ __all__ = [
     "SharedParameter",
     "Source",
     "ValuePair",
+    "guess_warnings",
     "leave_out",
     "match_keys",
     "name_keys",

@@ -4,9 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from lwmm_hub.checkpoint import TensorEntry
 from lwmm_hub.key_map.naming import NamedKeys, Source, is_other_copy
+
+
+class Aligned(NamedTuple):
+    """A donor's names under the anchor's.
+
+    Attributes:
+        named: the donor's names.
+        prefix: what was taken off ("-") or put on ("+") its keys, or "".
+        displaced: names of the anchor that the donor has as they are and that are matched under
+            the prefix instead.
+        rivals: prefixes under which as much would have matched; the first by name is taken.
+    """
+
+    named: NamedKeys
+    prefix: str = ""
+    displaced: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
+
+    def warnings(self, anchor: str, donor: str) -> list[str]:
+        """What to say of the choice, to a user who knows the models as `anchor` and `donor`."""
+        where = f"{'under' if self.prefix[:1] == '-' else 'without'} {self.prefix[1:]!r}"
+        said = []
+        if self.displaced:
+            said.append(
+                f"{donor} has {len(self.displaced)} of the anchor's tensors "
+                f"({self.displaced[0]}, ...) under their own names, too: those {where} are merged, "
+                "where more of the network is. If that is the wrong one, give a file without it."
+            )
+        if self.rivals:
+            several = ", ".join(repr(rival[1:]) for rival in self.rivals)
+            mine = self.prefix[:1] == "+"
+            said.append(
+                f"{donor} matches {anchor} below {self.prefix[1:]!r} of "
+                f"{'the anchor' if mine else 'the donor'} and as well below {several}: "
+                f"{self.prefix[1:]!r} is taken, the first by name. If that is the wrong one, "
+                + (
+                    "give a donor whose keys begin with the right prefix."
+                    if mine
+                    else "give a file of the right network alone."
+                )
+            )
+        return said
 
 
 def align(
@@ -14,25 +57,22 @@ def align(
     my_entries: Mapping[str, TensorEntry],
     theirs: NamedKeys,
     their_entries: Mapping[str, TensorEntry],
-) -> tuple[NamedKeys, str, tuple[str, ...]]:
+) -> Aligned:
     """Put a donor's own names under the anchor's, where one prefix makes the difference.
 
     Every pair of prefixes that ends at a dot is tried by counting; the one under which most of the
     anchor's names are found with equal shapes wins if it beats matching by name as it is, and is
     reported ("-encoder." was taken off the donor's keys, "+encoder." was put on). What a table
     named stays as it is. A copy that is not the student never displaces a name that matches as it
-    is; another network may, since the one found whole is what belongs together.
-
-    Returns:
-        the donor's names, the prefix, and the names of the anchor that the donor has as they are
-        and that are matched under the prefix instead.
+    is; another network may, since the one found whole is what belongs together. Of prefixes that
+    make equal numbers of names match the first by name wins, and the others are told.
     """
     my_shapes = _untabled_shapes(mine, my_entries)
     their_shapes = _untabled_shapes(theirs, their_entries)
     as_they_are = {name for name, shape in their_shapes.items() if my_shapes.get(name) == shape}
-    best, change = (len(as_they_are), 1), ("", "")
+    best, changes = (len(as_they_are), 1), [("", "")]
     for sign, prefixes in (("+", _leading(my_shapes)), ("-", _leading(their_shapes))):
-        for prefix in prefixes:
+        for prefix in sorted(prefixes):
             moved = _moved(sign, prefix, my_shapes, their_shapes)
             made = {_rename(sign, prefix, name) for name in moved}
             copy = is_other_copy(prefix)
@@ -40,10 +80,12 @@ def align(
                 continue
             rank = (len(made | (as_they_are - moved)), int(not copy))
             if rank > best:
-                best, change = rank, (sign, prefix)
-    sign, prefix = change
+                best, changes = rank, [(sign, prefix)]
+            elif rank == best and changes[0][0]:
+                changes.append((sign, prefix))
+    (sign, prefix), *others = changes
     if not sign:
-        return theirs, "", ()
+        return Aligned(theirs)
     moved = _moved(sign, prefix, my_shapes, their_shapes)
     renamed: dict[str, Source] = {}
     for name in moved:
@@ -52,7 +94,8 @@ def align(
     for name, source in theirs.sources.items():
         if name not in moved:
             renamed.setdefault(name, source)  # a name that the prefix did not make does not win
-    return replace(theirs, sources=renamed), sign + prefix, displaced
+    rivals = tuple(other_sign + other for other_sign, other in others)
+    return Aligned(replace(theirs, sources=renamed), sign + prefix, displaced, rivals)
 
 
 def _untabled_shapes(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from lwmm_hub.key_map.naming import NamedKeys
 from lwmm_hub.key_map.ordering import BACKBONES, HEADS, DepthOrder, wrapper_of
+from lwmm_hub.key_map.placing import Placing
 
 
 class Part(NamedTuple):
@@ -17,14 +18,22 @@ class Part(NamedTuple):
 
 
 def parts_of(
-    named: NamedKeys, depth: DepthOrder, tabled: bool
+    named: NamedKeys, depth: DepthOrder, placing: Placing | None
 ) -> tuple[list[Part], Callable[[str, str], str]]:
-    """The parts of the anchor in depth order, and the part of each (name, key)."""
-    if tabled:
+    """The parts of the anchor in depth order, and the part of each (name, key).
 
-        def by_table(name: str, _key: str) -> str:
+    Args:
+        named: the anchor's names.
+        depth: its order.
+        placing: where what no table names stands; None where no table knows the backbone.
+    """
+    if placing is not None:
+        inside = placing.backbone
+
+        def by_table(name: str, key: str) -> str:
             table = named.tables.get(name)
-            return "backbone" if table is not None and table.backbone else "head"
+            backbone = key in inside if table is None else table.backbone
+            return "backbone" if backbone else "head"
 
         return [Part("backbone", True), Part("head", False)], by_table
     if depth.backbone is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from lwmm_hub.key_map.naming import NamedKeys, Source, module_of, name_keys
 from lwmm_hub.key_map.ordering import DepthOrder, tabled_order, with_rest
 from lwmm_hub.key_map.pairing import OpenKeys, ValuePair, open_keys, with_pairs
 from lwmm_hub.key_map.parts import Part, parts_of
+from lwmm_hub.key_map.placing import Placing, place_rest, ranker
 from lwmm_hub.key_map.reasons import Reasons
 from lwmm_hub.key_map.tying import settle, tie, tied_names
 
@@ -59,6 +60,7 @@ class KeyMap:
         unmatched: per donor, what is left of it and of the anchor.
         pairs: what was matched by values, in depth order; None where they were not asked.
         other_classes: (donor, layer) -> why the rows of the donor's classifier are other classes.
+        guessed: the shared layers that stand in an order of names, which is a guess.
     """
 
     shared: tuple[SharedParameter, ...]
@@ -77,6 +79,7 @@ class KeyMap:
     unmatched: tuple[OpenKeys, ...] = ()
     pairs: tuple[ValuePair, ...] | None = None
     other_classes: dict[tuple[int, str], str] = field(default_factory=dict)
+    guessed: tuple[str, ...] = ()
 
     def __repr__(self) -> str:  # of all fields it would fill a notebook
         parts = ", ".join(part.name for part in self.parts)
@@ -104,45 +107,42 @@ def match_keys(
         UsageError: a pair does not fit the models.
     """
     named = _name_alike(models)
-    tabled = any(table.backbone for table in named[0].found)
     named_donors, prefixes = [], []
-    displacing: list[str] = []
+    aligning: list[str] = []
     for i, donor in enumerate(named[1:], start=1):
-        aligned, prefix, instead = align(named[0], models[0], donor, models[i])
-        if instead:
-            where = f"{'under' if prefix[0] == '-' else 'without'} {prefix[1:]!r}"
-            displacing.append(
-                f"{labels[i]} has {len(instead)} of the anchor's tensors ({instead[0]}, ...) "
-                f"under their own names, too: those {where} are merged, where more of the network "
-                "is. If that is the wrong one, give a file without it."
-            )
+        aligned = align(named[0], models[0], donor, models[i])
+        aligning += aligned.warnings(labels[0], labels[i])
         mine = [pair for pair in pairs or () if pair.model == i]
-        named_donors.append(with_pairs(named[0], models[0], aligned, models[i], mine))
-        prefixes.append(prefix)
+        named_donors.append(with_pairs(named[0], models[0], aligned.named, models[i], mine))
+        prefixes.append(aligned.prefix)
     named = [named[0], *named_donors]
-    depth = tabled_order(named[0]) if tabled else order()
-    parts, part_of = parts_of(named[0], depth, tabled)
-
     normed = [normed_modules(s.key for s in keys.sources.values()) for keys in named]
-    tied = tied_names(named[0].sources, models[0])
-    found: list[SharedParameter] = []
+    found: dict[str, tuple[Source | None, ...]] = {}
     left: dict[str, str] = {}
+    for name, source in named[0].sources.items():
+        found[name], why = _find(name, source, named, models, labels, normed, pairs is not None)
+        if why:
+            left[name] = why
+    tied = settle(
+        left,
+        tied_names(named[0].sources, models[0]),
+        lambda n: why_never(n, named[0].sources[n].key, normed[0]),
+    )
+    depth, placing = _placed(named[0], models[0], order, [n for n in found if n not in left])
+    parts, part_of = parts_of(named[0], depth, placing)
+    shared: list[SharedParameter] = []
+    reasons = Reasons(named[0].dead)
     part_of_key: dict[str, str] = {}
     for name, source in named[0].sources.items():
         part = part_of(name, source.key)
         part_of_key.setdefault(source.key, part)
-        sources, why = _find(name, source, named, models, labels, normed, pairs is not None)
-        if why:
-            left[name] = why
-        found.append(SharedParameter(name, module_of(name), part, source.shape(models[0]), sources))
-    tied = settle(left, tied, lambda n: why_never(n, named[0].sources[n].key, normed[0]))
-    shared = [p for p in found if p.name not in left]
-    reasons = Reasons(named[0].dead)
-    for name, why in left.items():
-        reasons.add(named[0].sources[name], name, why)
-    if tabled and len({p.layer for p in shared if p.name not in named[0].tables}) > 1:
-        depth = with_rest(depth, order())
-    shared.sort(key=_ranker(named[0], depth))
+        if name in left:
+            reasons.add(source, name, left[name])
+        else:
+            shape = source.shape(models[0])
+            shared.append(SharedParameter(name, module_of(name), part, shape, found[name]))
+    rank = ranker(named[0], depth, placing)
+    shared.sort(key=lambda p: rank(p.name, named[0].sources[p.name].key))
     shared, apart = tie(shared, tied, named[0].tables, parts, models, labels)
     merged_keys = {p.sources[0].key for p in shared if p.sources[0]}
     kept = reasons.told(merged_keys)
@@ -165,7 +165,7 @@ def match_keys(
         classifiers,
         part_of_key,
         (
-            *displacing,
+            *aligning,
             *(
                 f"{label} holds its {table} whole only below {prefix!r}, a copy that is not the "
                 "student: that is taken. If the student is wanted, give a file of it alone."
@@ -187,6 +187,7 @@ def match_keys(
             for i in range(1, len(models))
         ),
         pairs=None if pairs is None else tuple(sorted(pairs, key=_in_order(shared))),
+        guessed=_guessed(named[0], shared, depth, placing),
     )
 
 
@@ -194,22 +195,30 @@ def _name_alike(models: Sequence[Mapping[str, TensorEntry]]) -> list[NamedKeys]:
     """The keys of all models by the tables; of several networks alike that of the same prefix.
 
     Two streams of one architecture would cross otherwise: `rgb.` of one file with `depth.` of the
-    other.
+    other. A head that one model has is looked for in the others below any wrapper.
     """
     named: list[NamedKeys] = []
     for entries in models:
         before = zip(models, named, strict=False)  # those that are named already
         same = next((keys for other, keys in before if _same_names(other, entries)), None)
         named.append(same or name_keys(entries))
+    heads = {table for keys in named for table in keys.found if not table.backbone}
+    lacking = [heads.difference(keys.found) for keys in named]
     if all(len(prefixes) == 1 for keys in named for prefixes in keys.places.values()):
-        return named
+        return [
+            name_keys(entries, heads=tables) if tables else keys
+            for keys, entries, tables in zip(named, models, lacking, strict=True)
+        ]
     everywhere = {
         (table, prefix)
         for table, prefixes in named[0].places.items()
         for prefix in prefixes
         if all(prefix in keys.places.get(table, (prefix,)) for keys in named[1:])
     }
-    return [name_keys(entries, everywhere) for entries in models]
+    return [
+        name_keys(entries, everywhere, tables)
+        for entries, tables in zip(models, lacking, strict=True)
+    ]
 
 
 def _same_names(one: Mapping[str, TensorEntry], other: Mapping[str, TensorEntry]) -> bool:
@@ -263,29 +272,40 @@ def _unlike_conventions(named: Sequence[NamedKeys], labels: Sequence[str]) -> tu
     return tuple(warnings)
 
 
-def _ranker(named: NamedKeys, depth: DepthOrder) -> Callable[[SharedParameter], tuple[object, ...]]:
-    """Sort key of a parameter: backbone tables, head tables in their order, then the rest.
+def _placed(
+    named: NamedKeys,
+    entries: Mapping[str, TensorEntry],
+    order: Callable[[], DepthOrder],
+    shared: Collection[str],
+) -> tuple[DepthOrder, Placing | None]:
+    """The anchor's depth order, and where it has what no table names, if one knows its backbone."""
+    if not any(table.backbone for table in named.found):
+        return order(), None
+    depth = tabled_order(named)
+    open_layers = {module_of(name) for name in shared if name not in named.tables}
+    if len(open_layers) > 1:
+        depth = with_rest(depth, order())
+    placing = place_rest(named, entries, depth, shared)
+    notes = "".join(f", {note}" for note in placing.notes)
+    return depth._replace(source=depth.source + notes), placing
 
-    A head's table alone says nothing of a model: where the backbone has none, all follow `depth`.
-    """
-    last = len(named.sources)
-    tabled = any(table.backbone for table in named.found)
-    place = {table: i for i, table in enumerate(named.found)}
-    layers: dict[str, set[str]] = {}
-    for name, table in named.tables.items():
-        layers.setdefault(table.name, set()).add(module_of(name))
-    ranks = {table.name: table.ranks(layers.get(table.name, ())) for table in named.found}
 
-    def rank(parameter: SharedParameter) -> tuple[object, ...]:
-        table = named.tables.get(parameter.name)
-        source = parameter.sources[0]
-        assert source is not None
-        if table is None or not tabled:
-            return (2, depth.ranks.get(source.key, last), parameter.layer)
-        depth_in_table = ranks[table.name].get(parameter.layer, ())
-        return (0 if table.backbone else 1, place[table], *depth_in_table)
-
-    return rank
+def _guessed(
+    named: NamedKeys,
+    shared: Sequence[SharedParameter],
+    depth: DepthOrder,
+    placing: Placing | None,
+) -> tuple[str, ...]:
+    """The layers, in depth order, of which nothing but their names tells the order."""
+    if depth.origin != "names":
+        return ()
+    known = named.tables if placing is not None else ()
+    layers = dict.fromkeys(
+        p.layer
+        for p in shared
+        if p.name not in known and p.sources[0] and p.sources[0].key not in named.twins
+    )
+    return tuple(layers)
 
 
 def _find(

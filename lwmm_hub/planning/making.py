@@ -7,7 +7,14 @@ from pathlib import Path
 
 from lwmm_hub.checkpoint import Checkpoint, dtype_name, tensor_bytes
 from lwmm_hub.errors import RecipeError, UnrelatedModelsError, UsageError
-from lwmm_hub.key_map import KeyMap, Reasons, SharedParameter, ValuePair, leave_out
+from lwmm_hub.key_map import (
+    KeyMap,
+    Reasons,
+    SharedParameter,
+    ValuePair,
+    guess_warnings,
+    leave_out,
+)
 from lwmm_hub.lineage import Lineage, lineage_warnings
 from lwmm_hub.meanings import meaning_warnings
 from lwmm_hub.options import MergeOptions, output_dtype
@@ -125,6 +132,11 @@ def plan_merge(
             *warnings,
             *lineage_warnings(lineage, [c.label for c in checkpoints], relatedness),
             *key_map.warnings,
+            *(
+                ()
+                if table is not None
+                else guess_warnings(key_map, checkpoints[0].label, names, weights)
+            ),
             *_undecided(key_map, options, relatedness),
             *rowless,
             *_unrelated_parts(relatedness if kept_parts is None else (), left_out, checkpoints),
