@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -303,7 +304,8 @@ def test_the_semantic_branch_of_the_bottom_up_head_is_daformers() -> None:
         branch = re.sub(r"\b(embed_layers|fuse_layer)\b", r"\1_semantic", key)
         bottom_up[branch] = entry
         if branch != key:
-            bottom_up[branch.replace("_semantic", "_instance")] = entry
+            own = replace(entry, offset=entry.offset + (1 << 40))
+            bottom_up[branch.replace("_semantic", "_instance")] = own
     for name, outputs in (("reg_cnt", 1), ("reg_ofs", 2)):
         for leaf, shape in (("weight", (outputs, 256, 1, 1)), ("bias", (outputs,))):
             key = f"decode_head.{name}.{leaf}"

@@ -31,8 +31,8 @@ def conv(name: str, inner: int, outer: int, size: int = 1) -> Shapes:
 
 def entries(shapes: Shapes) -> dict[str, TensorEntry]:
     return {
-        key: TensorEntry(key, "F32" if shape else "I64", shape, "file", 0)
-        for key, shape in shapes.items()
+        key: TensorEntry(key, "F32" if shape else "I64", shape, "file", i)
+        for i, (key, shape) in enumerate(shapes.items())
     }
 
 

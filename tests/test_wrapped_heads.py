@@ -46,8 +46,8 @@ Keys = dict[str, TensorEntry]
 def entries(shapes: Mapping[str, tuple[int, ...]], wrapper: str = "") -> Keys:
     named = {wrapper + key: shape for key, shape in shapes.items()}
     return {
-        key: TensorEntry(key, "F32" if shape else "I64", shape, "file", 0)
-        for key, shape in named.items()
+        key: TensorEntry(key, "F32" if shape else "I64", shape, "file", i)
+        for i, (key, shape) in enumerate(named.items())
     }
 
 
