@@ -132,7 +132,7 @@ def _value_loader(as_written: tuple[str, ...]) -> Any:
         def construct_scalar(self, node: yaml.Node) -> Any:
             if not node.tag.endswith(":str") and len(node.value) > _MAX_SCALAR:
                 raise yaml.MarkedYAMLError(None, None, "it is too long", node.start_mark)
-            return super().construct_scalar(node)  # type: ignore[arg-type]
+            return super().construct_scalar(node)  # type: ignore[arg-type]  # as yaml calls it
 
     return Loader
 
@@ -141,6 +141,7 @@ def _value_loader(as_written: tuple[str, ...]) -> Any:
 def _text_loader() -> Any:
     import yaml
 
+    # libyaml's where it is installed, which no type checker knows
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         """A safe loader whose constructors are those of texts, lists and tables alone."""
 

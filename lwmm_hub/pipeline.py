@@ -145,11 +145,8 @@ def merge(
             kept = tuple(model.kept_parts for model in anchor.models)
     else:
         table = table_of(weights)
-        models, merge_options, kept = (
-            references_of(anchor, donors),
-            options_of(options, table),
-            None,
-        )
+        models, kept = references_of(anchor, donors), None
+        merge_options = options_of(options, table)
     return run_merge(
         models,
         merge_options,

@@ -133,13 +133,13 @@ def is_repository_id(text: str) -> bool:
     return plain and "--" not in text and ".." not in text and not text.endswith(".git")
 
 
-def is_commit(revision: str | None) -> bool:
+def is_commit(revision: object) -> bool:
     """Whether a revision is a whole commit, which is the same for ever.
 
     >>> is_commit("0123456789abcdef0123456789abcdef01234567"), is_commit("main"), is_commit(None)
     (True, False, False)
     """
-    return re.fullmatch(r"[0-9a-f]{40}", revision or "") is not None
+    return isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def is_text(name: str) -> bool:

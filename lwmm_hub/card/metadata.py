@@ -8,10 +8,11 @@ from typing import Any
 
 from lwmm_hub.card.escaping import is_web_address
 from lwmm_hub.card.linting import PIPELINE_TAGS, redact, valid_repo_id
-from lwmm_hub.card.naming import hub_id, is_commit, last_part, public_names, reference_id
+from lwmm_hub.card.naming import hub_id, last_part, public_names, reference_id
 from lwmm_hub.display.text import one_line
 from lwmm_hub.evaluation.score_table import HUB_TASKS, MOST_SHOWN, OVERALL, Metric, per_class
 from lwmm_hub.licenses import LICENSES
+from lwmm_hub.reference import is_commit
 
 SCORES = tuple(metric for metric in OVERALL if metric.hub_type)
 """What a card says of an evaluation as a whole."""

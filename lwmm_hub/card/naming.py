@@ -9,8 +9,7 @@ from typing import Any
 from lwmm_hub.card.escaping import NOTHING, Markdown, code, escape_markdown
 from lwmm_hub.card.linting import redact, valid_repo_id
 from lwmm_hub.display.text import one_line
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+from lwmm_hub.reference import is_commit
 
 
 def text(value: object) -> Markdown:
@@ -26,11 +25,6 @@ def cell(value: object) -> Markdown:
 def name_in_code(value: object) -> Markdown:
     """A key, hash or file name as a code span, under the same rules as `text`."""
     return code(redact(one_line(str(value))))
-
-
-def is_commit(value: object) -> bool:
-    """Whether `value` is a full commit hash."""
-    return isinstance(value, str) and bool(_COMMIT.fullmatch(value))
 
 
 def hub_id(model: Mapping[str, Any]) -> str | None:

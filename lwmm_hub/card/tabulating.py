@@ -18,7 +18,6 @@ from lwmm_hub.card.metadata import (
 )
 from lwmm_hub.card.naming import (
     cell,
-    is_commit,
     last_part,
     linked_name,
     name_in_code,
@@ -29,6 +28,7 @@ from lwmm_hub.card.wording import counted, listed, weight, weight_range, weights
 from lwmm_hub.display.grouping import LayerGroup, layer_groups
 from lwmm_hub.display.text import size
 from lwmm_hub.evaluation.score_table import MOST_SHOWN
+from lwmm_hub.reference import is_commit
 from lwmm_hub.schedule import TABLE
 
 MANY_ROWS = 250

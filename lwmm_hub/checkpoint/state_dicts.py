@@ -254,27 +254,30 @@ class _Search:
             place = self.walk()
             if place.average:
                 rivals = self.rivals(place, averages)
-                return self.taken(_Place(rivals[0]))[""] if len(rivals) == 1 else None
-            return {key: e for part in self.taken(place).values() for key, e in part.items()}
+                return self.tensors(_Place(rivals[0])) if len(rivals) == 1 else None
+            return self.tensors(place)
         except CheckpointError:
             return None
 
     def tensors_below(self, path: tuple[str, ...]) -> dict[str, TensorEntry]:
         """The tensors that a walk from `path` leads to; none where it cannot be gone."""
         try:
-            taken = self.taken(self.walk(path))
+            return self.tensors(self.walk(path))
         except CheckpointError:
             return {}
-        return {key: entry for entries in taken.values() for key, entry in entries.items()}
 
     def rivals(self, place: _Place, averages: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
         """Where dictionaries lie, outside all averages, that the average may be one of."""
-        average = {key: e for part in self.taken(place).values() for key, e in part.items()}
+        average = self.tensors(place)
         return [
             path
             for path, tensors in _dicts_of_tensors(self.tree, frozenset(averages))
             if holds_copy(average, tensors)
         ]
+
+    def tensors(self, place: _Place) -> dict[str, TensorEntry]:
+        """The tensors at a place, those of all parts together."""
+        return {key: e for part in self.taken(place).values() for key, e in part.items()}
 
     def taken(self, place: _Place) -> dict[str, dict[str, TensorEntry]]:
         """Part (or nothing) -> the tensors directly in it."""

@@ -56,7 +56,7 @@ def _keep_stdout_for_data() -> None:
         os.dup2(2, 1)
     except (OSError, ValueError):  # one of the two is closed
         return
-    lines = 1 if shown.isatty() else -1
+    lines = 1 if shown.isatty() else -1  # what is opened stays open to the end of the process
     sys.stdout = open(own, "w", lines, shown.encoding, shown.errors)  # noqa: PTH123, SIM115
     sys.__stdout__ = sys.stdout  # type: ignore[misc]  # it is kept where another takes its place
 

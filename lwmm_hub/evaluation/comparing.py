@@ -133,8 +133,7 @@ def evaluate_models(
         _check_overlay(run.task or data.task)
 
     def load(reference: Reference, options: LabelOptions) -> HubModel:
-        text = reference if isinstance(reference, ModelReference) else os.fspath(reference)
-        return HubModel(text, data.space, options, inference)
+        return HubModel(reference, data.space, options, inference)
 
     def join(references: Sequence[Reference], options: LabelOptions) -> Ensemble:
         return Ensemble([load(reference, options) for reference in references])
@@ -238,8 +237,7 @@ def evaluate(
     if predict is not None:
         subject = OwnModule(model, predict, data.space, labels, options)
     elif isinstance(model, str | os.PathLike | ModelReference):
-        text = model if isinstance(model, ModelReference) else os.fspath(model)
-        subject = HubModel(text, data.space, options, inference)
+        subject = HubModel(model, data.space, options, inference)
     else:
         raise UsageError(
             f"a {type(model).__name__} is evaluated by its folder or name, or with predict=: a "

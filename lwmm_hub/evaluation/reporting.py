@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from lwmm_hub.display import one_line
@@ -97,6 +98,7 @@ class Report:
                 for label in labels
             ]
 
+    @cached_property
     def _shown(self) -> tuple[list[tuple[str, list[float | None], bool]], list[str]]:
         """(the rows of a table for people, notes on those that are left out of it)."""
         rows, notes = self._overall(), list(self.notes)
@@ -128,7 +130,7 @@ class Report:
 
     def text(self, color: bool = False) -> str:
         """The table for a terminal: percent, differences to the first model, the best in bold."""
-        table, notes = self.table(color), self._shown()[1]
+        table, notes = self.table(color), self._shown[1]
         shown = [f"note: {one_line(note)}" for note in notes]
         return "\n".join([self.title, "", table, *(["", *shown] if shown else [])])
 
@@ -137,7 +139,7 @@ class Report:
         header = ["", *map(one_line, self.names)]
         lines = [header]
         bold: list[set[int]] = [set()]
-        for what, values, percent in self._shown()[0]:
+        for what, values, percent in self._shown[0]:
             lines.append([one_line(what), *_cells(values, percent)])
             bold.append(_best(values) if percent else set())
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -160,7 +162,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """The same for a notebook."""
-        notes = "".join(f"<li>{html.escape(one_line(note))}</li>" for note in self._shown()[1])
+        notes = "".join(f"<li>{html.escape(one_line(note))}</li>" for note in self._shown[1])
         listed = f"<ul>{notes}</ul>" if notes else ""
         return f"<div><p>{html.escape(self.title)}</p>{self.table_html()}{listed}</div>"
 
@@ -168,7 +170,7 @@ class Report:
         """`_repr_html_` without what stands around the table."""
         head = "".join(f"<th>{html.escape(one_line(name))}</th>" for name in self.names)
         body = []
-        for what, values, percent in self._shown()[0]:
+        for what, values, percent in self._shown[0]:
             best = _best(values) if percent else set()
             cells = "".join(
                 f"<td style='text-align:right'>{'<b>' if i in best else ''}{html.escape(cell)}"

@@ -79,7 +79,7 @@ class HubModel:
 
     def __init__(
         self,
-        reference: str | ModelReference,
+        reference: str | os.PathLike[str] | ModelReference,
         space: LabelSpace,
         labels: LabelOptions | None = None,
         options: InferenceOptions | None = None,
@@ -97,14 +97,11 @@ class HubModel:
             OutputError: config.json names no class, or weights and class do not go together.
             EvaluationError: it has no image processor, or other labels.
         """
-        parsed = (
-            reference
-            if isinstance(reference, ModelReference)
-            else ModelReference.parse(str(reference))
-        )
-        checkpoint = resolve(parsed, download=True)
+        checkpoint = resolve(reference, download=True)
         self.name = _COMMIT.sub(r"\1", checkpoint.label)
-        self.reference = str(reference)
+        self.reference = (
+            str(reference) if isinstance(reference, ModelReference) else os.fspath(reference)
+        )
         self.commit = checkpoint.commit
         self.options = options or InferenceOptions()
         self._predictor = predictor_of(

@@ -154,6 +154,14 @@ RESNET = Table(
     ),
 )
 
+_DEEP = tuple(f"deep_stem.{kind}{number}" for number in (1, 2, 3) for kind in ("conv", "bn"))
+
+
+def _deep(*modules: str) -> tuple[KeyRule, ...]:
+    """The names of a stem of three convolutions, each before its norm."""
+    return rules(*((f"{a}.*", f"{b}.*") for a, b in zip(modules, _DEEP, strict=True)))
+
+
 RESNET_STEM = Table(
     name="resnet_stem",
     backbone=True,
@@ -162,62 +170,27 @@ RESNET_STEM = Table(
             "mmseg",
             prefixes=("backbone.", ""),
             signature="stem.7.running_mean",
-            rules=rules(
-                ("stem.0.*", "deep_stem.conv1.*"),
-                ("stem.1.*", "deep_stem.bn1.*"),
-                ("stem.3.*", "deep_stem.conv2.*"),
-                ("stem.4.*", "deep_stem.bn2.*"),
-                ("stem.6.*", "deep_stem.conv3.*"),
-                ("stem.7.*", "deep_stem.bn3.*"),
-            ),
+            rules=_deep("stem.0", "stem.1", "stem.3", "stem.4", "stem.6", "stem.7"),
         ),
         Dialect(
             "semseg",
             prefixes=("", "backbone.", "encoder."),
             signature="layer0.7.running_mean",
-            rules=rules(
-                ("layer0.0.*", "deep_stem.conv1.*"),
-                ("layer0.1.*", "deep_stem.bn1.*"),
-                ("layer0.3.*", "deep_stem.conv2.*"),
-                ("layer0.4.*", "deep_stem.bn2.*"),
-                ("layer0.6.*", "deep_stem.conv3.*"),
-                ("layer0.7.*", "deep_stem.bn3.*"),
-            ),
+            rules=_deep("layer0.0", "layer0.1", "layer0.3", "layer0.4", "layer0.6", "layer0.7"),
         ),
         Dialect(
             "three convolutions side by side",  # CSAIL's, CCNet's
             prefixes=("", "backbone.", "encoder."),
             signature="bn3.running_mean",
-            rules=rules(
-                ("conv1.*", "deep_stem.conv1.*"),
-                ("bn1.*", "deep_stem.bn1.*"),
-                ("conv2.*", "deep_stem.conv2.*"),
-                ("bn2.*", "deep_stem.bn2.*"),
-                ("conv3.*", "deep_stem.conv3.*"),
-                ("bn3.*", "deep_stem.bn3.*"),
-            ),
+            rules=_deep("conv1", "bn1", "conv2", "bn2", "conv3", "bn3"),
             beside=("conv3.weight", "layer1.0.conv1.weight"),
         ),
         Dialect(
             "timm",
             prefixes=("", "backbone.", "encoder."),
             signature="conv1.4.running_mean",
-            rules=rules(
-                ("conv1.0.*", "deep_stem.conv1.*"),
-                ("conv1.1.*", "deep_stem.bn1.*"),
-                ("conv1.3.*", "deep_stem.conv2.*"),
-                ("conv1.4.*", "deep_stem.bn2.*"),
-                ("conv1.6.*", "deep_stem.conv3.*"),
-                ("bn1.*", "deep_stem.bn3.*"),
-            ),
+            rules=_deep("conv1.0", "conv1.1", "conv1.3", "conv1.4", "conv1.6", "bn1"),
         ),
     ),
-    order=(
-        "deep_stem.conv1",
-        "deep_stem.bn1",
-        "deep_stem.conv2",
-        "deep_stem.bn2",
-        "deep_stem.conv3",
-        "deep_stem.bn3",
-    ),
+    order=_DEEP,
 )

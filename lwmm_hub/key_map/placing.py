@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lwmm_hub.checkpoint import TensorEntry
 from lwmm_hub.families import TABLES, Table
@@ -34,14 +34,16 @@ class Placing:
     """The places of the anchor's keys that no table names.
 
     Attributes:
-        ranks: key -> sort key, comparable with those of `TablePlaces`.
+        tabled: the places of what tables name.
+        ranks: key -> sort key, comparable with those of `tabled`.
         backbone: those of them that belong to the backbone.
         notes: what was done with them, for the source of the order.
     """
 
-    ranks: Mapping[str, Rank] = field(default_factory=dict)
-    backbone: frozenset[str] = frozenset()
-    notes: tuple[str, ...] = ()
+    tabled: TablePlaces
+    ranks: Mapping[str, Rank]
+    backbone: frozenset[str]
+    notes: tuple[str, ...]
 
 
 class TablePlaces:
@@ -82,7 +84,8 @@ def place_rest(
         depth: the order of what no table names, or of all.
         shared: the names that are merged, of which alone is told what was done with them.
     """
-    found = _Found(named, entries, depth)
+    tabled = TablePlaces(named)
+    found = _Found(named, entries, depth, tabled)
     ranks: dict[str, Rank] = {}
     backbone: set[str] = set()
     notes: dict[str, None] = {}
@@ -98,17 +101,21 @@ def place_rest(
             backbone.add(key)
         if note and name in shared:
             notes[note] = None
-    return Placing(ranks, frozenset(backbone), tuple(notes))
+    return Placing(tabled, ranks, frozenset(backbone), tuple(notes))
 
 
 class _Found:
     """What is known of a file's keys beside the tables."""
 
     def __init__(
-        self, named: NamedKeys, entries: Mapping[str, TensorEntry], depth: DepthOrder
+        self,
+        named: NamedKeys,
+        entries: Mapping[str, TensorEntry],
+        depth: DepthOrder,
+        places: TablePlaces,
     ) -> None:
         self._named, self._entries, self._depth = named, entries, depth
-        self._places = TablePlaces(named)
+        self._places = places
         sources = named.sources.items()
         self._tabled = {source.key: name for name, source in sources if name in named.tables}
         self._around = {
@@ -238,12 +245,13 @@ def ranker(
     all follow `depth`.
     """
     last = len(named.sources)
-    places = TablePlaces(named)
 
     def rank(name: str, key: str) -> Rank:
         if placing is None:
             return (_REST, depth.ranks.get(key, last), module_of(name))
         table = named.tables.get(name)
-        return placing.ranks[key] if table is None else places.rank(table, module_of(name))
+        if table is None:
+            return placing.ranks[key]
+        return placing.tabled.rank(table, module_of(name))
 
     return rank
