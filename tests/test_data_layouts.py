@@ -346,6 +346,172 @@ def test_both_versions_of_mapillary_in_one_folder_are_told_apart_by_name(tmp_pat
     assert len(open_data(f"mapillary-v2.0:{tmp_path}").space) == 124
 
 
+# ------------------------------------------------------------------------- Pascal VOC and LoveDA
+
+
+def pascal_voc(year: Path, augmented: bool = False) -> Path:
+    """As the development kit lies: palette files, lists of names, and objects' borders as 255."""
+    names = ["2007_000033", "2007_000042", "2008_000001", "2008_000002"]
+    colors = dict(enumerate(label_space("pascal-voc-21").colors)) | {255: (224, 224, 192)}
+    for number, name in enumerate(names):
+        Image.fromarray(picture(number)).save(_made(year / "JPEGImages" / f"{name}.jpg"))
+        if name != "2008_000002":
+            path = year / "SegmentationClass" / f"{name}.png"
+            save_palette(path, ids([0, 1, 20, 255, number]), colors)
+    if augmented:
+        for name in names[1:]:
+            save(year / "SegmentationClassAug" / f"{name}.png", ids([0, 15]))
+    lists = {"train": names[2:3], "val": names[:2], "trainval": names[:3]}
+    for split, listed in lists.items():
+        path = _made(year / "ImageSets" / "Segmentation" / f"{split}.txt")
+        path.write_text("".join(f"{name}\n" for name in listed))
+    if augmented:
+        lines = [f"/JPEGImages/{n}.jpg /SegmentationClassAug/{n}.png\r\n" for n in names[2:]]
+        (year / "ImageSets" / "Segmentation" / "train_aug.txt").write_text("".join(lines))
+    return year
+
+
+@pytest.mark.parametrize("place", ["", "VOC2012", "VOCdevkit/VOC2012"])
+def test_pascal_vocs_palette_files_are_read_by_index_without_borders(
+    tmp_path: Path, place: str
+) -> None:
+    pascal_voc(tmp_path / place)
+    data = open_data(tmp_path)
+    assert (data.split, data.task, data.space.name) == ("val", "semantic", "pascal-voc-21")
+    assert data.count == 2
+    found = read(data)
+    assert [Path(s.name).name for s in found] == ["2007_000033.jpg", "2007_000042.jpg"]
+    assert (found[1].semantic == ids([0, 1, 20, 255, 1])).all()
+    assert open_data(tmp_path, split="trainval").count == 3
+    assert open_images(tmp_path).split == "train"
+    assert [canonical(label) for label in data.space.labels[-1:]] == [canonical("tv/monitor")]
+
+
+def test_augmented_pascal_voc_keeps_the_borders_where_voc_itself_has_labels(tmp_path: Path) -> None:
+    pascal_voc(tmp_path, augmented=True)
+    first, second = read(open_data(tmp_path, split="train_aug"))
+    assert (first.semantic == ids([0, 1, 20, 255, 2])).all()
+    assert (second.semantic == ids([0, 15])).all()
+    assert (read(open_data(tmp_path))[1].semantic == ids([0, 1, 20, 255, 1])).all()
+
+
+def test_years_and_lists_of_pascal_voc_that_are_not_clear_are_told(tmp_path: Path) -> None:
+    pascal_voc(tmp_path / "VOC2007")
+    pascal_voc(tmp_path / "VOC2012")
+    with pytest.raises(EvaluationError, match=r"several years of Pascal VOC: VOC2007, VOC2012\."):
+        open_data(tmp_path)
+    year = tmp_path / "VOC2012"
+    assert open_data(year).reference == "VOC2012"
+    lists = year / "ImageSets" / "Segmentation"
+    (lists / "val.txt").write_text("../2007_000033\n2007_000099\n")
+    with pytest.raises(EvaluationError, match=r"2007_000099\.jpg is missing"):
+        read(open_data(year))
+    (lists / "val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(EvaluationError, match=r"val\.txt cannot be read: it is not text"):
+        open_data(year)
+    (lists / "test.txt").write_text("2008_000002\n")
+    with pytest.raises(EvaluationError, match=r"none of the 1 images has a label map"):
+        open_data(year, split="test")
+
+
+def test_loveda_counts_from_one_and_has_two_domains(tmp_path: Path) -> None:
+    for number, place in enumerate(("Train/Urban", "Train/Rural", "Val/Urban", "Val/Rural")):
+        save(tmp_path / place / "images_png" / f"{number}.png", picture(number))
+        save(tmp_path / place / "masks_png" / f"{number}.png", ids([0, 1, 7]))
+    with pytest.raises(EvaluationError, match=r"Train, Train/Rural, .*Choose one with --split"):
+        open_data(tmp_path)
+    data = open_data(tmp_path, split="Val")
+    assert (data.count, data.space.name) == (2, "loveda-7")
+    (rural,) = read(open_data(tmp_path, split="Val/Rural"))
+    assert rural.name == "Val/Rural/images_png/3.png"
+    assert (rural.semantic == ids([255, 0, 6])).all()
+
+
+# --------------------------------------------------- BDD100K, ACDC, Dark Zurich, KITTI and CamVid
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "ending"),
+    [
+        ("images/10k", "labels/sem_seg/masks", ".png"),
+        ("seg/images", "seg/labels", "_train_id.png"),
+    ],
+)
+def test_bdd100k_holds_train_ids(tmp_path: Path, images: str, labels: str, ending: str) -> None:
+    for split in ("train", "val"):
+        path = _made(tmp_path / images / split / "7d06fefd-f7be05a6.jpg")
+        Image.fromarray(picture(0)).save(path)
+        save(tmp_path / labels / split / f"7d06fefd-f7be05a6{ending}", ids([0, 18, 255]))
+    (tmp_path / images / "test").mkdir()
+    data = open_data(tmp_path)
+    assert (data.split, data.space.name, data.count) == ("val", "cityscapes-19", 1)
+    assert (read(data)[0].semantic == ids([0, 18, 255])).all()
+    assert open_images(tmp_path).split == "train"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "place"),
+    [
+        ("rgb_anon", "gt", "{1}/{0}"),
+        ("rgb_anon_trainvaltest/rgb_anon", "gt_trainval/gt", "{1}/{0}"),
+        ("rgb_anon", "gt", "{0}/{1}"),  # as HRDA asks for it
+    ],
+)
+def test_acdc_has_its_conditions_as_splits(
+    tmp_path: Path, images: str, labels: str, place: str
+) -> None:
+    """Images of normal conditions have no labels and are left out."""
+    for condition in ("fog", "night"):
+        for split in ("train", "val", "test", "val_ref"):
+            folder = f"{place.format(split, condition)}/GOPR0475"
+            kind = "rgb_ref_anon" if split.endswith("_ref") else "rgb_anon"
+            name = f"GOPR0475_{condition}_{split}"
+            save(tmp_path / images / folder / f"{name}_{kind}.png", picture(0))
+            if split in ("train", "val"):
+                path = tmp_path / labels / folder / f"{name}_gt_labelTrainIds.png"
+                save(path, ids([0, 18, 255]))
+                save(path.with_name(f"{name}_gt_labelIds.png"), ids([7, 33, 0]))
+    data = open_data(tmp_path)
+    assert (data.split, data.space.name, data.count) == ("val", "cityscapes-19", 2)
+    (fog,) = read(open_data(tmp_path, split="val/fog"))
+    assert fog.name.endswith("GOPR0475_fog_val_rgb_anon.png")
+    assert (fog.semantic == ids([0, 18, 255])).all()
+    with pytest.raises(EvaluationError, match=r"none of the 2 images has a label map"):
+        open_data(tmp_path, split="test")
+
+
+def test_dark_zurich_has_labels_of_val_and_images_to_fit_on(tmp_path: Path) -> None:
+    for place in ("train/night/GOPR0351", "train/day/GOPR0345", "val/night/GOPR0356"):
+        name = f"{place.rpartition('/')[2]}_frame_000001"
+        save(tmp_path / "rgb_anon" / place / f"{name}_rgb_anon.png", picture(0))
+    name = "GOPR0356_frame_000001_gt_labelTrainIds.png"
+    save(tmp_path / "gt" / "val" / "night" / "GOPR0356" / name, ids([0, 10, 255]))
+    data = open_data(tmp_path)
+    assert (data.split, data.count, data.columns[1]) == ("val", 1, "dark-zurich")
+    assert (read(data)[0].semantic == ids([0, 10, 255])).all()
+    images = open_images(tmp_path, split="train/night")
+    assert [path.parent.name for path in images.files] == ["GOPR0351"]
+
+
+def test_kitti_holds_the_ids_of_cityscapes(tmp_path: Path) -> None:
+    save(tmp_path / "training" / "image_2" / "000000_10.png", picture(0))
+    save(tmp_path / "training" / "semantic" / "000000_10.png", ids([7, 33, 0, 255]))
+    save(tmp_path / "testing" / "image_2" / "000000_10.png", picture(0))
+    data = open_data(tmp_path)
+    assert (data.split, data.space.name, data.count) == ("training", "cityscapes-19", 1)
+    assert (read(data)[0].semantic == ids([0, 18, 255, 255])).all()
+
+
+def test_segnets_camvid_has_its_11_classes(tmp_path: Path) -> None:
+    """Two folders of pictures for each split: they were taken for classes."""
+    for split in ("train", "val", "test"):
+        save(tmp_path / split / "0001TP_006690.png", picture(0))
+        save(tmp_path / f"{split}annot" / "0001TP_006690.png", ids([0, 10, 11]))
+    data = open_data(tmp_path)
+    assert (data.split, data.space.name, data.count) == ("val", "camvid-11", 1)
+    assert (read(data)[0].semantic == ids([0, 10, 255])).all()
+
+
 # ------------------------------------------------------------------------------- ADE20K and COCO
 
 

@@ -135,7 +135,8 @@ def evaluate(
     """Score models on the same images; the first is what the others are compared with.
 
     DATA is a data set of the Hub, a folder whose layout is known (Cityscapes, GTA5, SYNTHIA,
-    Mapillary Vistas, ADE20K, COCO panoptic, Office, images/ beside labels/), or LAYOUT:FOLDER.
+    Mapillary Vistas, BDD100K, ACDC, Dark Zurich, KITTI, CamVid, ADE20K, COCO panoptic, Pascal VOC,
+    LoveDA, Office, images/ beside labels/), or LAYOUT:FOLDER.
     An interrupted run goes on where it stopped.
     """
     if dataset is None:

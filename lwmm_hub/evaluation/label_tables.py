@@ -2,8 +2,8 @@
 
 Sources: Cityscapes' own scripts; SYNTHIA-RAND-CITYSCAPES' read-me; GTA5, whose files hold the ids
 of Cityscapes; Mapillary Vistas' config files v1.2 and v2.0; ADE20K's SceneParsing list
-(objectInfo150); COCO's panoptic categories; SegNet's CamVid. Names are those that published models
-carry in `id2label`.
+(objectInfo150); COCO's panoptic categories; SegNet's CamVid; the development kit of Pascal VOC;
+LoveDA's read-me. Names are those that published models carry in `id2label`.
 
 A class is written `name rrggbb`, the colour as overlays draw it; `*` marks a thing (countable).
 Wrapped text, since one class a line would be six hundred lines.
@@ -174,6 +174,19 @@ sky 808080; building 800000; pole c0c080; road 804080; pavement 0000c0; tree 808
 signsymbol c08080; fence 404080; car 400080; pedestrian 404000; bicyclist 0080c0
 """
 
+# Colours of the palette that the label files themselves have.
+_PASCAL_VOC_21 = """
+background 000000; *aeroplane 800000; *bicycle 008000; *bird 808000; *boat 000080; *bottle 800080;
+*bus 008080; *car 808080; *cat 400000; *chair c00000; *cow 408000; *diningtable c08000;
+*dog 400080; *horse c00080; *motorbike 408080; *person c08080; *pottedplant 004000; *sheep 804000;
+*sofa 00c000; *train 80c000; *tvmonitor 004080
+"""
+
+_LOVEDA_7 = """
+background ffffff; building ff0000; road ffff00; water 0000ff; barren 9f81b7; forest 00ff00;
+agricultural ffc380
+"""
+
 # Cityscapes' classes in the order of its train ids, by what they are called there.
 _CITYSCAPES_19 = """
 road 804080; sidewalk f423e8; building 464646; wall 66669c; fence be9999; pole 999999;
@@ -216,6 +229,10 @@ TABLES = {
     "ade20k-150": Table(_ADE20K_150, tuple(range(1, 151)), (0,)),
     "coco-133": Table(_COCO_133, tuple(map(int, _COCO_IDS.split())), (0,)),
     "camvid-11": Table(_CAMVID_11, void=(11,), things=False),
+    # the border of every object is 255
+    "pascal-voc-21": Table(_PASCAL_VOC_21),
+    # 0 is where there is no picture
+    "loveda-7": Table(_LOVEDA_7, tuple(range(1, 8)), (0,), things=False),
 }
 
 # Names of one and the same class, here and there; all spelled as `label_spaces.canonical` does.
@@ -227,8 +244,12 @@ SYNONYMS = (
     ("traffic light", "trafficlight", "traffic signal"),
     ("traffic sign", "trafficsign"),
     ("airplane", "plane", "aeroplane"),
-    ("television", "tv", "television receiver"),
+    ("television", "tv", "television receiver", "tvmonitor", "tv monitor"),
     ("couch", "sofa"),
+    # Pascal VOC writes two words as one
+    ("dining table", "diningtable"),
+    ("potted plant", "pottedplant"),
+    ("agricultural", "agriculture"),
     # ADE20K's first words, and the shorter names of its second list
     ("windowpane", "window"),
     ("bathtub", "tub"),

@@ -14,9 +14,14 @@ from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.data_sets import DataSet, choose_split
 from lwmm_hub.evaluation.label_spaces import LabelSpace, custom_space, label_space
 from lwmm_hub.evaluation.layouts.driving import (
+    ACDC,
+    BDD100K,
+    CAMVID,
     CITYSCAPES,
+    DARK_ZURICH,
     FOGGY_CITYSCAPES,
     GTA5,
+    KITTI,
     MAPILLARY_1,
     MAPILLARY_2,
     SYNTHIA,
@@ -26,9 +31,11 @@ from lwmm_hub.evaluation.layouts.objects import (
     ADE20K,
     CLASSES,
     COCO_PANOPTIC,
+    LOVEDA,
     OFFICE_31,
     OFFICE_HOME,
     PAIRS,
+    PASCAL_VOC,
 )
 from lwmm_hub.evaluation.layouts.segments import in_space
 from lwmm_hub.evaluation.office import open_partial
@@ -46,8 +53,15 @@ LAYOUTS: dict[str, Layout] = {
         SYNTHIA,
         MAPILLARY_1,
         MAPILLARY_2,
+        BDD100K,
+        ACDC,
+        DARK_ZURICH,
+        KITTI,
+        CAMVID,
         ADE20K,
         COCO_PANOPTIC,
+        PASCAL_VOC,
+        LOVEDA,
         OFFICE_31,
         OFFICE_HOME,
         PAIRS,

@@ -1,4 +1,4 @@
-"""Data sets of streets: Cityscapes, Foggy Cityscapes, GTA5, SYNTHIA, Mapillary Vistas."""
+"""Data sets of streets: Cityscapes, GTA5, SYNTHIA, Mapillary, BDD100K, ACDC, KITTI, CamVid."""
 
 from __future__ import annotations
 
@@ -192,4 +192,104 @@ MAPILLARY_1 = Layout(
     _mapillary("v1.2", 2018),
     space="mapillary-65",
     tasks=("semantic", "panoptic"),
+)
+
+
+def _bdd100k(root: Path, split: str, _task: str) -> Listing:
+    """As it is handed out today, or as the first release lies (`seg`)."""
+    images = pictures_in(root / "images" / "10k" / split)
+    if images:
+        masks = root / "labels" / "sem_seg" / "masks" / split
+        return Listing([Item(image, masks / f"{image.stem}.png") for image in images])
+    masks = root / "seg" / "labels" / split
+    images = pictures_in(root / "seg" / "images" / split)
+    return Listing([Item(image, masks / f"{image.stem}_train_id.png") for image in images])
+
+
+BDD100K = Layout(
+    "bdd100k",
+    ("images/10k/*|seg/images/*", "labels/sem_seg/masks/*|seg/labels/*"),
+    lambda root: folders_in(root / "images" / "10k") or folders_in(root / "seg" / "images"),
+    _bdd100k,
+    space="cityscapes-19",
+)
+
+_ANONYMOUS = "_rgb_anon.png"  # images of normal conditions, which have no labels, end otherwise
+_SPLITS = ("train", "val", "test")
+
+
+def _below(root: Path, *places: str) -> Path:
+    """The first of some folders that is there."""
+    return next((root / p for p in places if (root / p).is_dir()), root / places[0])
+
+
+def _anonymous_images(root: Path) -> Path:
+    return _below(root, "rgb_anon", "rgb_anon_trainvaltest/rgb_anon")
+
+
+def _conditions(root: Path, split: str, _task: str) -> Listing:
+    """Images below SPLIT/CONDITION or CONDITION/SPLIT; their labels lie likewise below `gt`."""
+    images, truth = _anonymous_images(root), _below(root, "gt", "gt_trainval/gt")
+    items = []
+    for image in pictures_in(images, deep=True):
+        place = image.relative_to(images).parent
+        if image.name.endswith(_ANONYMOUS) and set(split.split("/")) <= set(place.parts):
+            name = f"{image.name.removesuffix(_ANONYMOUS)}_gt_labelTrainIds.png"
+            items.append(Item(image, truth / place / name))
+    return Listing(items)
+
+
+def _condition_splits(root: Path) -> list[str]:
+    """`val` of all conditions, and `val/fog` of one."""
+    images = _anonymous_images(root)
+    pairs = [(a, b) for a in folders_in(images) for b in folders_in(images / a)]
+    found = {(a, b) if a in _SPLITS else (b, a) for a, b in pairs}
+    found = {(split, condition) for split, condition in found if split in _SPLITS}
+    return sorted({split for split, _ in found} | {"/".join(both) for both in found})
+
+
+ACDC = Layout(
+    "acdc",
+    ("rgb_anon/fog/*|rgb_anon/*/fog/*|rgb_anon_trainvaltest/rgb_anon/fog/*",),
+    _condition_splits,
+    _conditions,
+    space="cityscapes-19",
+)
+
+DARK_ZURICH = Layout(
+    "dark-zurich",
+    ("rgb_anon/*/night/*",),
+    _condition_splits,
+    _conditions,
+    space="cityscapes-19",
+    sure=lambda root: not ACDC.fits(root),
+)
+
+
+def _kitti(root: Path, split: str, _task: str) -> Listing:
+    labels = root / split / "semantic"
+    return Listing([Item(i, labels / i.name) for i in pictures_in(root / split / "image_2")])
+
+
+KITTI = Layout(
+    "kitti",
+    ("*/image_2/*.png", "*/semantic/*.png"),
+    lambda root: [name for name in folders_in(root) if (root / name / "semantic").is_dir()],
+    _kitti,
+    space="cityscapes-19",
+    file_space="gta-19",
+)
+
+
+def _camvid(root: Path, split: str, _task: str) -> Listing:
+    labels = root / f"{split}annot"
+    return Listing([Item(i, labels / f"{i.stem}.png") for i in pictures_in(root / split)])
+
+
+CAMVID = Layout(
+    "camvid",
+    ("train/*|test/*", "trainannot/*.png|testannot/*.png"),
+    lambda root: [name for name in folders_in(root) if (root / f"{name}annot").is_dir()],
+    _camvid,
+    space="camvid-11",
 )

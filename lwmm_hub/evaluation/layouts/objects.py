@@ -1,4 +1,4 @@
-"""Other data sets: ADE20K, COCO panoptic, Office-31, Office-Home, and two plain ways to lie."""
+"""Other data sets: ADE20K, COCO panoptic, Pascal VOC, LoveDA, Office, and two plain ways to lie."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.layouts.grammar import Item, Layout, Listing, folders_in, pictures_in
 from lwmm_hub.evaluation.layouts.segments import read_annotations
+from lwmm_hub.small_files import read_small_text
+
+_MAX_LIST = 16 << 20  # bytes of a list of images
 
 
 def _ade20k(root: Path, split: str, _task: str) -> Listing:
@@ -57,6 +60,99 @@ COCO_PANOPTIC = Layout(
     _coco_splits,
     _coco,
     tasks=("panoptic", "semantic"),
+)
+
+
+_VOC_LABELS = ("SegmentationClass", "SegmentationClassAug")
+_VOC_YEARS = ("", "VOC20[0-9][0-9]/", "VOCdevkit/VOC20[0-9][0-9]/")
+
+
+def _voc_years(root: Path) -> list[Path]:
+    """The folders of the years that lie in a folder; it may be one itself."""
+    lists = [path for year in _VOC_YEARS for path in root.glob(f"{year}ImageSets/Segmentation")]
+    years = sorted(path.parents[1] for path in lists)
+    return [year for year in years if any((year / name).is_dir() for name in _VOC_LABELS)]
+
+
+def _voc_year(root: Path) -> Path:
+    """The folder of the one year that there is.
+
+    Raises:
+        EvaluationError: there are several.
+    """
+    years = _voc_years(root)
+    if len(years) > 1:
+        names = ", ".join(year.relative_to(root).as_posix() for year in years)
+        raise EvaluationError(
+            f"{root.resolve().name} holds several years of Pascal VOC: {names}. Name the folder of "
+            "one."
+        )
+    return years[0] if years else root
+
+
+def _voc(root: Path, split: str, _task: str) -> Listing:
+    """Images of a list; where their own label map is absent, that of the augmented set."""
+    if not split:
+        return Listing([])
+    year = _voc_year(root)
+    path = year / "ImageSets" / "Segmentation" / f"{split}.txt"
+    try:
+        lines = read_small_text(path, _MAX_LIST).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise EvaluationError(
+            f"the list of images {split}.txt cannot be read: {what}. Complete the data set, or "
+            "name another split."
+        ) from error
+    # the augmented lists say "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png"
+    words = [line.split()[0] for line in lines if line.strip()]
+    names = [_plain(word.rpartition("/")[2].removesuffix(".jpg")) for word in words]
+    items = []
+    for name in names:
+        maps = [year / folder / f"{name}.png" for folder in _VOC_LABELS]
+        truth = next((path for path in maps if path.is_file()), maps[0])
+        items.append(Item(year / "JPEGImages" / f"{name}.jpg", truth))
+    return Listing(items)
+
+
+def _voc_splits(root: Path) -> list[str]:
+    lists = (_voc_year(root) / "ImageSets" / "Segmentation").glob("*.txt")
+    return sorted(path.stem for path in lists)
+
+
+PASCAL_VOC = Layout(
+    "pascal-voc",
+    tuple(
+        "|".join(f"{year}{sign}" for year in _VOC_YEARS)
+        for sign in ("ImageSets/Segmentation/*.txt", "SegmentationClass*/*.png")
+    ),
+    _voc_splits,
+    _voc,
+    space="pascal-voc-21",
+)
+
+
+def _loveda(root: Path, split: str, _task: str) -> Listing:
+    """Of both domains, or of `Val/Rural` alone."""
+    items = [
+        Item(image, folder / "masks_png" / image.name)
+        for folder in (root / split, *(root / split / name for name in folders_in(root / split)))
+        for image in pictures_in(folder / "images_png")
+    ]
+    return Listing(items)
+
+
+def _loveda_splits(root: Path) -> list[str]:
+    found = [path.parent.relative_to(root) for path in root.glob("*/*/images_png")]
+    return sorted({path.parts[0] for path in found} | {path.as_posix() for path in found})
+
+
+LOVEDA = Layout(
+    "loveda",
+    ("*/*/images_png/*.png", "*/*/masks_png/*.png"),
+    _loveda_splits,
+    _loveda,
+    space="loveda-7",
 )
 
 
