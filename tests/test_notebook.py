@@ -24,7 +24,8 @@ import lwmm_hub as lw
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.fitting.options import FitOptions
 
-STREET = Path(__file__).parents[1] / "examples" / "street"
+ROOT = Path(__file__).parents[1]
+STREET = ROOT / "examples" / "street"
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +134,23 @@ def test_help_and_type_checkers_know_how_a_data_set_is_read() -> None:
     assert hints == {n: p.annotation for n, p in wanted.items() if n not in {"split", "task"}}
 
 
-def test_a_type_checker_finds_a_misspelt_option(tmp_path: Path) -> None:
+def test_a_type_checker_finds_a_misspelt_option_and_no_fault_in_the_readme(tmp_path: Path) -> None:
+    """`scores.iou["road"]` was one: it might have been None."""
     code = 'import lwmm_hub as lw\nlw.plan("a", "b", schedule="linear", {})\n'
+    readme = (ROOT / "README.md").read_text("utf-8")
+    cases = [("\n".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL)), "")]
     for argument, said in (("gamma=2.0", ""), ("shedule='x'", "shedule"), ("gamma='x'", "gamma")):
-        (tmp_path / "use.py").write_text(code.format(argument))
-        command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", ".mypy", "use.py"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        cases.append((code.format(argument), said))
+    command = [
+        *(sys.executable, "-m", "mypy", "--strict", "--allow-untyped-defs", "use.py"),
+        *("--cache-dir", ".mypy", "--follow-imports", "silent"),
+    ]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    for text, said in cases:
+        (tmp_path / "use.py").write_text(text)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == bool(said), done.stdout + done.stderr
         assert said in done.stdout
 

@@ -1,4 +1,4 @@
-"""`Scores` as JSON: nothing is lost, NaN becomes null, what does not apply stays None."""
+"""`Scores` as JSON: nothing is lost, NaN becomes null, what does not apply stays as it is."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def test_the_interface_is_there_even_where_it_does_not_apply() -> None:
         assert document[name] is None
     assert "miou13" not in document
     assert document["h_score"] is None
+    assert CASES["classification"].iou == Scores.from_dict(document).iou == {}
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ class Report:
         """The rows of classes, metric by metric."""
         there = {f.name for f in fields(Scores) for s in self.scores if getattr(s, f.name)}
         for metric in per_class(there):
-            tables = [getattr(scores, metric.field) or {} for scores in self.scores]
+            tables = [getattr(scores, metric.field) for scores in self.scores]
             labels = dict.fromkeys(label for table in tables for label in table)
             yield [
                 (f"{metric.title} {label}", [table.get(label) for table in tables], True)

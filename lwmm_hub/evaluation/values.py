@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,7 +132,8 @@ PerClass = Mapping[str, float]
 class Scores:
     """What one model scored on one data set: fractions of 1, classes in label order.
 
-    None is a score that does not apply; NaN is one that does, of classes that occur nowhere.
+    None is a score that does not apply; NaN is one that does, of classes that occur nowhere. Scores
+    of classes are empty where they do not apply.
 
     Attributes:
         reference: the model, as given.
@@ -167,14 +168,14 @@ class Scores:
     miou: float | None = None
     pixel_accuracy: float | None = None
     mean_accuracy: float | None = None
-    iou: PerClass | None = None
+    iou: PerClass = field(default_factory=dict)
     pq: float | None = None
     sq: float | None = None
     rq: float | None = None
-    pq_per_class: PerClass | None = None
+    pq_per_class: PerClass = field(default_factory=dict)
     images_per_second: float | None = None
     peak_memory_mb: float | None = None
-    class_accuracy: PerClass | None = None
+    class_accuracy: PerClass = field(default_factory=dict)
     frequency_weighted_iou: float | None = None
     miou16: float | None = None
     miou13: float | None = None
@@ -184,15 +185,15 @@ class Scores:
     pq_stuff: float | None = None
     sq_stuff: float | None = None
     rq_stuff: float | None = None
-    sq_per_class: PerClass | None = None
-    rq_per_class: PerClass | None = None
+    sq_per_class: PerClass = field(default_factory=dict)
+    rq_per_class: PerClass = field(default_factory=dict)
     accuracy: float | None = None
     known_accuracy: float | None = None
     unknown_accuracy: float | None = None
     h_score: float | None = None
     map50: float | None = None
     map: float | None = None
-    ap_per_class: PerClass | None = None
+    ap_per_class: PerClass = field(default_factory=dict)
 
     def __repr__(self) -> str:  # of all fields and classes it would fill a notebook
         overall = [(metric.title, getattr(self, metric.field)) for metric in OVERALL]
@@ -213,11 +214,11 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: NaN is null, and a score that does not apply is null or left out."""
         document: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.name not in _ALWAYS:
-                continue
-            document[field.name] = _without_nan(value)
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            applies = bool(value) if name in _PER_CLASS else value is not None
+            if applies or name in _ALWAYS:
+                document[name] = _without_nan(value) if applies else None
         return document
 
     @classmethod
@@ -231,7 +232,7 @@ class Scores:
             raise EvaluationError(
                 f"scores are an object, not {type(document).__name__}. Evaluate again."
             )
-        known = {field.name for field in fields(cls)}
+        known = {f.name for f in fields(cls)}
         wrong = sorted(set(document) - known) + sorted(_REQUIRED - set(document))
         if wrong:
             raise EvaluationError(
@@ -262,7 +263,7 @@ _ALWAYS: dict[str, str | None] = {
     "images_per_second": None,
     "peak_memory_mb": None,
 }
-_PER_CLASS = {field.name for field in fields(Scores) if "PerClass" in str(field.type)}
+_PER_CLASS = {f.name for f in fields(Scores) if "PerClass" in str(f.type)}
 
 
 def _without_nan(value: Any) -> Any:
@@ -282,8 +283,10 @@ def _read(name: str, value: Any, document: Mapping[str, Any]) -> Any:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
     elif value is None and name in _ALWAYS:
+        if name in _PER_CLASS:
+            return {}
         decider = _ALWAYS[name]
-        return math.nan if decider and document.get(decider) is not None else None
+        return math.nan if decider and document.get(decider) else None
     elif name not in _PER_CLASS:
         return _number(name, value)
     raise EvaluationError(f"scores with {name} = {value!r}. Evaluate again.")
