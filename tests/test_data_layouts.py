@@ -933,6 +933,57 @@ def test_a_fingerprint_changes_with_one_pixel_of_the_labels(tmp_path: Path, endi
     assert len({size for _, size in found}) == 1
 
 
+@pytest.mark.parametrize("ending", ["bmp", "jpg", "png", "large.jpg"])
+def test_a_fingerprint_changes_with_an_image_that_keeps_its_size(
+    tmp_path: Path, ending: str
+) -> None:
+    """Kept scores outlived it: images were known by their sizes."""
+    save(tmp_path / "labels" / "a.png", ids([0, 255], (80, 90)))
+    path = tmp_path / "images" / f"a.{ending.rpartition('.')[2]}"
+    path.parent.mkdir()
+    found = set()
+    for value in range(3):
+        image = picture(0, (80, 90))
+        image[40, 40] = value
+        if ending == "png":
+            Image.fromarray(image).save(path, compress_level=0)
+        elif ending == "bmp":
+            Image.fromarray(image).save(path)
+        else:  # entropy-coded: what differs in the middle differs behind it, too
+            body = bytes([value]) * 4000
+            path.write_bytes(b"\xff\xd8" + bytes(3 << 20 if "large" in ending else 4000) + body)
+        time = path.stat().st_mtime_ns
+        revisions = set()
+        for moved in (time, time - 10**9):  # a copy made elsewhere is the same data
+            os.utime(path, ns=(moved, moved))
+            revisions.add(open_data(tmp_path, label_space="camvid-11").revision)
+            assert open_images(tmp_path / "images").revision is not None
+            revisions.add(f"images: {open_images(tmp_path / 'images').revision}")
+        assert len(revisions) == 2
+        found.add((*sorted(map(str, revisions)), path.stat().st_size))
+    assert len({revision for revision, _, _ in found}) == 3
+    assert len({revision for _, revision, _ in found}) == 3
+    assert len({size for _, _, size in found}) == 1
+
+
+def test_a_table_that_names_files_changes_with_them(tmp_path: Path) -> None:
+    """`datasets` gives a table of paths one fingerprint whatever the files hold."""
+    import datasets
+
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    rows = {name: [str(tmp_path / f"{name}.png")] for name in kinds}
+    found = []
+    for number in (0, 0, 1):
+        save(tmp_path / "image.png", picture(0))
+        save(tmp_path / "label.png", ids([number]))
+        table = datasets.Dataset.from_dict(rows, features=kinds)
+        found.append(open_data(table, label_space="camvid-11").revision)
+        assert open_images(table).revision is not None
+    assert found[0] == found[1] != found[2]
+    held = datasets.Dataset.from_dict({name: [Image.fromarray(ids([0]))] for name in kinds})
+    assert open_data(held, label_space="camvid-11").revision == held._fingerprint
+
+
 def test_every_layout_is_tested_here() -> None:
     text = Path(__file__).read_text("utf-8").casefold()
     assert [n for n in LAYOUTS if canonical(n.partition("-v")[0]).split()[0] not in text] == []

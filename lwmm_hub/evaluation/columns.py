@@ -15,6 +15,7 @@ import numpy as np
 from lwmm_hub.errors import EvaluationError, LwmmError
 from lwmm_hub.evaluation.coco_entries import area_of, box_of, shown, whole_number, yes_or_no
 from lwmm_hub.evaluation.data_sets import DataSet
+from lwmm_hub.evaluation.fingerprints import fingerprint_of
 from lwmm_hub.evaluation.label_spaces import LabelSpace, counted_space, label_space
 from lwmm_hub.evaluation.reading import (
     categories_in,
@@ -85,7 +86,7 @@ def from_table(
     Args:
         table: a `datasets.Dataset`, or an `IterableDataset`.
         reference: what to call it.
-        revision: its commit; None takes the fingerprint of the table.
+        revision: its commit; None takes `fingerprint_of` it.
         split: which one it is.
         space: what its labels are; None asks the table.
         columns: what of it is looked at.
@@ -109,7 +110,7 @@ def from_table(
     space = space or _space_of(names, reference)
     return DataSet(
         reference,
-        revision or getattr(table, "_fingerprint", None),
+        revision or fingerprint_of(table),
         split,
         space,
         task,

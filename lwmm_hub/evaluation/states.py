@@ -16,7 +16,7 @@ from lwmm_hub.small_files import read_small_text
 
 MAX_STATE = 2 << 30  # bytes; of detections it holds the boxes of every image
 _MAX_STATUS = 1 << 20
-VERSION = 4  # goes up where the same run counts otherwise than before: no old state is taken then
+VERSION = 5  # goes up where the same run counts otherwise than before: no old state is taken then
 
 
 def states_folder() -> Path:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.columns import IMAGES, choose_column, decoding_row
 from lwmm_hub.evaluation.data_sets import DataSet, choose_split
+from lwmm_hub.evaluation.fingerprints import fingerprint_of, mark_of
 from lwmm_hub.evaluation.hub_tables import on_hub, table_from_hub
 from lwmm_hub.evaluation.opening import folder_of, own_split, stored_table
 from lwmm_hub.evaluation.reading import image_of, open_picture
@@ -182,7 +183,7 @@ def _of_table(
             row = table[number]
         return image_of(row[image], name)
 
-    mark = revision or getattr(table, "_fingerprint", None)
+    mark = revision or fingerprint_of(table)
     return UnlabelledImages(reference, mark, split, len(table), read, (image,))
 
 
@@ -247,8 +248,7 @@ def _of_pictures(folder: Path, split: str | None) -> UnlabelledImages:
 def _of_files(folder: Path, files: Sequence[Path], split: str | None) -> UnlabelledImages:
     seen = hashlib.sha256()
     for path in files:
-        size = path.stat().st_size if path.is_file() else -1
-        seen.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+        seen.update(mark_of(path, path.relative_to(folder).as_posix()))
 
     def read(number: int) -> Image:
         name = f"{folder.name}, image {number}"

@@ -271,7 +271,7 @@ def _key(parents: Parents, data: UnlabelledImages, options: FitOptions) -> dict[
         return None
     identity = identity_of(parents.plan, parents.checkpoints)
     where = [data.reference, data.revision, data.split, data.columns]
-    return {"fit": 3, "options": vars(options), "images": where, **identity}
+    return {"fit": 4, "options": vars(options), "images": where, **identity}
 
 
 def _origin(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.data_sets import DataSet, choose_split
+from lwmm_hub.evaluation.fingerprints import mark_of
 from lwmm_hub.evaluation.label_spaces import LabelSpace, custom_space, label_space
 from lwmm_hub.evaluation.layouts.driving import (
     ACDC,
@@ -41,8 +42,6 @@ from lwmm_hub.evaluation.layouts.segments import in_space
 from lwmm_hub.evaluation.office import open_partial
 from lwmm_hub.evaluation.reading import flat, image_of, labels_in, open_picture, panoptic_of
 from lwmm_hub.evaluation.values import Sample
-
-_MOST = 1 << 28  # bytes of a label file that its fingerprint is of
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
@@ -263,34 +262,14 @@ def _open_partial(listing: Listing, layout: Layout) -> Listing:
 
 
 def _fingerprint(folder: Path, items: Sequence[Item]) -> str:
-    """Changes when files are added or removed, images have another size, or labels other content.
-
-    Kept scores must not outlive a correction of the labels.
-    """
+    """Changes with the content of images and labels, and not with the place."""
     seen = hashlib.sha256()
     for item in items:
         for path in (item.image, item.labels, item.panoptic):
             if path is not None:
-                size = path.stat().st_size if path.is_file() else -1
-                seen.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
-                if path != item.image and size >= 0:
-                    seen.update(_content(path, size))
+                seen.update(mark_of(path, path.relative_to(folder).as_posix()))
         seen.update(repr((item.label, item.segments)).encode())
     return seen.hexdigest()[:40]
-
-
-def _content(path: Path, size: int) -> bytes:
-    """What tells a file of labels from any other of its size.
-
-    A PNG ends with a checksum of all its pixels; other formats do not, and are read.
-    """
-    try:
-        with path.open("rb") as file:
-            if path.suffix.lower() == ".png":
-                file.seek(max(0, size - 4096))
-            return hashlib.sha256(file.read(_MOST)).digest()
-    except OSError:  # said where it is read, and never where it is not
-        return b""
 
 
 def _samples(
