@@ -184,6 +184,46 @@ def test_a_parent_that_became_private_is_not_named_either(
         assert run("push", "m", "alice/x", "--public", token="alice").code == 0
 
 
+def test_private_data_and_models_beside_a_merge_are_named_in_public_only_on_demand(
+    hub: TestHub, tiny: Models, tmp_path: Path
+) -> None:
+    """The card's table and model-index name what a merge was scored on, at its commit."""
+    for repo in ("org/a", "org/b", "team/rival"):
+        hub.create_repo(repo, files_of(tiny.anchor, MIT))
+    hub.create_repo("team/patients", {}, repo_type="dataset")
+    scored = [("m", None), ("org/a", "a" * 40), ("team/rival", "c" * 40)]
+    document = {
+        "version": 1,
+        "dataset": {"reference": "team/patients", "revision": "d" * 40, "images": 1},
+        "models": [{"reference": r, "commit": c, "miou": 0.5} for r, c in scored],
+    }
+    (tmp_path / "scores.json").write_text(json.dumps(document))
+    data = hub.repository("team/patients", "dataset")
+    with client(hub, tmp_path / "home", tmp_path / "cwd", xet=False) as run:
+        assert run("merge", "org/a", "org/b", "-o", "m").code == 0
+        assert run("card", "m", "--scores", str(tmp_path / "scores.json")).code == 0
+        push = ("push", "m", "team/x", "--public")
+        for hidden, named in (
+            (data, "the data set team/patients"),
+            (hub.repository("team/rival"), "team/rival"),
+        ):
+            hidden.private = True
+            done = run(*push, token="alice")
+            assert_one_line(done, f"{named} is private", "with its commit", "--name-private")
+            assert not hub.exists("team/x")
+            hidden.private = False
+        data.private = True
+        assert run("push", "m", "team/y", token="alice").code == 0
+        assert run(*push, "--name-private", token="alice").code == 0
+        assert "team/patients" in card_of(hub, "team/x")
+        path = tmp_path / "cwd" / "m" / "lwmm_manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["scores"] = None  # and of a fit alone
+        manifest["plan"]["weights_from"] = {"method": "fit", "images": "team/patients"}
+        path.write_text(json.dumps(manifest))
+        assert_one_line(run("push", "m", "team/z", "--public", token="alice"), "team/patients is")
+
+
 def test_from_python_a_private_parent_is_named_by_an_argument(
     hub: TestHub, tiny: Models, tmp_path: Path
 ) -> None:

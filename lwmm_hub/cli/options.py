@@ -72,7 +72,7 @@ PUSH_OPTIONS = (
     click.option("--create-pr", is_flag=True, help="Open a pull request instead of a commit."),
     click.option("--accept-license", is_flag=True, help="Accept the parents' licence terms."),
     click.option("--name-private", is_flag=True,
-                 help="Name private parents, and their data sets, in public."),
+                 help="Name private parents and data sets in public."),
     click.option("--license", "license_id", metavar="ID",
                  help="The licence of parents that do not say theirs; where all say, one that "
                       "keeps what theirs ask for."),

@@ -17,6 +17,7 @@ from lwmm_hub.publishing.targets import (
     fail,
     find_target,
     hidden_parents,
+    hidden_scores,
     is_public,
     push_errors,
     refuse_names,
@@ -51,7 +52,7 @@ def publish(
         private: visibility of a new repository; None is private.
         create_pr: open a pull request instead.
         accept_license: confirm the terms where the licence rules ask for it.
-        name_private: name parents in public whose repositories are private.
+        name_private: name parents and data sets in public whose repositories are private.
         license: the licence as you know it, recorded as stated by you.
         token: of the Hub; default is the one you are logged in with.
         message: of the commit.
@@ -64,7 +65,7 @@ def publish(
     Raises:
         LicenseRefusedError: a rule refuses a public target.
         PublishError: one of `parents` is not what was merged, the Hub did not take it, or a private
-            parent would be named in public; the folder stays as it is.
+            parent or data set would be named in public; the folder stays as it is.
     """
     folder = Path(folder)
     if not is_repository_id(repo):
@@ -87,6 +88,7 @@ def publish(
         if is_public(info, private):
             if not name_private:
                 refuse_names(hidden_parents(api, manifest["plan"]["models"]), repo, folder)
+                refuse_names(hidden_scores(api, manifest), repo, folder, "its commit")
             _check_license(decision, repo, info, accept_license)
         earlier = _earlier_manifest(api, repo, info)
         with as_written(folder):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lwmm_hub.card.naming import hub_id
+from lwmm_hub.card.naming import hub_id, reference_id
 from lwmm_hub.display.text import one_line
 from lwmm_hub.errors import LwmmError, PublishError
 
@@ -43,31 +43,51 @@ def is_public(info: Any, private: bool | None) -> bool:
 def hidden_parents(api: Any, models: Iterable[Mapping[str, Any]]) -> list[str]:
     """Labels of those models of a plan that not everybody can see, as the Hub says now.
 
-    What the manifest has may be old, or of a merge without a network. What is gone cannot be told
-    from what is private.
+    What the manifest has may be old, or of a merge without a network.
     """
-    from huggingface_hub.errors import RepositoryNotFoundError
+    named = [(str(model["label"]), hub_id(model)) for model in models]
+    return [label for label, repo in named if repo is not None and _is_hidden(api, repo, "model")]
 
+
+def hidden_scores(api: Any, manifest: Mapping[str, Any]) -> list[str]:
+    """What the card names beside the parents that not everybody can see.
+
+    Data sets that the merge was scored or fitted on, and models that it is compared with.
+    """
+    scores = manifest.get("scores") or {}
+    fit = manifest["plan"].get("weights_from") or {}
+    data = [(scores.get("dataset") or {}).get("reference"), fit.get("images")]
+    models = [m.get("reference") for m in scores.get("models") or [] if m.get("commit") is not None]
+    parents = {hub_id(model) for model in manifest["plan"]["models"]}
     hidden = []
-    for model in models:
-        if (repo := hub_id(model)) is None:
-            continue
-        try:
-            seen = not api.model_info(repo, expand=["private"]).private
-        except RepositoryNotFoundError:
-            seen = False
-        if not seen:
-            hidden.append(str(model["label"]))
+    for kind, what, references in (("dataset", "the data set ", data), ("model", "", models)):
+        repos = [reference_id(str(text)) for text in references if text is not None]
+        for repo in dict.fromkeys(repo for repo in repos if repo is not None and "/" in repo):
+            if not (kind == "model" and repo in parents) and _is_hidden(api, repo, kind):
+                hidden.append(f"{what}{repo}")
     return hidden
 
 
-def refuse_names(hidden: Sequence[str], repo: str, folder: Path | None) -> None:
+def _is_hidden(api: Any, repo: str, kind: str) -> bool:
+    """Whether not everybody can see it; what is gone cannot be told from what is private."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return bool(api.repo_info(repo, repo_type=kind, expand=["private"]).private)
+    except RepositoryNotFoundError:
+        return True
+
+
+def refuse_names(
+    hidden: Sequence[str], repo: str, folder: Path | None, told: str = "its commit and data sets"
+) -> None:
     """Refuse to name in public what not everybody can see.
 
     Args:
-        hidden: labels of such parents.
+        hidden: what that is.
         repo: the public repository to push to.
         folder: the merge, if there is one yet.
+        told: what would be told of each.
 
     Raises:
         PublishError: there are some.
@@ -76,7 +96,7 @@ def refuse_names(hidden: Sequence[str], repo: str, folder: Path | None) -> None:
         what = f"{', '.join(map(one_line, hidden))} {'is' if len(hidden) == 1 else 'are'} private"
         fail(
             folder,
-            f"{what}, and a card in public would name it with its commit and data sets: push to a "
+            f"{what}, and a card in public would name it with {told}: push to a "
             f"private repository instead of {repo}, or pass --name-private to name it",
         )
 
