@@ -23,6 +23,7 @@ from lwmm_hub.evaluation.reporting import Report, gather_notes
 from lwmm_hub.evaluation.running import Progress, RunOptions
 from lwmm_hub.evaluation.subjects import distinct_names, labels_of_models
 from lwmm_hub.manifest import read_manifest, write_card
+from lwmm_hub.meanings import all_labels
 from lwmm_hub.merge_result import MergeResult
 from lwmm_hub.preparing import models_of
 from lwmm_hub.reference import ModelReference
@@ -110,12 +111,8 @@ def check_comparable(anchor: str, data: DataSet, labels: LabelOptions) -> None:
         LwmmError: there is no such model.
     """
     checkpoint = resolve(ModelReference.parse(anchor))
-    named = (checkpoint.config or {}).get("id2label")
-    if not isinstance(named, dict) or not named:
-        return
-    names = [named.get(str(i)) for i in range(len(named))]
-    if None not in names:
-        labels.match([str(name) for name in names], data.space, checkpoint.label)
+    if (names := all_labels(checkpoint.config)) is not None:
+        labels.match(names, data.space, checkpoint.label)
 
 
 def _together(scored: Sequence[tuple[str, Report]], notes: Sequence[str]) -> Report:

@@ -92,21 +92,44 @@ _INPUTS = (
 )
 
 
+def labels_in(config: Mapping[str, Any] | None) -> dict[int, str]:
+    """Number -> name of the classes that a configuration names; none where one is no name.
+
+    >>> labels_in({"id2label": {"1": "Traffic_Light", "0": "road"}})
+    {1: 'Traffic_Light', 0: 'road'}
+    """
+    labels = (config or {}).get("id2label")
+    if not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
+        return {}
+    try:
+        return {int(number): name for number, name in labels.items()}
+    except (TypeError, ValueError):
+        return {}
+
+
+def all_labels(config: Mapping[str, Any] | None) -> tuple[str, ...] | None:
+    """The names of all classes in order; None where there is a gap, or no name.
+
+    >>> all_labels({"id2label": {"1": "Traffic_Light", "0": "road"}})
+    ('road', 'Traffic_Light')
+    >>> all_labels({"id2label": {"1": "sky"}}) is all_labels(None) is None
+    True
+    """
+    found = labels_in(config)
+    if not found or sorted(found) != list(range(len(found))):
+        return None
+    return tuple(found[number] for number in range(len(found)))
+
+
 def class_names(config: Mapping[str, Any] | None) -> tuple[str, ...] | None:
-    """The names of a model's classes in order; None where it names none, or not all.
+    """`all_labels` as they are compared; None where nobody has named them either.
 
     >>> class_names({"id2label": {"1": "Traffic_Light", "0": "road"}})
     ('road', 'traffic light')
     >>> class_names({"id2label": {"0": "LABEL_0"}}) is None
     True
     """
-    labels = (config or {}).get("id2label")
-    if not isinstance(labels, dict) or not labels:
-        return None
-    named = (labels.get(str(i), labels.get(i)) for i in range(len(labels)))
-    names = [name for name in named if isinstance(name, str)]
-    if len(names) != len(labels):
-        return None
+    names = all_labels(config) or ()
     plain = tuple(" ".join(re.split(r"[\s_]+", name.strip().casefold())) for name in names)
     return None if all(map(_NO_NAME.fullmatch, plain)) else plain
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ from lwmm_hub.evaluation.label_spaces import LabelSpace
 from lwmm_hub.evaluation.networks import predictor_of
 from lwmm_hub.evaluation.post_processing import DenseScores, MaskScores
 from lwmm_hub.evaluation.values import Labels, Panoptic, Prediction, Segment
+from lwmm_hub.meanings import labels_in
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.resolving import resolve
 
@@ -37,11 +38,8 @@ def labels_of_models(references: Iterable[str | os.PathLike[str] | ModelReferenc
     Raises:
         ResolveError: there is no such model.
     """
-    found: set[str] = set()
-    for reference in references:
-        named = (resolve(reference).config or {}).get("id2label")
-        found |= set(map(str, named.values())) if isinstance(named, Mapping) else set()
-    return found
+    configs = (resolve(reference).config for reference in references)
+    return {name for config in configs for name in labels_in(config).values()}
 
 
 class Subject(Protocol):
