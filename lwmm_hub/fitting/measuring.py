@@ -75,7 +75,10 @@ def drift_layer_weights(plan: MergePlan) -> MergePlan:
         name: (1 - sum(donors), *donors)
         for name, donors in zip(names, zip(*columns, strict=True), strict=True)
     }
-    origin = {"method": "drift", "measure": "relative Euclidean distance", "ramp": "linear"}
+    origin: dict[str, Any] = {"method": "drift", "measure": "relative Euclidean distance"}
+    asked = {name: getattr(options, name) for name in _COUNTS}
+    changed = {name: value for name, value in asked.items() if value != vars(Schedule())[name]}
+    origin |= changed or {"ramp": "linear"}
     return parents.with_weights(WeightTable(rows, origin))
 
 
