@@ -131,6 +131,7 @@ def rule_sentence(plan: Mapping[str, Any]) -> Markdown:
         if all(layer["weights"] == first for layer in layers):
             sentence += f" ({start})"
         else:
+            sentence += " that all models have" if schedule == "isotropic" else ""
             sentence += f"; {start} at the first shared layer"
             sentence += f", {weight(last[0])} for the anchor at the last"
     changed = changed_options(options)

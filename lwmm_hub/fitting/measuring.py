@@ -127,6 +127,7 @@ def entropy_layer_weights(
     Args: as `fit_layer_weights` takes them.
 
     Raises:
+        UsageError: a table gives donors so much of a layer that nothing would be left.
         EvaluationError: no image, an unreadable one, or a model without scores of pixels.
         LwmmError: the plan's models cannot be opened.
     """
@@ -153,6 +154,12 @@ def entropy_layer_weights(
             prior * models * weight
             for prior, weight in zip(total[1:], layer.weights[1:], strict=True)
         ]
+        if sum(donors) > 1:
+            raise UsageError(
+                f"the donors have {sum(layer.weights[1:]):.3g} of the layer {layer.name!r}, and "
+                f"would have {sum(donors):.3g} by their entropies: plan with a schedule, which "
+                "gives no donor more than the anchor."
+            )
         rows[layer.name] = (1 - sum(donors), *donors)
     origin: dict[str, Any] = {
         "method": "entropy",
