@@ -40,9 +40,11 @@ class Drift:
         name: canonical name.
         layer: canonical module.
         kind: weight, bias, batch-norm mean, batch-norm variance or other.
-        changed: share of entries with |a - b| / max(|a|, 1e-8) over the threshold.
+        changed: share of entries with |a - b| / max(|a|, 1e-8) over the threshold; where one of
+            them is not finite, of those that differ.
         distance: |a - b| / |a| in the Euclidean norm; None where the anchor's norm is 0.
         cosine: uncentred; None where a norm is 0. Near 0 in a backbone: no common pre-training.
+        unsound: the models that have NaN or infinity in it; distance and cosine are None then.
     """
 
     model: int
@@ -52,6 +54,7 @@ class Drift:
     changed: float
     distance: float | None
     cosine: float | None
+    unsound: tuple[int, ...] = ()
 
 
 def measure_drift(
@@ -76,16 +79,20 @@ def _drift(
     parameter: SharedParameter, checkpoints: Sequence[Checkpoint], model: int, threshold: float
 ) -> Drift:
     elements = math.prod(parameter.shape)
-    changed = 0
+    changed, unsound = 0, set()
     dot = mine = theirs = apart = 0.0
     for start in range(0, elements, _CHUNK):
         n = min(_CHUNK, elements - start)
         a = parameter_values(parameter, checkpoints, 0, start, n).astype(np.float64)
         b = parameter_values(parameter, checkpoints, model, start, n).astype(np.float64)
-        gap = np.abs(a - b)
-        changed += int((gap > threshold * np.maximum(np.abs(a), EPSILON)).sum())
-        dot, mine, theirs = dot + float(a @ b), mine + float(a @ a), theirs + float(b @ b)
-        apart += float(gap @ gap)
+        unsound |= {i for i, values in ((0, a), (model, b)) if not np.isfinite(values).all()}
+        with np.errstate(over="ignore", invalid="ignore"):
+            gap = np.abs(a - b)
+            moved = gap > threshold * np.maximum(np.abs(a), EPSILON)
+            differ = (a != b) & ~(np.isnan(a) & np.isnan(b))
+            changed += int(np.where(np.isfinite(gap), moved, differ).sum())
+            dot, mine, theirs = dot + float(a @ b), mine + float(a @ a), theirs + float(b @ b)
+            apart += float(gap @ gap)
     norms = math.sqrt(mine) * math.sqrt(theirs)
     return Drift(
         model,
@@ -93,12 +100,33 @@ def _drift(
         parameter.layer,
         KINDS.get(parameter.name.rpartition(".")[2], "other"),
         changed / max(elements, 1),
-        math.sqrt(apart / mine) if mine else None,
-        dot / norms if norms else None,
+        _finite(math.sqrt(apart / mine)) if mine else None,
+        _finite(dot / norms) if norms else None,
+        tuple(sorted(unsound)),
     )
 
 
-def drift_dict(drifts: Sequence[Drift], labels: Sequence[str], threshold: float) -> dict[str, Any]:
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def unsound_warnings(drifts: Sequence[Drift], labels: Sequence[str]) -> list[str]:
+    """A line per model that has NaN or infinity, with the first place."""
+    found: dict[int, list[str]] = {}
+    for drift in drifts:
+        for model in drift.unsound:
+            found.setdefault(model, []).append(drift.name)
+    return [
+        f"{labels[model]} has NaN or infinite values in {names[0]}"
+        + (f" and {len(set(names)) - 1} more" if set(names) != {names[0]} else "")
+        + ": such a tensor has no distance and no cosine."
+        for model, names in sorted(found.items())
+    ]
+
+
+def drift_dict(
+    drifts: Sequence[Drift], labels: Sequence[str], threshold: float, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """The result as plain data, ready for JSON."""
     return {
         "version": 1,
@@ -111,7 +139,7 @@ def drift_dict(drifts: Sequence[Drift], labels: Sequence[str], threshold: float)
             }
             for d in drifts
         ],
-    }  # fmt: skip
+    } | ({"warnings": list(warnings)} if warnings else {})  # fmt: skip
 
 
 def check_plot(path: Path) -> None:
@@ -167,7 +195,7 @@ def plot_drift(
             if points:
                 axis.plot(*zip(*points, strict=True), ".-", label=kind, linewidth=1, markersize=4)
         axis.set_title(f"{labels[model]} against {labels[0]}", fontsize=10, parse_math=False)
-        axis.set_ylabel(f"entries changed by over {threshold:.0%}")
+        axis.set_ylabel(f"entries changed by over {percent(threshold)}")
         axis.set_xlabel("layer, in depth order")
         axis.set_ylim(-0.02, 1.02)
         axis.grid(alpha=0.3)
@@ -185,7 +213,8 @@ def plot_drift(
 def drift_text(drifts: Sequence[Drift], labels: Sequence[str], threshold: float) -> str:
     """The drift per stage, for a terminal."""
     lines = [
-        f"Drift from {one_line(labels[0])}; changed: share of entries moved by over {threshold:.0%}"
+        f"Drift from {one_line(labels[0])}; changed: share of entries moved by over "
+        f"{percent(threshold)}; means over the tensors of a stage"
     ]
     for model in sorted({d.model for d in drifts}):
         lines += ["", f"  {one_line(labels[model])}"]
@@ -201,6 +230,15 @@ def drift_text(drifts: Sequence[Drift], labels: Sequence[str], threshold: float)
             cosine = _mean([d.cosine for d in members])
             lines.append(f"  {one_line(name):<{width}}{changed:>9}{distance:>10}{cosine:>9}")
     return "\n".join(lines)
+
+
+def percent(share: float) -> str:
+    """A threshold as it was given.
+
+    >>> percent(0.1), percent(0.001), percent(2.5)
+    ('10%', '0.1%', '250%')
+    """
+    return f"{100 * share:g}%"
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -1,19 +1,23 @@
 """YAML that somebody else wrote: nothing is executed, no name stands twice, nothing takes long.
 
 PyYAML's safe loaders still make gigabytes of a few lines (aliases), take quadratic time for a
-number to the base of 60 (`1:1:1:...`), read the name `1.10` as the number 1.1, let the last of two
-rows of a name win, and raise whatever Python raises for a value that does not fit its tag.
+number to the base of 60 (`1:1:1:...`), read the name `1.10` as the number 1.1 and the number `1e-5`
+as a text, let the last of two rows of a name win, and raise whatever Python raises for a value that
+does not fit its tag.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import yaml
 
+# numbers of JSON and of YAML 1.2, which are texts to PyYAML
+EXPONENT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+\Z")
 _MAX_SCALAR = 1000  # characters of a value that is no text
 _MAX_NESTING = 32  # of texts' lists and tables; libyaml's time grows with the square
 # what PyYAML raises for a value that does not fit its tag, such as `!!bool x`
@@ -134,6 +138,7 @@ def _value_loader(as_written: tuple[str, ...]) -> Any:
                 raise yaml.MarkedYAMLError(None, None, "it is too long", node.start_mark)
             return super().construct_scalar(node)  # type: ignore[arg-type]  # as yaml calls it
 
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
     return Loader
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from lwmm_hub.errors import ModelReferenceError, RecipeError, UsageError
-from lwmm_hub.foreign_yaml import scalar
+from lwmm_hub.foreign_yaml import EXPONENT, scalar
 from lwmm_hub.planning import MergeOptions, MergePlan
 from lwmm_hub.reference import STAGES, WEIGHTS, ModelReference
 from lwmm_hub.schedule import TABLE
@@ -346,6 +346,9 @@ class _Reader:
         if not isinstance(node, yaml.ScalarNode):
             self.fail(node, f"{what} must be {_english(types)}.")
         value = scalar(node)
+        written = type(value) is str and str not in types and node.style is None
+        if written and float in types and EXPONENT.match(value):
+            value = float(value)
         if type(value) is int and float in types and abs(value) < 1 << 53:
             value = float(value)
         if type(value) not in types:

@@ -22,6 +22,7 @@ from lwmm_hub.key_map import KeyMap, SharedParameter, Source
 UNRELATED, WEAK = 0.1, 0.5
 SAMPLE = 32
 _CHUNK = 1 << 15  # elements; few enough to stay in a core's cache
+_LEAST = 1e-28  # so far above float32's least normal number that lost products do not count
 
 Cosines = dict[
     str, dict[int, tuple[float | None, bool]]
@@ -220,9 +221,9 @@ def _cosines(
 
 
 def _dot(x: Float, y: Float) -> float:
-    """Their dot product, once more in double precision where float32 overflows."""
+    """Their dot product, once more in double precision where float32 may over- or underflow."""
     product = float(np.dot(x, y))
-    if math.isfinite(product):
+    if _LEAST < abs(product) < math.inf:
         return product
     return float(np.dot(x.astype(np.float64), y.astype(np.float64)))
 

@@ -83,6 +83,12 @@ class WeightTable:
         self.check(models)
         used = {self._covering(layer) for layer in (*layers, *left_out)}
         unknown = [name for name in self.rows if name not in used]
+        if unknown and any(name.startswith(f"{unknown[0]}.") for name in (*layers, *left_out)):
+            raise UsageError(
+                f"the table of weights has a row for {unknown[0]!r}, and other rows for each of "
+                "its layers, so that it decides nothing. Leave it out, or the others.",
+                about=f"layer_weights.{unknown[0]}",
+            )
         if unknown:
             raise UsageError(
                 f"the table of weights has a row for {unknown[0]!r}, which is no shared layer of "
@@ -158,7 +164,7 @@ def read_weights(path: Path) -> WeightTable:
             f"cannot read the weights {path}: {what}. Write 'layer: [anchor, donor]' lines."
         ) from error
     rows, origin = content, None
-    if isinstance(content, dict) and isinstance(content.get("layers"), list):  # a plan
+    if _is_plan(content):
         named = [row for row in content["layers"] if isinstance(row, dict)]
         rows = {n: row.get("weights") for row in named if isinstance(n := row.get("name"), str)}
         if len(rows) != len(content["layers"]):
@@ -179,6 +185,13 @@ def read_weights(path: Path) -> WeightTable:
     except RecipeError as error:
         raise UsageError(f"{path}: {error} Leave weights_from out.") from error
     return WeightTable({name: _row(name, row, path) for name, row in rows.items()}, known)
+
+
+def _is_plan(content: Any) -> bool:
+    """Whether a file is a plan: `layers` may also be a group, whose row are numbers."""
+    layers = content.get("layers") if isinstance(content, dict) else None
+    rows = isinstance(layers, list) and any(isinstance(row, dict) for row in layers)
+    return rows or (isinstance(layers, list) and "models" in content)
 
 
 def _row(layer: str, values: object, path: Path) -> tuple[float, ...]:

@@ -913,6 +913,30 @@ def test_drift_json_agrees_with_numpy(lwmm: Command, tiny: Models) -> None:
     assert len(rows.splitlines()) == len(found["drift"])
 
 
+def test_drift_names_what_is_not_finite_and_shows_the_threshold_as_given(
+    lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    bad = shutil.copytree(tiny.donor, tmp_path / "bad")
+    tensors = load_file(bad / "model.safetensors")
+    key = "segformer.encoder.patch_embeddings.0.proj.weight"
+    tensors[key].reshape(-1)[:2] = np.nan, np.inf
+    save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    how = ("drift", tiny.anchor, bad, "--threshold", "0.001")
+    found = assert_done(lwmm(*how, "--json")).data
+    [row] = [row for row in found["drift"] if row["name"] == "stages.0.patch_embed.proj.weight"]
+    assert (row["distance"], row["cosine"]) == (None, None)
+    sound = assert_done(lwmm("drift", tiny.anchor, tiny.donor, *how[3:], "--json")).data
+    assert "warnings" not in sound
+    [before] = [other for other in sound["drift"] if other["name"] == row["name"]]
+    assert row["changed"] >= before["changed"] > 0.9
+    said = "bad has NaN or infinite values in stages.0.patch_embed.proj.weight: such"
+    assert found["warnings"][0].startswith(said)
+    done = lwmm(*how)
+    assert done.code == 0
+    assert done.err.startswith(f"warning: {said}")
+    assert "moved by over 0.1%; means" in done.out
+
+
 @pytest.mark.parametrize(("name", "begin"), [("d.png", b"\x89PNG"), ("d.svg", b"<?xml")])
 def test_drift_is_drawn(name: str, begin: bytes, lwmm: Command, tiny: Models) -> None:
     found = lwmm("drift", tiny.anchor, tiny.donor, "--plot", name)

@@ -22,13 +22,14 @@ from safetensors.torch import load_file, save_file
 from stories import Command
 
 import lwmm_hub as lw
-from lwmm_hub.errors import EvaluationError, UsageError
+from lwmm_hub.errors import EvaluationError, MergeError, UsageError
 from lwmm_hub.evaluation.inference import Predictor
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.evaluation.unlabelled import UnlabelledImages, open_images
 from lwmm_hub.fitting import drift_layer_weights, entropy_layer_weights, fit_layer_weights
 from lwmm_hub.fitting.blending import Blend
 from lwmm_hub.fitting.forwarding import LibraryNet, OwnNet, log_probabilities
+from lwmm_hub.fitting.measuring import cumulative
 from lwmm_hub.fitting.options import FitOptions
 from lwmm_hub.fitting.parents import groups_of, live_states, load_transformers, open_parents
 from lwmm_hub.fitting.teaching import ensemble, teach, vote_of
@@ -380,6 +381,29 @@ def test_a_fit_on_another_column_begins_anew(trio: tuple[Path, Path, Path], tmp_
     assert seen == {"day": [0, 1], "night": [0, 1], "day again": []}
 
 
+def test_a_fit_of_another_merge_of_the_same_layers_begins_anew(
+    trio: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """Statistics that stay the anchor's, and a head that one donor lacks, leave no layer out."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, image in enumerate(pictures(3)):
+        Pictures.fromarray(image).save(folder / f"{i}.png")
+    seen = []
+    for options in ({}, {"batch_norm": "anchor"}, {}):
+        done: list[int] = []
+        fit_layer_weights(
+            lw.plan(*trio, **options),
+            folder,
+            steps=1,
+            threshold=0.3,
+            states=tmp_path / "states",
+            progress=lambda what, n, *_, to=done: to.append(n) if what == "fitting" else 0,
+        )
+        seen.append(done)
+    assert seen == [[0, 1], [0, 1], []]
+
+
 def test_weights_of_a_stage_move_together(trio: tuple[Path, Path, Path]) -> None:
     plan = lw.plan(*trio[:2], schedule="isotropic")
     fitted = fit_layer_weights(plan, pictures(4), steps=4, lr=0.3, per="stage", **QUICK)
@@ -697,6 +721,46 @@ def test_a_drift_ramp_ends_and_begins_where_it_is_told(trio: tuple[Path, Path, P
     made = drift_layer_weights(lw.plan(*trio[:2], anchor_weight=0.75, endpoint=0.5))
     assert weights(made)[0] == pytest.approx([0.75, 0.25])
     assert weights(made)[-1] == pytest.approx([0.875, 0.125])
+
+
+def test_a_drift_ramp_ends_with_what_a_donor_shares(
+    trio: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """The head of one donor is another training's: how far it is says nothing of the backbone."""
+    shutil.copytree(trio[2], tmp_path / "e")
+    tensors = load_file(trio[2] / "model.safetensors")
+    torch.manual_seed(0)
+    for key, value in tensors.items():
+        if key.startswith("decode_head") and value.ndim > 1:
+            tensors[key] = 20 * value.std() * torch.randn_like(value)
+    save_file(tensors, tmp_path / "e" / "model.safetensors", metadata={"format": "pt"})
+    plan = lw.plan(trio[0], trio[1], tmp_path / "e", check_weights=True)
+    assert [model.kept_parts for model in plan.models] == [(), (), ("head",)]
+    made = drift_layer_weights(plan)
+    last = max(layer.index for layer in made.layers if layer.part == "backbone")
+    assert made.layers[last].weights[1] > 1e-4
+    assert made.layers[last].weights[2] == 0
+
+
+def test_a_drift_that_nothing_tells_is_refused(
+    trio: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(trio[1], tmp_path / "bad")
+    tensors = load_file(trio[1] / "model.safetensors")
+    tensors["segformer.encoder.block.2.0.mlp.dense1.weight"][0, 0] = float("inf")
+    save_file(tensors, tmp_path / "bad" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        MergeError, match=r"^bad has NaN or inf.* in stages\.2\.blocks\.0\.mlp\.fc1"
+    ):
+        drift_layer_weights(lw.plan(trio[0], tmp_path / "bad", allow_nonfinite=True))
+
+
+@pytest.mark.parametrize("drifts", [[0.1] * 12, [0.3, 0.1, 0.2] * 9, [1e-300, 1e300, 0.1]])
+def test_a_drift_ramp_ends_at_1_to_the_last_bit(drifts: list[float]) -> None:
+    found = cumulative(drifts)
+    assert (found[0], found[-1]) == (0.0, 1.0)
+    expected = np.cumsum([0.0, *drifts[1:]]) / np.sum(drifts[1:])
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_entropy_gives_more_to_the_surer_donor(

@@ -328,6 +328,20 @@ def test_a_difference_beyond_the_dtype_is_no_error(dtype: str, tmp_path: Path) -
     assert read(tmp_path / "merged")["backbone.1.scale"].tolist() == [0.0, 1.5, top]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_nor_where_infinity_is_allowed(dtype: str, tmp_path: Path) -> None:
+    """What is finite in all parents has the same sum; what is not stays as it is made."""
+    top = float(ml_dtypes.finfo(DTYPES[dtype]).max) * 0.75
+    values = [[top, -top, top, np.inf, np.nan, 1.0], [-top, top, -np.inf, np.inf, 1.0, 2.0]]
+    models = [
+        net(i, backbone__3__weight=np.array([row]).astype(DTYPES[dtype]))
+        for i, row in enumerate(values)
+    ]
+    merge(tmp_path, *models, allow_nonfinite=True, schedule="isotropic")
+    made = read(tmp_path / "merged")["backbone.3.weight"].astype(float)[0]
+    np.testing.assert_array_equal(made, [0, 0, -np.inf, np.inf, np.nan, 1.5])
+
+
 def test_one_huge_difference_does_not_change_its_neighbours(tmp_path: Path) -> None:
     """Where the sum is made again in double precision, only what overflowed is replaced."""
     random = np.random.default_rng(3)

@@ -180,6 +180,18 @@ def test_huge_weights_are_compared_in_double_precision(tmp_path: Path) -> None:
     assert result.cosine == pytest.approx(np.cos(0.1), abs=1e-4)
 
 
+@pytest.mark.parametrize("scale", [2.0**-66, 2.0**-74, 2.0**-100, 2.0**-140])
+def test_tiny_weights_are_compared_in_double_precision(scale: float, tmp_path: Path) -> None:
+    """Their squares are no numbers of float32: they had a wrong cosine, then none."""
+    one, other = (
+        layers_with(lambda i, other=other: np.float32(scale) * mixed(0.6, i, other), 3)
+        for other in (False, True)
+    )
+    (result,) = judge(tmp_path, one, other)
+    assert result.tensors == 3
+    assert result.cosine == pytest.approx(np.cos(0.6), abs=1e-4 if scale > 1e-40 else 2e-2)
+
+
 def parameters(count: int) -> list[SharedParameter]:
     return [SharedParameter(f"l{i}.weight", f"l{i}", "backbone", (2, 2), ()) for i in range(count)]
 

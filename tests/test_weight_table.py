@@ -206,6 +206,7 @@ def test_numbers_for_models_of_the_hub_with_unlike_heads(
     [
         ({"stages": (0.5, 0.5)}, "no row for the layer 'head"),
         ({**GROUPS, "neck": (0.5, 0.5)}, "a row for 'neck', which is no shared layer"),
+        ({**GROUPS, "stages": (0.5, 0.5)}, "for 'stages', and other rows for each of its layers"),
         ({**GROUPS, "head": (0.5, 0.6)}, "weights for 'head' are 0.5, 0.6: give"),
         ({**GROUPS, "head": (-0.5, 1.5)}, "weights for 'head' are -0.5, 1.5"),
         ({**GROUPS, "head": (float("nan"), 1.0)}, "weights for 'head' are nan"),
@@ -235,7 +236,7 @@ def test_a_table_that_does_not_fit_is_refused(
         ("layer_weights: {a: [1, 0]}\nweights_from: {fit: [1]}", "Leave weights_from out"),
         ("layer_weights: {a: [1, 0]}\nweights_from: fit", "Leave weights_from out"),
         ("layers: [{name: a, weights: [1, 0]}, {name: a, weights: [1, 0]}]", "is no plan"),
-        ("layers: [1, 2]", "is no plan"),
+        ("layers: [{}, 2]", "is no plan"),
         (f"a: [1{'0' * 400}, 0]", "give a list of numbers"),
         ('a: [!!bool "x", 1]', "it is not YAML. Write"),
         ('a: [!!int "", 1]', "it is not YAML. Write"),
@@ -312,6 +313,37 @@ def test_each_layer_has_the_weights_of_its_own_name(tmp_path: Path) -> None:
     assert text != recipe.read_text("utf-8")
     recipe.write_text(text, encoding="utf-8")
     assert lw.merge_recipe(recipe, output=tmp_path / "by hand").files == first.files
+
+
+def test_numbers_with_an_exponent_are_numbers(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """To PyYAML `1e-5`, as Python and JSON write it, is a text."""
+    table = tmp_path / "w.yaml"
+    table.write_text("stages: [5e-1, 5.0E-1]\nhead: [1e0, 0.e+3]\n")
+    assert read_weights(table).rows == {"stages": (0.5, 0.5), "head": (1.0, 0.0)}
+    first = lw.merge(*pair, output=tmp_path / "first", weights=table)
+    recipe = tmp_path / "first" / "lwmm_recipe.yaml"
+    text = recipe.read_text("utf-8")
+    recipe.write_text(text.replace("[0.5, 0.5]", "[5e-1, 5E-1]"), encoding="utf-8")
+    assert "[5e-1, 5E-1]" in recipe.read_text("utf-8")
+    assert lw.merge_recipe(recipe, output=tmp_path / "again").files == first.files
+    for text in ("stages: ['5e-1', 0.5]", "stages: [5e, 0.5]", "stages: [e5, 0.5]"):
+        table.write_text(text)
+        with pytest.raises(UsageError, match="give a list of numbers"):
+            read_weights(table)
+
+
+def test_a_group_may_be_called_layers(tmp_path: Path) -> None:
+    """A plan has a list of that name, too."""
+    noise = np.random.default_rng(0)
+    values = {f"layers.{i}.weight": noise.standard_normal((8, 8)).astype("f4") for i in range(3)}
+    moved = {key: value + np.float32(0.125) for key, value in values.items()}
+    models = [tmp_path / "a.safetensors", tmp_path / "d.safetensors"]
+    for path, tensors in zip(models, (values, moved), strict=True):
+        save_file(tensors, path, metadata={"format": "pt"})
+    for name in ("w.yaml", "w.json"):
+        (tmp_path / name).write_text('{"layers": [0.25, 0.75]}', encoding="utf-8")
+        plan = lw.plan(*models, weights=tmp_path / name)
+        assert {layer.weights for layer in plan.layers} == {(0.25, 0.75)}
 
 
 def test_a_file_that_is_too_large_is_called_so(tmp_path: Path) -> None:

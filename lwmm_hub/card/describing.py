@@ -12,6 +12,7 @@ from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import hub_id, last_part, linked_name, name_in_code, text
 from lwmm_hub.card.wording import counted, listed, weight, weights_in_words
 from lwmm_hub.display.counts import plan_counts
+from lwmm_hub.display.grouping import used_layers
 from lwmm_hub.display.text import size
 from lwmm_hub.licenses import PERMISSIVE, ParentLicense
 from lwmm_hub.options import changed_options
@@ -116,7 +117,7 @@ def rule_sentence(plan: Mapping[str, Any]) -> Markdown:
     >>> rule_sentence({"options": {"schedule": "isotropic"}, "layers": [{"weights": [0.5, 0.5]}]})
     'Layer weights: isotropic, the same in every layer (0.50 for each model).'
     """
-    options, layers = plan.get("options") or {}, plan.get("layers") or []
+    options, layers = plan.get("options") or {}, used_layers(plan)
     schedule = str(options.get("schedule") or "linear")
     found = finding_sentences(plan.get("weights_from") or {})
     sentence = found or f"Layer weights: {SCHEDULES.get(schedule) or text(schedule)}"
@@ -130,6 +131,7 @@ def rule_sentence(plan: Mapping[str, Any]) -> Markdown:
         if all(layer["weights"] == first for layer in layers):
             sentence += f" ({start})"
         else:
+            sentence += " that all models have" if schedule == "isotropic" else ""
             sentence += f"; {start} at the first shared layer"
             sentence += f", {weight(last[0])} for the anchor at the last"
     changed = changed_options(options)

@@ -9,6 +9,7 @@ from lwmm_hub.card.linting import valid_repo_id
 from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import text
 from lwmm_hub.card.wording import counted
+from lwmm_hub.display.grouping import used_layers
 from lwmm_hub.schedule import SCHEDULES, Schedule, layer_weights
 
 Origin = Mapping[str, Any]
@@ -52,7 +53,9 @@ def start_of(plan: Mapping[str, Any]) -> tuple[str, list[tuple[float, ...]]] | N
     words = "equal weights" if kind == "isotropic" else f"the {kind} ramp"
     layers = [str(layer.get("name")) for layer in plan.get("layers") or []]
     rows = layer_weights(Schedule(kind), layers, len(plan.get("models") or []))
-    return f"{words}{', where the fit began' if fitted else ''}", rows
+    began = [{**layer, "weights": row} for layer, row in zip(plan["layers"], rows, strict=True)]
+    used = [tuple(layer["weights"]) for layer in used_layers({**plan, "layers": began})]
+    return f"{words}{', where the fit began' if fitted else ''}", used
 
 
 def _images(origin: Origin, count: object) -> str:
@@ -123,10 +126,12 @@ def _entropy(origin: Origin) -> str:
     )
 
 
-def _drift(_: Origin) -> str:
+def _drift(origin: Origin) -> str:
+    names = [name for name in ("anchor_weight", "endpoint") if name in origin]
+    asked = ", ".join(f"{name.replace('_', ' ')} {_number(origin, name)}" for name in names)
     return (
         "Layer weights: a ramp that moves towards the anchor as the donors' drift from it adds up "
-        "over depth; measured on the weights alone."
+        f"over depth{f' ({asked})' if asked else ''}; measured on the weights alone."
     )
 
 

@@ -23,6 +23,7 @@ from lwmm_hub.card.metadata import dump, front_matter
 from lwmm_hub.card.naming import public_names, text
 from lwmm_hub.card.tabulating import evaluation, layer_section, provenance
 from lwmm_hub.card.usage import reproduce_code, use_code, use_note
+from lwmm_hub.display.grouping import used_layers
 from lwmm_hub.display.ramp import ramp_svg
 
 FIGURE = "layer_weights.svg"
@@ -60,7 +61,7 @@ def card_files(manifest: Mapping[str, Any]) -> dict[str, str]:
     if plan.get("layers"):
         heads = [part["name"] for part in plan.get("parts") or [] if not part.get("backbone")]
         names = public_names(plan.get("models") or [])
-        files[FIGURE] = ramp_svg(plan["layers"], names, heads=heads, before=start_of(plan))
+        files[FIGURE] = ramp_svg(used_layers(plan), names, heads=heads, before=start_of(plan))
         assert_publishable(files[FIGURE])
     return files
 

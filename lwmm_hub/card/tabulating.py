@@ -25,7 +25,7 @@ from lwmm_hub.card.naming import (
     text,
 )
 from lwmm_hub.card.wording import counted, listed, weight, weight_range, weights_in_words
-from lwmm_hub.display.grouping import LayerGroup, layer_groups
+from lwmm_hub.display.grouping import LayerGroup, layer_groups, used_layers
 from lwmm_hub.display.text import size
 from lwmm_hub.evaluation.score_table import MOST_SHOWN
 from lwmm_hub.reference import is_commit
@@ -71,7 +71,7 @@ def provenance(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, M
 def layer_section(manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Markdown]:
     """The figure's words, the folded tables, and the run's warnings."""
     plan = manifest.get("plan") or {}
-    layers = plan.get("layers") or []
+    layers = used_layers(plan)
     alt, caption = "", "No layer was merged."
     if layers:
         first, last = layers[0]["weights"][0], layers[-1]["weights"][0]

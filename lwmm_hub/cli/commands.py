@@ -278,14 +278,16 @@ def drift(
         drifting.check_plot(Path(plot))
     checkpoints = [resolve(model, download=True) for model in models]
     key_map, notes = match_by(how, checkpoints)
-    output.warnings(notes)
     drifts = drifting.measure_drift(key_map, checkpoints, threshold)
     labels = [c.label for c in checkpoints]
+    warnings = [w for c in checkpoints for w in c.warnings]
+    warnings += [*notes, *key_map.warnings, *drifting.unsound_warnings(drifts, labels)]
+    output.warnings(warnings)
     if plot is not None:
         drifting.plot_drift(drifts, labels, threshold, Path(plot))
         output.note(f"Drew {plot}")
     output.result(
-        drifting.drift_dict(drifts, labels, threshold),
+        drifting.drift_dict(drifts, labels, threshold, warnings),
         lambda: drifting.drift_text(drifts, labels, threshold),
         lambda: [tab_row(d.model, d.name, d.kind, d.changed, d.distance, d.cosine) for d in drifts],
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from lwmm_hub.display.counts import Counts
 from lwmm_hub.display.ramp import HEADS
+from lwmm_hub.schedule import renormalised
 
 
 @dataclass
@@ -28,6 +29,24 @@ class LayerGroup:
     def counts(self) -> Counts:
         """As those of the whole plan."""
         return Counts(self.merged, self.kept.total(), self.in_part.total())
+
+
+def used_layers(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The layers of a plan with the weights that are used.
+
+    A model of which nothing is merged in a layer has no weight there; its share is the others'.
+    """
+    there: dict[int, list[bool]] = {}
+    for row in plan.get("merged") or []:
+        sources = [source is not None for source in row.get("sources") or ()]
+        known = there.setdefault(row.get("layer", 0), sources)
+        there[row.get("layer", 0)] = [a or b for a, b in zip(known, sources, strict=True)]
+    return [
+        {**layer, "weights": list(renormalised(layer["weights"], there[layer["index"]]))}
+        if there.get(layer.get("index", -1))
+        else dict(layer)
+        for layer in plan.get("layers") or []
+    ]
 
 
 @lru_cache(1 << 12)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lwmm_hub.display.counts import plan_counts
-from lwmm_hub.display.grouping import group_name
+from lwmm_hub.display.grouping import group_name, used_layers
 from lwmm_hub.display.ramp import ramp_svg
 from lwmm_hub.display.text import escape, one_line, size
 from lwmm_hub.errors import in_python
@@ -120,7 +120,7 @@ def _renamed(plan: Mapping[str, Any]) -> list[str]:
 def _layer_table(plan: Mapping[str, Any], color: bool) -> list[str]:
     """Weights per stage: range of each model, and the anchor's as a bar."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for layer in plan["layers"]:
+    for layer in used_layers(plan):
         groups.setdefault(stage_name(layer["name"]), []).append(layer)
     names = ["anchor", *(f"donor {i}" for i in range(1, len(plan["models"])))]
     rows = []
@@ -130,7 +130,7 @@ def _layer_table(plan: Mapping[str, Any], color: bool) -> list[str]:
             (
                 one_line(name),
                 f"{layers[0]['index']}-{layers[-1]['index']}",
-                *(_span(column[0], column[-1]) for column in columns),
+                *(_span(column) for column in columns),
                 _bar(sum(columns[0]) / len(columns[0]), color),
             )
         )
@@ -149,7 +149,14 @@ def stage_name(name: str) -> str:
     return ".".join(parts[: numbers[0] + 1]) if numbers else group
 
 
-def _span(first: float, last: float) -> str:
+def _span(column: Sequence[float]) -> str:
+    """The least and the largest of the weights of a stage, a falling ramp's the other way round.
+
+    >>> _span([0.5, 0.25]), _span([0.5, 0.9, 0.5]), _span([0.5, 0.501])
+    ('0.50 to 0.25', '0.50 to 0.90', '0.50')
+    """
+    ends = min(column), max(column)
+    first, last = ends[::-1] if (column[0], column[-1]) == ends[::-1] else ends
     return f"{first:.2f}" if abs(first - last) < 0.005 else f"{first:.2f} to {last:.2f}"
 
 
@@ -331,7 +338,7 @@ def plan_html(plan: Mapping[str, Any]) -> str:
         f"<div><p><b>{escape(headline(plan))}</b></p>"
         + table(_MODEL_COLUMNS, [_model_row(i, m) for i, m in enumerate(plan["models"])])
         + paragraphs([_order(plan)])
-        + ramp_svg(plan["layers"], labels, heads=heads)
+        + ramp_svg(used_layers(plan), labels, heads=heads)
         + paragraphs(inferred)
         + kept
         + table(("tensors", "of a donor left out because"), unused) * bool(unused)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from lwmm_hub.drifting import Drift, measure_drift
-from lwmm_hub.errors import EvaluationError, UsageError
+from lwmm_hub.errors import EvaluationError, MergeError, UsageError
 from lwmm_hub.fitting.parents import open_parents, ramp_of
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.schedule import Schedule
@@ -20,15 +21,17 @@ _COUNTS = ("endpoint", "anchor_weight")  # what counts of a schedule where the d
 
 
 def drift_layer_weights(plan: MergePlan) -> MergePlan:
-    """Let the ramp follow the drift: t(j) = drift summed up to layer j / total drift.
+    """Let the ramp follow the drift: t(j) = drift of layers 1 to j / drift of layers 1 to N-1.
 
-    Data-free. Each donor has its own ramp; equal drift everywhere is the linear ramp.
+    Data-free. Each donor has its own ramp, over what it shares; equal drift everywhere is the
+    linear ramp. The first layer's drift is not in it, since the ramp begins there.
 
     Args:
         plan: says which models; of its options `anchor_weight` and `endpoint` count.
 
     Raises:
         UsageError: the plan has a schedule, start, end or gamma, which would change nothing.
+        MergeError: NaN or infinity in a model.
         LwmmError: the plan's models cannot be opened.
     """
     for name, value in vars(Schedule()).items():
@@ -40,12 +43,24 @@ def drift_layer_weights(plan: MergePlan) -> MergePlan:
             )
     parents = open_parents(plan)
     plan = parents.plan
-    used = {tensor.name for tensor in plan.merged}
+    used = {
+        (model, tensor.name)
+        for tensor in plan.merged
+        for model, source in enumerate(tensor.sources)
+        if source is not None
+    }
     found = [
         drift
         for drift in measure_drift(parents.opened.key_map, parents.checkpoints)
-        if drift.name in used
+        if (drift.model, drift.name) in used
     ]
+    for drift in found:
+        for model in drift.unsound:
+            raise MergeError(
+                f"{plan.models[model].label} has NaN or infinite values in {drift.name}: nothing "
+                "tells how far it has drifted. Use a sound copy of the model, or leave out "
+                "--weights drift."
+            )
     names = [layer.name for layer in plan.layers]
     models = len(plan.models)
     options = plan.options
@@ -60,7 +75,10 @@ def drift_layer_weights(plan: MergePlan) -> MergePlan:
         name: (1 - sum(donors), *donors)
         for name, donors in zip(names, zip(*columns, strict=True), strict=True)
     }
-    origin = {"method": "drift", "measure": "relative Euclidean distance", "ramp": "linear"}
+    origin: dict[str, Any] = {"method": "drift", "measure": "relative Euclidean distance"}
+    asked = {name: getattr(options, name) for name in _COUNTS}
+    changed = {name: value for name, value in asked.items() if value != vars(Schedule())[name]}
+    origin |= changed or {"ramp": "linear"}
     return parents.with_weights(WeightTable(rows, origin))
 
 
@@ -82,14 +100,10 @@ def cumulative(drifts: Sequence[float]) -> list[float]:
     ([0.0, 0.25, 1.0], [0.0, 0.5, 1.0], [0.0, 1.0])
     """
     steps = list(drifts[1:])
-    total = sum(steps)
-    if not total:
+    if not any(steps):
         steps = [1.0] * len(steps)
-        total = float(len(steps))
-    sums = [0.0]
-    for step in steps:
-        sums.append(sums[-1] + step)
-    return [value / total for value in sums] if steps else [0.0]
+    sums = list(accumulate(steps, initial=0.0))  # the last of them is the total, to the last bit
+    return [value / sums[-1] for value in sums] if steps else [0.0]
 
 
 def entropy_layer_weights(
@@ -113,6 +127,7 @@ def entropy_layer_weights(
     Args: as `fit_layer_weights` takes them.
 
     Raises:
+        UsageError: a table gives donors so much of a layer that nothing would be left.
         EvaluationError: no image, an unreadable one, or a model without scores of pixels.
         LwmmError: the plan's models cannot be opened.
     """
@@ -139,6 +154,12 @@ def entropy_layer_weights(
             prior * models * weight
             for prior, weight in zip(total[1:], layer.weights[1:], strict=True)
         ]
+        if sum(donors) > 1:
+            raise UsageError(
+                f"the donors have {sum(layer.weights[1:]):.3g} of the layer {layer.name!r}, and "
+                f"would have {sum(donors):.3g} by their entropies: plan with a schedule, which "
+                "gives no donor more than the anchor."
+            )
         rows[layer.name] = (1 - sum(donors), *donors)
     origin: dict[str, Any] = {
         "method": "entropy",

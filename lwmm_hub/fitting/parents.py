@@ -184,10 +184,13 @@ def load_transformers(folder: Path) -> State:
 
 
 def identity_of(plan: MergePlan, checkpoints: Sequence[Checkpoint]) -> Mapping[str, Any]:
-    """What tells this plan's models from others; a local file by its content."""
+    """What tells this plan's network from others: its models, a local file by its content, the
+    layer weights, and what of each model goes into each tensor.
+    """  # noqa: D205
     from lwmm_hub.evaluation.subjects import identity_of_checkpoint
 
     return {
         "models": [identity_of_checkpoint(c) for c in checkpoints],
         "layers": [[layer.name, list(layer.weights)] for layer in plan.layers],
+        "merged": [[t.layer, t.key, t.sources] for t in plan.merged],
     }

@@ -111,6 +111,7 @@ def fit_layer_weights(
     return parents.with_weights(table, fit.warnings())
 
 
+VERSION = 4  # goes up where the same fit gives other numbers: no half-done one goes on then
 _HINT = "Look at parts of the images with --window 512, or at smaller ones."
 
 
@@ -271,7 +272,7 @@ def _key(parents: Parents, data: UnlabelledImages, options: FitOptions) -> dict[
         return None
     identity = identity_of(parents.plan, parents.checkpoints)
     where = [data.reference, data.revision, data.split, data.columns]
-    return {"fit": 4, "options": vars(options), "images": where, **identity}
+    return {"fit": VERSION, "options": vars(options), "images": where, **identity}
 
 
 def _origin(

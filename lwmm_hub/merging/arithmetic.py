@@ -136,7 +136,7 @@ def _merge_piece(piece: Piece, raw: Sequence[memoryview], slot: Slot, kitchen: K
         room = slot.scratch(1, len(mine), np.dtype(np.uint32))  # what it held is in `mine` now
         if not as_it_is and narrow_fitting(mine, segment.dtype, out[here], room):
             continue
-        if not kitchen.allow_nonfinite and not all_finite(mine):
+        if not all_finite(mine):
             block = Piece(segment, piece.skip + start, len(mine), piece.at)
             mine = _explain_nonfinite(mine, block, real, kitchen)
         if not as_it_is:
@@ -201,12 +201,16 @@ def _explain_nonfinite(
     """Name the parent that has NaN or infinity; where none has, a difference overflowed.
 
     Those elements alone are added again, as sum of H_i theta_i in double precision, so that the
-    others do not depend on where a range begins.
+    others do not depend on where a range begins. Where NaN is allowed, elements that a parent has
+    not finite stay as they were made.
 
     Raises:
         MergeError: which parent, which tensor.
     """
     segment, values = piece.segment, []
+    if kitchen.allow_nonfinite and segment.computed is not None:
+        return made
+    sound = np.ones(piece.elements, bool)
     for part in (segment.anchor, *segment.donors):
         width = DTYPES[part.dtype][0] // 8
         buffer = memoryview(bytearray(piece.elements * width))
@@ -214,7 +218,8 @@ def _explain_nonfinite(
         read_at(descriptor, buffer, part.offset + piece.skip * width)
         values.append(doubles(buffer, part.dtype, piece.elements))
         finite = np.isfinite(values[-1])
-        if not finite.all():
+        sound &= finite | (not part.weight)
+        if not finite.all() and not kitchen.allow_nonfinite:
             at = int(np.argmin(finite))
             what = "NaN" if np.isnan(values[-1][at]) else "infinite values"
             raise MergeError(
@@ -223,10 +228,10 @@ def _explain_nonfinite(
             )
     parts = (segment.anchor, *segment.donors)
     with np.errstate(over="ignore", invalid="ignore"):
-        total = sum(part.weight * value for part, value in zip(parts, values, strict=True))
-        result: NDArray[Any] = np.where(np.isfinite(made), made, total).astype(real)
+        total = sum(w * value for (*_, w, _), value in zip(parts, values, strict=True) if w)
+        result: NDArray[Any] = np.where(np.isfinite(made) | ~sound, made, total).astype(real)
     finite = np.isfinite(result if segment.computed is None else made)
-    if not finite.all():
+    if not finite.all() and not kitchen.allow_nonfinite:
         key = segment.key(piece.skip + int(np.argmin(finite)))
         raise MergeError(
             f"{key} has merged values beyond the range of {real.name}. Pass --allow-nonfinite to "

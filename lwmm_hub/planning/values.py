@@ -66,7 +66,10 @@ class PlannedModel:
 
 @dataclass(frozen=True)
 class Layer:
-    """One shared module: its place in depth and the weight of each model there."""
+    """One shared module: its place in depth and the weight of each model there.
+
+    Models that lack it count as if they had it: `MergedTensor.weights` are those that are used.
+    """
 
     index: int
     name: str
