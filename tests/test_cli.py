@@ -450,6 +450,7 @@ def at_a_terminal(folder: Path, *arguments: str | Path, **environment: str) -> s
 def test_colours_are_for_people_at_a_terminal(tiny: Models, tmp_path: Path) -> None:
     plan = ("plan", tiny.anchor, tiny.donor)
     assert "\x1b[36m█" in at_a_terminal(tmp_path, *plan)
+    assert "\x1b[36m█" in at_a_terminal(tmp_path, *plan, NO_COLOR="")  # as no-color.org has it
     assert "\x1b" not in at_a_terminal(tmp_path, *plan, NO_COLOR="1")
     assert "\x1b" not in at_a_terminal(tmp_path, *plan, AI_AGENT="1")
     assert "\x1b" not in at_a_terminal(tmp_path, *plan, "--json")
@@ -502,6 +503,19 @@ def test_text_that_a_terminal_cannot_show_is_no_error(tiny: Models, tmp_path: Pa
     assert found.code == 0
     found = run("plan", tiny.anchor, tiny.donor, cwd=tmp_path, LC_ALL="C", PYTHONUTF8="0")
     assert found.code == 0, found.err
+
+
+def test_text_that_an_encoding_lacks_is_no_error_and_data_loses_nothing(
+    tiny: Models, tmp_path: Path
+) -> None:
+    """As on Windows, where a pipe or a file is cp1252."""
+    name = shutil.copytree(tiny.anchor, tmp_path / "街").name
+    found = run("plan", name, tiny.donor, cwd=tmp_path, PYTHONIOENCODING="cp1252")
+    assert found.code == 0, found.err
+    assert "  anchor   ?  " in found.out
+    assert "0.50 to 0." in found.out
+    found = run("plan", name, tiny.donor, "--json", cwd=tmp_path, PYTHONIOENCODING="cp1252")
+    assert found.data["models"][0]["label"] == name
 
 
 # ---------------------------------------------------------------------- help

@@ -69,6 +69,14 @@ def test_a_plan_says_in_a_notebook_what_it_says_in_a_terminal(tiny: Models) -> N
     assert "The weights were not read yet" not in read._repr_html_()
 
 
+def test_stages_are_called_what_options_and_the_terminal_call_them(tiny: Models) -> None:
+    """Counted from one, the picture's second stage was the option's `stages.1`."""
+    plan = lw.plan(tiny.anchor, tiny.donor, start="stages.1")
+    drawn = re.findall(r">(stages?[ .]\d)</text>", plan._repr_html_())
+    assert drawn == re.findall(r"(?m)^  (stages\S*) ", str(plan))
+    assert drawn[1] == "stages.1"
+
+
 def test_a_result_says_in_a_notebook_what_can_be_done_with_it(tiny: Models, tmp_path: Path) -> None:
     result = lw.merge(tiny.anchor, tiny.anchor, output=tmp_path / "m")
     page = html.unescape(result._repr_html_())
