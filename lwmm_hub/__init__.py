@@ -91,7 +91,12 @@ __all__ = [
 ]
 
 
+_ROOMS = ("controls", "evaluation", "fitting")  # what messages and texts name by `lw.`
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"lwmm_hub.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'lwmm_hub' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"lwmm_hub.{_HOME[name]}"), name)
@@ -100,4 +105,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, *_ROOMS, "__version__"]

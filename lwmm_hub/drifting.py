@@ -62,9 +62,16 @@ def measure_drift(
 ) -> list[Drift]:
     """The drift of every shared parameter of every donor, in depth order; streamed in chunks.
 
+    Args:
+        key_map: of `lwmm_hub.match`: what the models share.
+        checkpoints: the same models, the anchor first, opened with `download=True`.
+        threshold: relative change above which an entry counts as changed.
+
     Raises:
-        UsageError: the threshold is not a positive number.
+        UsageError: the threshold is not a positive number, or nothing is matched yet.
     """
+    if not isinstance(key_map, KeyMap):
+        raise UsageError(f"{key_map!r} is no key map: lw.match(anchor, donor) of opened models is.")
     if not 0 < threshold < math.inf:
         raise UsageError(f"threshold is {threshold}: give a number over 0.")
     return [

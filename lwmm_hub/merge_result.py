@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class MergeResult:
-    """A merged folder.
+    """A merged folder: `load()` gives its model, `push_to_hub()` publishes it.
+
+    It is taken wherever a model is named, to merge on or to evaluate.
 
     Attributes:
         folder: where it is, from the root: it stays right where the program goes elsewhere.
@@ -122,11 +124,7 @@ class MergeResult:
         return f"<MergeResult {self}>"
 
     def __str__(self) -> str:
-        counts = self.plan.counts
-        return (
-            f"{self.output}: {counts.merged} parameters merged, {counts.kept} tensors kept from "
-            f"the anchor{counts.also}, {self.seconds:.1f} s"
-        )
+        return f"{self.output}: {self.plan.counts}, {self.seconds:.1f} s"
 
     def _repr_html_(self) -> str:
         return result_html(str(self), self.license.license or "not stated", self.warnings)

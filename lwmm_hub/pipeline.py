@@ -80,7 +80,11 @@ def plan(
         check_weights: also read the sample that decides about relatedness and scope.
         weights: layer weights in numbers instead of a schedule: layer -> weights, the anchor's
             first; or a file with such a table.
-        **options: fields of `MergeOptions`, which says what each does.
+        **options: fields of `MergeOptions`, which says what each does: the ramp (`schedule`, which
+            is `linear`, `cosine`, `step`, `harmonic` or `isotropic`; `start`, `end`, `gamma`,
+            `endpoint`, `anchor_weight`), what merges (`batch_norm`, `scope`, `match`,
+            `allow_unrelated`, `allow_nonfinite`), and how it is stored (`dtype`,
+            `max_shard_size`, `output_format`).
 
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
@@ -127,7 +131,7 @@ def merge(
         tags: more tags for the card.
         weights: layer weights in numbers instead of a schedule, as `plan` takes them.
         approve: called with the plan before anything is downloaded whole or written; may raise.
-        **options: fields of `MergeOptions`, which says what each does.
+        **options: as for `plan`.
 
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.

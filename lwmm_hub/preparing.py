@@ -49,9 +49,11 @@ def references_of(anchor: Reference, donors: Sequence[Reference]) -> list[ModelR
     """The models as references, the anchor first.
 
     Raises:
-        UsageError: there is no donor.
+        UsageError: there is no donor, or a list of models.
         ModelReferenceError: a text is no reference.
     """
+    if any(isinstance(model, list | tuple) for model in (anchor, *donors)):
+        raise UsageError("models are named one by one, not in a list: anchor, donor, ...")
     if not donors:
         raise UsageError("a merge needs an anchor and at least one donor: name two models.")
     if any(isinstance(model, MergePlan) for model in (anchor, *donors)):
@@ -184,7 +186,11 @@ def decide(opened: Opened) -> MergePlan:
 
 
 def table_of(weights: Weights | None) -> WeightTable | None:
-    """The layer weights in numbers that are asked for."""
+    """The layer weights in numbers that are asked for.
+
+    Raises:
+        UsageError: they are no table, or none can be read.
+    """
     if weights is None:
         return None
     if isinstance(weights, str) and weights in FOUND and not Path(weights).exists():
@@ -194,6 +200,16 @@ def table_of(weights: Weights | None) -> WeightTable | None:
     if isinstance(weights, WeightTable):
         return weights
     if isinstance(weights, Mapping):
-        rows = {str(layer): tuple(map(float, row)) for layer, row in weights.items()}
+        try:
+            rows = {str(layer): tuple(map(float, row)) for layer, row in weights.items()}
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"weights are no table ({error}): write {{layer: [anchor, donor, ...]}}."
+            ) from error
         return WeightTable(rows, {"method": "table"})
+    if not isinstance(weights, str | os.PathLike):
+        raise UsageError(
+            f"weights are a {type(weights).__name__}: give {{layer: [anchor, donor, ...]}}, or the "
+            "path of a file with that."
+        )
     return read_weights(Path(weights))

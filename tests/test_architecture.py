@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +122,12 @@ def meaning_of(name: str, path: Path) -> str:
 
 def test_every_room_is_in_the_table_and_no_other() -> None:
     assert sorted({room_of(path) for path in MODULES} - ENTRANCES) == sorted(ROOMS)
+
+
+def test_the_guide_lists_the_rooms_in_this_order() -> None:
+    guide = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+    rows = [line.split("|")[1] for line in guide.splitlines() if line.startswith("| `")]
+    assert tuple(re.findall(r"`(\w+)`", " ".join(rows))) == ROOMS
 
 
 def test_a_room_imports_only_rooms_above_it() -> None:

@@ -900,10 +900,10 @@ def test_the_head_is_marked_where_the_ramp_reaches_it() -> None:
     assert ">head</text>" in ramp_svg(plan["layers"], ["a", "b"])
     backbone = [layer for layer in plan["layers"] if layer["name"].startswith("stages")]
     assert ">head</text>" not in ramp_svg(backbone, ["a", "b"])
-    assert (
-        ">head</text>" in ramp_svg(ramp([[0.5, 0.5]] * 3 + [[1, 0]] * 3), "ab", heads=["stages"])
-        or True
-    )
+    upper = [layer | {"name": "upper.conv"} for layer in ramp([[1.0, 0.0]] * 3)]
+    layers = [*ramp([[0.5, 0.5]] * 3), *upper]
+    assert ">head</text>" in ramp_svg(layers, "ab", heads=["upper"])
+    assert ">head</text>" not in ramp_svg(layers, "ab")
 
 
 @given(st.lists(ANY_TEXT, min_size=1, max_size=9))

@@ -41,6 +41,7 @@ from stories import (
 )
 
 import lwmm_hub
+from lwmm_hub.cli.commands import cli
 
 OPTIONS = {
     "schedule": "linear",
@@ -450,6 +451,7 @@ def at_a_terminal(folder: Path, *arguments: str | Path, **environment: str) -> s
 def test_colours_are_for_people_at_a_terminal(tiny: Models, tmp_path: Path) -> None:
     plan = ("plan", tiny.anchor, tiny.donor)
     assert "\x1b[36m█" in at_a_terminal(tmp_path, *plan)
+    assert "\x1b[36m█" in at_a_terminal(tmp_path, *plan, NO_COLOR="")  # as no-color.org has it
     assert "\x1b" not in at_a_terminal(tmp_path, *plan, NO_COLOR="1")
     assert "\x1b" not in at_a_terminal(tmp_path, *plan, AI_AGENT="1")
     assert "\x1b" not in at_a_terminal(tmp_path, *plan, "--json")
@@ -504,6 +506,19 @@ def test_text_that_a_terminal_cannot_show_is_no_error(tiny: Models, tmp_path: Pa
     assert found.code == 0, found.err
 
 
+def test_text_that_an_encoding_lacks_is_no_error_and_data_loses_nothing(
+    tiny: Models, tmp_path: Path
+) -> None:
+    """As on Windows, where a pipe or a file is cp1252."""
+    name = shutil.copytree(tiny.anchor, tmp_path / "街").name
+    found = run("plan", name, tiny.donor, cwd=tmp_path, PYTHONIOENCODING="cp1252")
+    assert found.code == 0, found.err
+    assert "  anchor   ?  " in found.out
+    assert "0.50 to 0." in found.out
+    found = run("plan", name, tiny.donor, "--json", cwd=tmp_path, PYTHONIOENCODING="cp1252")
+    assert found.data["models"][0]["label"] == name
+
+
 # ---------------------------------------------------------------------- help
 
 
@@ -531,8 +546,45 @@ def test_help_and_version(lwmm: Command) -> None:
         "--recipe", "--dry-run", "--threads", "--overwrite",
     ):  # fmt: skip
         assert option in text
+    sections = re.findall(r"(?m)^(\w[\w ]*):$", text)
+    assert sections == [
+        "Options", "Layer weights", "What merges", "How it is stored", "Layer weights from images",
+        "Scores on the card", "Publishing", "Printing",
+    ]  # fmt: skip
+    for option in cli.commands["merge"].params[1:]:
+        assert re.search(rf"(?m)^  (-\w, )?{option.opts[-1]}\b", text)
+    listed = top.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert sorted(line.split()[0] for line in listed) == sorted(cli.commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
     assert "--threshold" in lwmm("drift", "-h").out
     assert "--parent" in lwmm("verify", "-h").out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        (["pl"], ["plan"]),
+        (["merge", "org/a", "--sched"], ["--schedule"]),
+        (["plan", "--schedule", "c"], ["cosine"]),
+        (["drift", "--match", "n"], ["names"]),
+        (["merge", "--output-format", "p"], ["pth"]),
+        (["plan", "ci"], ["file"]),
+        (["merge", "--recipe", "me"], ["file"]),
+        (["push", "me"], ["file"]),
+    ],
+)
+def test_shells_complete_commands_options_their_values_and_paths(
+    shell: str, typed: list[str], found: list[str], tmp_path: Path
+) -> None:
+    words = {"COMP_WORDS": shlex.join(["lwmm-hub", *typed]), "COMP_CWORD": str(len(typed))}
+    if shell == "fish":
+        words["COMP_CWORD"] = typed[-1]
+    done = run(cwd=tmp_path, _LWMM_HUB_COMPLETE=f"{shell}_complete", **words)
+    assert done.code == 0, done.err
+    told = set(re.split(r"[,\t\n]", done.out))
+    assert set(found) <= told
+    assert {"cosine", "linear", "names", "plan", "file"} & told <= set(found)
 
 
 def test_exit_codes_of_a_process(tiny: Models, tmp_path: Path) -> None:

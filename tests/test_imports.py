@@ -55,6 +55,19 @@ with open(note, "w") as file:
 """
 
 
+def test_names_that_messages_give_are_there_after_the_one_import() -> None:
+    """Whatever else was imported before: each in a process of its own."""
+    from lwmm_hub.errors import PYTHON
+    from lwmm_hub.weight_table import FOUND
+
+    names = {name for name in PYTHON.values() if name.startswith("lw.")}
+    names |= {f"lw.{name}" for name in FOUND.values()} | {"lw.controls.controls_of"}
+    assert "lw.fitting.drift_layer_weights" in names
+    for name in sorted(names):
+        code = f"import lwmm_hub as lw; assert callable({name})"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def watched(folder: Path, *arguments: str | Path) -> set[str]:
     """The top-level packages and our own modules that a command loads; it asks no network."""
     note = folder / "note.json"

@@ -23,6 +23,7 @@ from stories import Models
 import lwmm_hub as lw
 from lwmm_hub.evaluation.opening import open_data
 from lwmm_hub.fitting.options import FitOptions
+from lwmm_hub.schedule import SCHEDULES
 
 ROOT = Path(__file__).parents[1]
 STREET = ROOT / "examples" / "street"
@@ -66,13 +67,24 @@ def test_a_plan_says_in_a_notebook_what_it_says_in_a_terminal(tiny: Models) -> N
     for why, count in counted.items():
         label = plan.models[1].label
         assert f">{count}</td><td style='text-align:left'>{label}: {why}</td>" in page
+    for row in plan.to_dict()["kept"]:
+        assert f"<td style='text-align:left'>{row['key']}" in page
     read = lw.plan(tiny.anchor, tiny.donor, check_weights=True)
     assert "The weights were not read yet" not in read._repr_html_()
+
+
+def test_stages_are_called_what_options_and_the_terminal_call_them(tiny: Models) -> None:
+    """Counted from one, the picture's second stage was the option's `stages.1`."""
+    plan = lw.plan(tiny.anchor, tiny.donor, start="stages.1")
+    drawn = re.findall(r">(stages?[ .]\d)</text>", plan._repr_html_())
+    assert drawn == re.findall(r"(?m)^  (stages\S*) ", str(plan))
+    assert drawn[1] == "stages.1"
 
 
 def test_a_result_says_in_a_notebook_what_can_be_done_with_it(tiny: Models, tmp_path: Path) -> None:
     result = lw.merge(tiny.anchor, tiny.anchor, output=tmp_path / "m")
     page = html.unescape(result._repr_html_())
+    assert " 1 tensor kept" in str(result)
     assert str(result) in page
     assert "<code>.load()</code>" in page
     assert result.warnings
@@ -110,6 +122,9 @@ def test_help_and_type_checkers_know_every_option(
             name: field.default for name, field in wanted.items()
         }
         assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in shown.values())
+    if options is lw.MergeOptions:
+        told = inspect.getdoc(lw.plan) or ""
+        assert all(f"`{word}`" in told for word in (*wanted, *SCHEDULES))
     documented = re.findall(r"(?m)^ +(\w+): ", inspect.getdoc(options) or "")
     assert documented == list(wanted)
     hints = fields_for_type_checkers(name, options)
@@ -163,6 +178,12 @@ def test_a_type_checker_finds_a_misspelt_option_and_no_fault_in_the_readme(tmp_p
         (lambda m: lw.merge(m.anchor, lw.plan(m.anchor, m.donor)), "a plan holds all its models"),
         (lambda m: lw.merge(lw.plan(m.anchor, m.donor), gamma=2.0), "or plan anew with others"),
         (lambda m: lw.match(m.anchor, m.donor), "is not opened: lw.resolve opens it"),
+        (lambda m: lw.plan([m.anchor, m.donor]), "one by one, not in a list"),
+        (lambda m: lw.plan(m.anchor, [m.donor]), "one by one, not in a list"),
+        (lambda m: lw.plan(m.anchor, m.donor, weights=[0.5, 0.5]), "weights are a list: give {lay"),
+        (lambda m: lw.plan(m.anchor, m.donor, weights={"head": 1}), "weights are no table .*: wri"),
+        (lambda m: lw.measure_drift(m.anchor, m.donor), "is no key map: lw.match"),
+        (lambda m: lw.MergePlan.load("none.json"), "the plan none.json: No such file or directory"),
         (lambda m: lw.merge(m.anchor, m.donor, threads="2"), "threads is '2': give a number"),
         (lambda m: lw.merge(m.anchor, m.donor, tags="abc"), "tags is 'abc': give a list"),
         (

@@ -152,6 +152,18 @@ def test_public_names_of_the_readme_exist() -> None:
         assert name in lwmm_hub.__all__, name
 
 
+def test_a_schedule_is_told_wherever_schedules_are() -> None:
+    import lwmm_hub
+    from lwmm_hub.card.describing import SCHEDULES as ON_CARDS
+    from lwmm_hub.cli.commands import cli
+    from lwmm_hub.schedule import SCHEDULES, TABLE
+
+    assert set(ON_CARDS) == {*SCHEDULES, TABLE}
+    [option] = [p for p in cli.commands["merge"].params if p.name == "schedule"]
+    for told in (option.help, lwmm_hub.MergeOptions.__doc__, lwmm_hub.plan.__doc__, README):
+        assert set(SCHEDULES) <= set(re.findall(r"\w+", told))
+
+
 def test_targets_of_the_readme_are_in_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make (\w+)`?", README):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 import lwmm_hub as lw
@@ -157,11 +158,17 @@ def test_the_table_of_the_readme_is_what_the_demo_prints(
     readme = (STREET.parents[1] / "README.md").read_text("utf-8")
     copy = tmp_path / "README.md"
     copy.write_text(readme, "utf-8")
+    beside = tmp_path / "examples" / "street" / "dusk.png"
+    beside.parent.mkdir(parents=True)
     street["demo"].main(["--output", str(tmp_path / "demo"), "--readme", str(copy)])
     shown = capsys.readouterr().out
     assert "fitting layer weights on 40 other streets at dusk, without labels" in shown
     (told, rest), (found, same) = figures(readme), figures(copy.read_text("utf-8"))
     assert same == rest
+    with Image.open(STREET / "dusk.png") as shown_in_readme, Image.open(beside) as drawn:
+        assert shown_in_readme.size == drawn.size
+        old, new = (np.asarray(p.convert("RGB"), float) for p in (shown_in_readme, drawn))
+        assert abs(new - old).mean() < 8, "run examples/street/demo.py --readme README.md"
     assert (told[0], told[0][-1]) == (found[0], "fitted")
     for was, now in zip(told[1:], found[1:], strict=True):
         assert was[0] == now[0]

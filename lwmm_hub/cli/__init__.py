@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _on_interrupt(_end)  # while modules are imported nothing is begun that would have to be undone
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     if arguments is None:
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="replace")  # no code page of Windows has the plan's bars
         _keep_stdout_for_data()
     # A command makes many values and few cycles: looking for those often costs CPU for nothing.
     gc.set_threshold(200_000, 20, 20)

@@ -18,12 +18,15 @@ from lwmm_hub.cli.converting import convert
 from lwmm_hub.cli.evaluating import evaluate
 from lwmm_hub.cli.fitting import FIT_OPTIONS, METHODS, check_not_tested, take_finding
 from lwmm_hub.cli.options import (
-    MERGE_OPTIONS,
     PARENT_OPTION,
     PUSH_OPTIONS,
+    Command,
     choose_weights,
     given,
     parents_of,
+    paths,
+    values,
+    with_merge_options,
     with_options,
     with_output,
     written,
@@ -45,7 +48,36 @@ if TYPE_CHECKING:
     from lwmm_hub.planning import MergePlan
 
 
+class _Commands(click.Group):
+    """The commands in the order in which they are needed."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All of them."""
+        return ["merge", "plan", "evaluate", "push", "verify", "card", "drift", "convert"]
+
+
+_AFTER = """\b
+Begin with
+  lwmm-hub plan org/anchor org/donor
+  lwmm-hub merge org/anchor org/donor -o merged
+  lwmm-hub evaluate merged org/anchor org/donor --dataset org/data
+
+\b
+Exit codes
+  0 done, 1 error, 2 usage, 3 refused by a licence rule, 4 unrelated models,
+  5 verify found a difference, 130 interrupted
+
+\b
+Completion (bash_source, zsh_source or fish_source)
+  eval "$(_LWMM_HUB_COMPLETE=bash_source lwmm-hub)"
+"""
+
+
 @click.group(
+    cls=_Commands,
+    epilog=_AFTER,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
 )
@@ -59,20 +91,24 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("models", nargs=-1, metavar="[ANCHOR DONOR...]")
-@click.option("-o", "--output", "folder", metavar="DIR", help="Where to (default ./merged).")
-@click.option("--push", metavar="REPO", help="Push the result to this repository.")
-@with_options(PUSH_OPTIONS)
-@with_options(MERGE_OPTIONS)
-@click.option("--recipe", metavar="FILE|DIR|REPO",
+@click.argument("models", nargs=-1, metavar="[ANCHOR DONOR...]", shell_complete=paths)
+@click.option("-o", "--output", "folder", metavar="DIR", shell_complete=paths,
+              help="Where to (default ./merged).")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace an earlier merge of that name.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--recipe", metavar="FILE|DIR|REPO", shell_complete=paths,
               help="Run a recipe again, without models or options.")  # fmt: skip
 @with_options(PARENT_OPTION)
-@with_options(FIT_OPTIONS)
-@with_options(JUDGE_OPTIONS)
-@click.option("--tag", "tags", multiple=True, help="Add a tag to the card.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
-@click.option("--threads", type=click.IntRange(1, 256), help="Workers (default: cores less one).")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier merge of that name.")
+@click.option("--threads", type=click.IntRange(1, 256), metavar="N",
+              help="Workers (default: cores less one).")  # fmt: skip
+@click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Add a tag to the card.")
+@with_merge_options
+@with_options(FIT_OPTIONS, "Layer weights from images")
+@with_options(JUDGE_OPTIONS, "Scores on the card")
+@with_options(
+    (click.option("--push", metavar="REPO", help="Push the result to this repository."),
+     *PUSH_OPTIONS), "Publishing",
+)  # fmt: skip
 @with_output
 def merge(
     models: tuple[str, ...],
@@ -87,7 +123,11 @@ def merge(
     output: Output,
     **options: Any,
 ) -> None:
-    """Merge models into a folder, and push it if asked to."""
+    """Merge models into a folder, and push it if asked to.
+
+    The first model is the anchor, whose task, head and format the result keeps; see 'lwmm-hub
+    --help' for how models are written. 'lwmm-hub plan' shows what would happen.
+    """
     pushing = take_pushing(options, push)
     if recipe is not None:
         beside = [name for name in options if given(name) and name not in JUDGE_NAMES]
@@ -210,12 +250,15 @@ def _two(models: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @cli.command()
-@click.argument("models", nargs=-1, metavar="ANCHOR DONOR...")
-@with_options(MERGE_OPTIONS)
+@click.argument("models", nargs=-1, metavar="ANCHOR DONOR...", shell_complete=paths)
+@with_merge_options
 @click.option("--check-weights", is_flag=True, help="Also read the sample that decides the scope.")
 @with_output
 def plan(models: tuple[str, ...], check_weights: bool, output: Output, **options: Any) -> None:
-    """Show what would merge with which weight, what would not and why. Reads headers only."""
+    """Show what would merge with which weight, what would not and why.
+
+    Only configs and headers are read.
+    """
     if options["weights"] in METHODS:
         raise UsageError(
             f"plan looks at no images: 'lwmm-hub merge ... --weights {options['weights']} "
@@ -258,14 +301,16 @@ def _print_plan(made: MergePlan, output: Output) -> None:
 
 
 @cli.command()
-@click.argument("models", nargs=-1, metavar="ANCHOR DONOR...")
-@click.option("--threshold", type=float, default=0.1, show_default=True,
+@click.argument("models", nargs=-1, metavar="ANCHOR DONOR...", shell_complete=paths)
+@click.option("--threshold", type=float, default=0.1, show_default=True, metavar="X",
               help="Relative change above which an entry counts as changed.")  # fmt: skip
-@click.option("--plot", metavar="FILE", help="Draw it over depth (.png, .svg or .pdf).")
-@click.option("--match", "how", default="names", metavar="RULE", help="As in merge.")
+@click.option("--plot", metavar="FILE", shell_complete=paths,
+              help="Draw it over depth (.png, .svg or .pdf).")  # fmt: skip
+@click.option("--match", default="names", show_default=True, metavar="RULE", shell_complete=values,
+              help="names, or values, as in merge.")  # fmt: skip
 @with_output
 def drift(
-    models: tuple[str, ...], threshold: float, plot: str | None, how: str, output: Output
+    models: tuple[str, ...], threshold: float, plot: str | None, match: str, output: Output
 ) -> None:
     """Show how far donors are from the anchor, layer by layer."""
     _two(models)
@@ -277,7 +322,7 @@ def drift(
     if plot is not None:
         drifting.check_plot(Path(plot))
     checkpoints = [resolve(model, download=True) for model in models]
-    key_map, notes = match_by(how, checkpoints)
+    key_map, notes = match_by(match, checkpoints)
     drifts = drifting.measure_drift(key_map, checkpoints, threshold)
     labels = [c.label for c in checkpoints]
     warnings = [w for c in checkpoints for w in c.warnings]
@@ -294,8 +339,9 @@ def drift(
 
 
 @cli.command()
-@click.argument("folder", metavar="DIR")
-@click.option("--scores", metavar="FILE", help="Put these scores of 'evaluate --save-to' in.")
+@click.argument("folder", metavar="DIR", shell_complete=paths)
+@click.option("--scores", metavar="FILE", shell_complete=paths,
+              help="Put these scores of 'evaluate --save-to' in.")  # fmt: skip
 @with_output
 def card(folder: str, scores: str | None, output: Output) -> None:
     """Render README.md again from the manifest of a merged folder."""
@@ -308,9 +354,10 @@ def card(folder: str, scores: str | None, output: Output) -> None:
 
 
 @cli.command()
-@click.argument("target", metavar="DIR|REPO")
+@click.argument("target", metavar="DIR|REPO", shell_complete=paths)
 @with_options(PARENT_OPTION)
-@click.option("--threads", type=click.IntRange(1, 256), help="Workers.")
+@click.option("--threads", type=click.IntRange(1, 256), metavar="N",
+              help="Workers (default: cores less one).")  # fmt: skip
 @with_output
 def verify(target: str, parents: tuple[str, ...], threads: int | None, output: Output) -> None:
     """Merge again from the pinned recipe and compare checksums."""

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from lwmm_hub.cli.options import with_output
+from lwmm_hub.cli.options import Command, paths, values, with_output
 from lwmm_hub.cli.output import Output
 
 
-@click.command()
-@click.argument("model", metavar="IN")
-@click.argument("target", metavar="OUT")
+@click.command(cls=Command)
+@click.argument("model", metavar="IN", shell_complete=paths)
+@click.argument("target", metavar="OUT", shell_complete=paths)
 @click.option(
     "--to",
     type=click.Choice(("own", "transformers")),
@@ -24,6 +24,7 @@ from lwmm_hub.cli.output import Output
 @click.option(
     "--config",
     metavar="FILE",
+    shell_complete=paths,
     help="What weights do not show, as in a config.json (heads, labels).",
 )
 @click.option(
@@ -31,6 +32,7 @@ from lwmm_hub.cli.output import Output
     default="auto",
     show_default=True,
     metavar="DTYPE",
+    shell_complete=values,
     help="Of the result: auto (as it is), float32, float16 or bfloat16.",
 )
 @click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE",
@@ -38,7 +40,7 @@ from lwmm_hub.cli.output import Output
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result of that name.")
 @with_output
 def convert(model: str, target: str, output: Output, **options: Any) -> None:
-    """Write a checkpoint as safetensors, and as a model of transformers if asked to.
+    """Write a checkpoint as safetensors or as a transformers model.
 
     IN is anything that can be merged. OUT is a folder, or NAME.safetensors.
     """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lwmm_hub.cli.options import parents_of, with_options, with_output
+from lwmm_hub.cli.options import parents_of, paths, with_options, with_output
 from lwmm_hub.cli.output import Output, counting_bar
 from lwmm_hub.errors import OutputError, UsageError
 from lwmm_hub.small_files import read_small, read_small_text
@@ -97,7 +97,7 @@ class _Ensemble(click.Command):
 
 
 @click.command(cls=_Ensemble)
-@click.argument("models", nargs=-1, metavar="MODEL...")
+@click.argument("models", nargs=-1, metavar="MODEL...", shell_complete=paths)
 @with_options(_DATA_OPTIONS)
 @click.option("--ensemble", multiple=True, metavar="MODEL...",
               help="Also score the mean of these models' probabilities.")  # fmt: skip
@@ -132,12 +132,12 @@ def evaluate(
     output: Output,
     **options: Any,
 ) -> None:
-    """Score models on the same images; the first is what the others are compared with.
+    """Score models side by side, on the same images.
 
-    DATA is a data set of the Hub, a folder whose layout is known (Cityscapes, GTA5, SYNTHIA,
-    Mapillary Vistas, BDD100K, ACDC, Dark Zurich, KITTI, CamVid, ADE20K, COCO panoptic, Pascal VOC,
-    LoveDA, Office, images/ beside labels/), or LAYOUT:FOLDER.
-    An interrupted run goes on where it stopped.
+    The first is what the others are compared with. DATA is a data set of the Hub, a folder whose
+    layout is known (Cityscapes, GTA5, SYNTHIA, Mapillary Vistas, BDD100K, ACDC, Dark Zurich, KITTI,
+    CamVid, ADE20K, COCO panoptic, Pascal VOC, LoveDA, Office, images/ beside labels/), or
+    LAYOUT:FOLDER. An interrupted run goes on where it stopped.
     """
     if dataset is None:
         raise UsageError("there is nothing to compare with: name the data with --dataset.")

@@ -54,7 +54,7 @@ class Output:
     @property
     def color(self) -> bool:
         """Whether stdout shows colours."""
-        plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
         return self.format == "human" and sys.stdout.isatty() and not plain
 
     def result(
@@ -66,7 +66,7 @@ class Output:
     ) -> None:
         """Write one result to stdout, in the format that was asked for."""
         if self.format == "json":
-            click.echo(json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1))
+            click.echo(json.dumps(data, allow_nan=False, indent=1))  # of ASCII: for any stdout
         elif self.format == "agent":
             click.echo("\n".join(rows()))
         elif self.format == "quiet":

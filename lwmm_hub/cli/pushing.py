@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from lwmm_hub.cli.options import PUSH_OPTIONS, given, parents_of, with_options, with_output
+from lwmm_hub.cli.options import (
+    PUSH_OPTIONS,
+    Command,
+    given,
+    parents_of,
+    paths,
+    with_options,
+    with_output,
+)
 from lwmm_hub.cli.output import Output
 from lwmm_hub.errors import UsageError
 
@@ -34,15 +42,18 @@ def take_pushing(options: dict[str, Any], repo: str | None) -> dict[str, Any]:
     return {argument: options.pop(name) for name, argument in _ARGUMENTS.items()}
 
 
-@click.command()
-@click.argument("folder", metavar="DIR")
+@click.command(cls=Command)
+@click.argument("folder", metavar="DIR", shell_complete=paths)
 @click.argument("repo", metavar="REPO")
 @with_options(PUSH_OPTIONS)
 @click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
               help="Where a local parent is that moved since the merge.")  # fmt: skip
 @with_output
 def push(folder: str, repo: str, output: Output, **options: Any) -> None:
-    """Push a merged folder to the Hub in one commit; prints its URL last."""
+    """Push a merged folder to the Hub in one commit.
+
+    The URL of the commit, or of the pull request, is printed last.
+    """
     from lwmm_hub.publishing import publish
 
     warnings: list[str] = []

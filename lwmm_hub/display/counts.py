@@ -28,6 +28,15 @@ class Counts(NamedTuple):
         """
         return f", {self.in_part} more in part" if self.in_part else ""
 
+    def __str__(self) -> str:
+        """In words.
+
+        >>> print(Counts(161, 1, 0))
+        161 parameters merged, 1 tensor kept from the anchor
+        """
+        kept = f"{self.kept} tensor{'s' * (self.kept != 1)}"
+        return f"{self.merged} parameters merged, {kept} kept from the anchor{self.also}"
+
 
 def count_tensors(merged: Iterable[str], kept: Iterable[str]) -> Counts:
     """Count the keys of a plan's two lists; one that stands in both is merged in part.

@@ -5,7 +5,6 @@ Works on the plain data of `MergePlan.to_dict()`, so nothing here knows how a pl
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,11 +71,7 @@ def headline(plan: Mapping[str, Any]) -> str:
         rule = _FOUND.get(method, "given")
     changed = [f"{name} {value}" for name, value in changed_options(plan["options"]).items()]
     asked = f" ({', '.join(changed)})" if changed else ""
-    counts = plan_counts(plan)
-    return (
-        f"{len(plan['models'])} models, {rule} layer weights{asked}: {counts.merged} parameters "
-        f"merged, {counts.kept} tensor{'s' * (counts.kept != 1)} kept from the anchor{counts.also}"
-    )
+    return f"{len(plan['models'])} models, {rule} layer weights{asked}: {plan_counts(plan)}"
 
 
 _MODEL_COLUMNS = ("", "model", "commit", "family", "parameters", "classes", "dtype", "licence")
@@ -213,21 +208,27 @@ def _kept_reasons(plan: Mapping[str, Any]) -> tuple[dict[str, list[str]], dict[s
 
 def _unused(plan: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
-    for i, model in enumerate(plan["models"][1:], start=1):
-        reasons: dict[str, list[str]] = {}
-        for row in plan["unused"]:
-            if row["model"] == i:
-                reasons.setdefault(one_line(row["reason"]), []).append(row["key"])
-        if reasons:
-            lines += ["", f"Not used of {one_line(model['label'])}", *_reason_lines(reasons)]
+    for model, reasons in _unused_reasons(plan).items():
+        label = one_line(plan["models"][model]["label"])
+        lines += ["", f"Not used of {label}", *_reason_lines(reasons)]
     return lines
 
 
+def _unused_reasons(plan: Mapping[str, Any]) -> dict[int, dict[str, list[str]]]:
+    """Model -> reason -> its keys that are not used: of the anchor's file, other copies."""
+    found: dict[int, dict[str, list[str]]] = {}
+    for row in plan["unused"]:
+        reasons = found.setdefault(row["model"], {})
+        reasons.setdefault(one_line(row["reason"]), []).append(row["key"])
+    return found
+
+
 def _reason_lines(reasons: Mapping[str, Sequence[str]]) -> list[str]:
-    return [
-        f"  {len(keys):4d}  {why}: {one_line(keys[0])}" + (", ..." if len(keys) > 1 else "")
-        for why, keys in reasons.items()
-    ]
+    return [f"  {len(keys):4d}  {why}: {_first(keys)}" for why, keys in reasons.items()]
+
+
+def _first(keys: Sequence[str]) -> str:
+    return one_line(keys[0]) + (", ..." if len(keys) > 1 else "")
 
 
 def _relatedness(plan: Mapping[str, Any]) -> list[str]:
@@ -319,17 +320,19 @@ def plan_html(plan: Mapping[str, Any]) -> str:
         return "".join(f"<p>{escape(one_line(line))}</p>" for line in lines)
 
     labels = [one_line(model["label"]) for model in plan["models"]]
-    unused = [
-        (str(count), one_line(f"{labels[model]}: {why}"))
-        for (model, why), count in Counter(
-            (row["model"], row["reason"]) for row in plan["unused"]
-        ).items()
-    ]
     heads = [part["name"] for part in plan["parts"] if not part["backbone"]]
-    titles = ("kept from the anchor because", "merged but for")
-    kept = "".join(
-        table(("tensors", title), [(str(len(keys)), why) for why, keys in reasons.items()])
-        for title, reasons in zip(titles, _kept_reasons(plan), strict=True)
+    titles = ("kept from the anchor because", "merged but for", "not used because")
+    unused = {
+        f"{labels[model]}: {why}": keys
+        for model, reasons in _unused_reasons(plan).items()
+        for why, keys in reasons.items()
+    }
+    left = "".join(
+        table(
+            ("tensors", title, ""),
+            [(str(len(keys)), why, _first(keys)) for why, keys in reasons.items()],
+        )
+        for title, reasons in zip(titles, (*_kept_reasons(plan), unused), strict=True)
         if reasons
     )
     inferred = [line for line in _inferred(plan) if line.startswith("Inferred")]
@@ -340,8 +343,7 @@ def plan_html(plan: Mapping[str, Any]) -> str:
         + paragraphs([_order(plan)])
         + ramp_svg(used_layers(plan), labels, heads=heads)
         + paragraphs(inferred)
-        + kept
-        + table(("tensors", "of a donor left out because"), unused) * bool(unused)
+        + left
         + paragraphs([*_lineage(plan)[1:], *unread, _cost(plan["cost"])])
         + _warnings_html(plan["warnings"])
         + "</div>"

@@ -79,11 +79,10 @@ def ramp_svg(
                 f'<rect class="lwmm-band" x="{start}" y="{top}" width="{round(end - start, 2)}" '
                 f'height="{plot_height}"/>'
             )
-        shown = next((n for n in (name, name.split()[-1]) if end - start >= 6.5 * len(n)), "")
-        if shown:
+        if end - start >= 6.5 * len(name):
             middle = (start + end) / 2
             base = top + plot_height + 34
-            parts.append(_words(middle, base, shown, "lwmm-soft", anchor="middle"))
+            parts.append(_words(middle, base, name, "lwmm-soft", anchor="middle"))
     for quarter in range(5):
         height_of = y(quarter / 4)
         parts.append(
@@ -190,9 +189,14 @@ def _stages(layers: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str]]:
 
 
 def _stage(name: str) -> str:
+    """What `--start` and `--end` call it, and the table of a plan.
+
+    >>> _stage("stages.0.blocks.1.attn.q"), _stage("layer1.0.conv1"), _stage("head.fuse")
+    ('stages.0', 'layer1', 'head')
+    """
     parts = (one_line(name) or "?").split(".")
     if len(parts) > 1 and parts[1].isdigit() and parts[0] in ("stages", "stage"):
-        return f"stage {int(parts[1]) + 1}"
+        return ".".join(parts[:2])
     return parts[0] or "?"
 
 

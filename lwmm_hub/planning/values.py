@@ -231,7 +231,10 @@ class MergePlan:
         try:
             data = json.loads(read_small(Path(path), _MAX_BYTES))
         except (OSError, ValueError, RecursionError) as error:
-            raise RecipeError(f"{Path(path).name} is not a saved plan: {error}.") from error
+            what = error.strerror if isinstance(error, OSError) else str(error)
+            raise RecipeError(
+                f"cannot read the plan {path}: {what}. Name a file that plan.save wrote."
+            ) from error
         return cls.from_dict(data)
 
     def __repr__(self) -> str:  # of all fields it would fill a notebook; `print` shows them
