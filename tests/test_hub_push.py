@@ -141,7 +141,11 @@ def test_a_push_that_fails_keeps_the_folder_and_names_it(
         assert hub.tokens["alice"] not in done.err
         beside.write_text('{"from": "/home/alice/runs/latest.pth"}')
         assert_one_line(run("push", "kept", "alice/z", token="alice"), "a path of this machine")
+        beside.write_text('{"from": "\\/home\\u002falice"}')  # as JSON may spell it
+        assert_one_line(run("push", "kept", "alice/z", token="alice"), "a path of this machine")
         assert not hub.exists("alice/z")
+        beside.write_text('{"note": "class A:\\n and B:\\u00e9"}')
+        assert run("push", "kept", "alice/z", token="alice").code == 0
 
 
 def test_a_push_leaves_out_what_no_merge_writes(hub: TestHub, tiny: Models, tmp_path: Path) -> None:

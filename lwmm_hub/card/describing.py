@@ -7,9 +7,9 @@ from typing import Any
 
 from lwmm_hub.card.escaping import NOTHING, Markdown, is_web_address, link, table
 from lwmm_hub.card.finding import finding_sentences, training_sentence
-from lwmm_hub.card.linting import redact
 from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import hub_id, last_part, linked_name, name_in_code, text
+from lwmm_hub.card.redacting import redact
 from lwmm_hub.card.wording import counted, listed, weight, weights_in_words
 from lwmm_hub.display.counts import plan_counts
 from lwmm_hub.display.text import size

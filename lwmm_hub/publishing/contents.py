@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from lwmm_hub.card import assert_publishable, card_files, check_card, redact
-from lwmm_hub.card.linting import LOCAL_PATH, TOKEN
+from lwmm_hub.card.redacting import TOKEN
 from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.errors import CardError
 from lwmm_hub.licenses import LicenseDecision, license_file, with_new_heading
@@ -21,6 +22,7 @@ from lwmm_hub.writing.weights import INDEX
 LICENSE = "LICENSE"
 _TEXTS = {"", ".json", ".md", ".svg", ".txt", ".yaml", ".yml"}
 _LONGEST_TEXT = 10 << 20
+_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|(.))")  # of JSON
 
 
 def public_files(
@@ -124,12 +126,19 @@ def _check_content(name: str, content: bytes | Path, token: str) -> None:
             return
         content = content.read_bytes()
     text = content.decode("utf-8", "replace")
-    if name == LICENSE:  # may speak of any path
-        text = LOCAL_PATH.sub(" ", text)
+    if name.endswith(".json"):
+        text = _ESCAPE.sub(_unescaped, text)
     try:
-        assert_publishable(text, token=token)
+        assert_publishable(text, token=token, paths=name != LICENSE)
     except CardError as error:
         raise CardError(f"{name} is not fit to publish: {error}") from error
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    r"""The character that an escape in JSON stands for; a space for the end of a line."""
+    if escape[1]:
+        return chr(int(escape[1], 16))
+    return " " if escape[2] in "nrtbf" else escape[2]
 
 
 def _as_before(manifest: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
