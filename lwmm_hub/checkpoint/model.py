@@ -31,13 +31,14 @@ class ModelFacts:
     """What a repository says of a model; all of it may be missing.
 
     `license`, `license_name`, `license_link` are as declared; `sha256` maps weight files to the
-    Hub's checksums.
+    Hub's checksums; `links` are those files beside the weights that are links to others elsewhere.
     """
 
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None
     license_files: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     gated: bool = False
     private: bool = False
     datasets: tuple[str, ...] = ()

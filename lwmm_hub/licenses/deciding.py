@@ -275,7 +275,8 @@ def _valid_statement(stated: str | None) -> str | None:
 
 
 def _state(parent: ParentLicense, stated: str | None) -> ParentLicense:
-    if stated is None or parent.license_class not in (OTHER, NONE):
+    known = parent.license_class not in (OTHER, NONE) and not parent.stated_by_user
+    if stated is None or known:
         return parent
     return _stated_license(parent, stated)
 

@@ -15,8 +15,8 @@ from lwmm_hub.licenses import LicenseDecision, license_file, with_new_heading
 from lwmm_hub.publishing.targets import fail
 from lwmm_hub.recipe import Recipe, write_recipe
 from lwmm_hub.reference import is_repository_id
+from lwmm_hub.small_files import leads_out
 from lwmm_hub.writing import MANIFEST, RECIPE
-from lwmm_hub.writing.beside import leads_out
 from lwmm_hub.writing.weights import INDEX
 
 LICENSE = "LICENSE"
@@ -55,7 +55,7 @@ def public_files(
         path.name: path for path in sorted(folder.iterdir()) if path.name in ours and path.is_file()
     }
     for name in (*SIDE_FILES, LICENSE):
-        if name in files and leads_out(folder / name):
+        if name in files and leads_out(folder / name, folder):
             fail(folder, f"its {name} is a link to a file outside it: put a copy in its place")
     texts = {name: text.encode() for name, text in card_files(manifest).items()}
     texts[RECIPE] = manifest["recipe"].encode()

@@ -19,6 +19,7 @@ from lwmm_hub.publishing.targets import (
     hidden_parents,
     is_public,
     push_errors,
+    refuse_links,
     refuse_names,
 )
 from lwmm_hub.recognising import public_recipe
@@ -70,6 +71,8 @@ def publish(
     if not is_repository_id(repo):
         raise UsageError(f"{repo!r} is not a repository id: write owner/name.")
     manifest = read_manifest(folder)
+    with as_written(folder):
+        refuse_links(manifest["plan"]["models"], folder)
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -146,6 +149,7 @@ def check_push(
         info = find_target(api, repo, None, private, create_pr)
 
     def check_parents(plan: MergePlan) -> None:
+        refuse_links([{"label": m.label, "links": m.links} for m in plan.models], None)
         if is_public(info, private):
             if not name_private:
                 refuse_names([m.label for m in plan.models if m.private], repo, None)

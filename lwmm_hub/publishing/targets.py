@@ -81,6 +81,26 @@ def refuse_names(hidden: Sequence[str], repo: str, folder: Path | None) -> None:
         )
 
 
+def refuse_links(models: Iterable[Mapping[str, Any]], folder: Path | None) -> None:
+    """Refuse to publish what was copied from outside a parent's folder: a private key, say.
+
+    Args:
+        models: of a plan.
+        folder: the merge, if there is one yet.
+
+    Raises:
+        PublishError: there is such a thing.
+    """
+    for model in models:
+        if names := [one_line(name) for name in model.get("links") or ()]:
+            fail(
+                folder,
+                f"{', '.join(names)} of {one_line(model['label'])} is a link to a file outside its "
+                "folder, which may not be meant for others: put a copy of it in the place of the "
+                "link and merge again",
+            )
+
+
 def _existing(api: Any, repo: str) -> Any:
     """What the Hub says of the repository, None where there is none that the token can see."""
     from huggingface_hub.errors import RepositoryNotFoundError
