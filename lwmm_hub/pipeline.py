@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lwmm_hub.card import redact
-from lwmm_hub.checkpoint import Checkpoint, LocalFile
+from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, LocalFile
 from lwmm_hub.display import one_line
 from lwmm_hub.errors import RecipeError, UsageError
 from lwmm_hub.keywords import fields_of
@@ -44,6 +44,7 @@ from lwmm_hub.writing import (
     copy_side_files,
     publish_folder,
     read_beside,
+    sha256_of,
     start_sync,
     temporary_folder,
     write_json,
@@ -256,6 +257,7 @@ def run_merge(
         write_text(folder / RECIPE, write_recipe(recipe, _made_by()))
         seconds = time.monotonic() - started
         manifest = make_manifest(plan, anchor, output.name, written, decision, seconds, tags)
+        manifest["output"]["beside"] = _checksums(folder, (*SIDE_FILES, "LICENSE"))
         write_json(folder / MANIFEST, manifest)
         write_card(folder, manifest)
         synced()
@@ -269,6 +271,11 @@ def run_merge(
         decision,
         str(output),
     )
+
+
+def _checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """sha256 of those files that are there."""
+    return {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _require_same(made: MergePlan, decided: MergePlan, opened: Opened) -> None:

@@ -42,6 +42,7 @@ def public_files(
     for model, parent in zip(manifest["plan"]["models"], recipe.models, strict=True):
         model["sha256"] = {**model["sha256"], **parent.sha256}
         model.pop("marks", None)  # they say nothing to others, and differ from copy to copy
+    manifest["output"].pop("beside", None)  # of files as they are here
     manifest = _redacted(manifest)  # labels and warnings, say, are texts of others
     manifest = {
         **manifest,

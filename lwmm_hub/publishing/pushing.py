@@ -13,11 +13,13 @@ from lwmm_hub.licenses import LicenseDecision, ParentLicense, check_publication,
 from lwmm_hub.manifest import as_written, decide_license, read_manifest
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.publishing.contents import public_files
+from lwmm_hub.publishing.noticing import changed_beside, edited_card, replaced_card
 from lwmm_hub.publishing.targets import (
     fail,
     find_target,
     hidden_parents,
     is_public,
+    names_in,
     push_errors,
     refuse_links,
     refuse_names,
@@ -25,6 +27,7 @@ from lwmm_hub.publishing.targets import (
 from lwmm_hub.recognising import public_recipe
 from lwmm_hub.reference import is_repository_id
 from lwmm_hub.writing import MANIFEST, WEIGHT_FILES, sha256_of
+from lwmm_hub.writing.folder import OURS
 from lwmm_hub.writing.weights import INDEX
 
 
@@ -94,8 +97,12 @@ def publish(
         earlier = _earlier_manifest(api, repo, info)
         with as_written(folder):
             _check_weights(folder, manifest)
-            recipe, said = public_recipe(folder, manifest, parents or {})
+            said = (*edited_card(folder, manifest), *changed_beside(folder, manifest))
+            recipe, unknown = public_recipe(folder, manifest, parents or {})
             files = public_files(folder, manifest, recipe, decision, repo, token, earlier)
+        said += unknown
+        if not create_pr:
+            said += replaced_card(api, repo, info, earlier, files)
         for text in said:
             (warn or _warn)(text)
         if info is None:
@@ -205,7 +212,7 @@ def _decision(manifest: dict[str, Any], stated: str | None) -> LicenseDecision:
 
 def _earlier_manifest(api: Any, repo: str, info: Any) -> dict[str, Any] | None:
     """The manifest of what the repository holds, None where it holds none of ours."""
-    if info is None or MANIFEST not in {s.rfilename for s in info.siblings or ()}:
+    if MANIFEST not in names_in(info):
         return None
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -228,15 +235,14 @@ def _commit(
 ) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    there = {s.rfilename for s in info.siblings or ()} if info is not None else set()
     operations: list[Any] = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
         for name, content in files.items()
     ]
     operations += [
         CommitOperationDelete(path_in_repo=name)
-        for name in sorted(there)
-        if WEIGHT_FILES.fullmatch(name) and name not in files
+        for name in sorted(names_in(info) - files.keys())
+        if WEIGHT_FILES.fullmatch(name) or (MANIFEST in names_in(info) and name in OURS)
     ]
     commit = api.create_commit(
         repo,

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lwmm_hub.card.naming import hub_id
+from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.display.text import one_line
 from lwmm_hub.errors import LwmmError, PublishError
+from lwmm_hub.writing import MANIFEST, WEIGHT_FILES
 
+_HIDDEN = (401, 403, 404)  # what is not there or not for this token is answered with
 KEPT = "The merged folder is kept: "  # behind this stands where, at the end of an error
 
 
@@ -27,12 +30,30 @@ def find_target(
         fail(folder, f"{repo} is called {info.id} by now: push to that name")
     if info is None and create_pr:
         fail(folder, f"{repo} does not exist, so it cannot take a pull request")
+    if info is not None and not create_pr and (foreign := _foreign(info)):
+        why = (
+            f"{repo} holds a model that lwmm-hub did not push, whose {foreign[0]} would be replaced"
+        )
+        fail(folder, f"{why}: push elsewhere, or propose the merge there with --create-pr")
     if info is not None and private and not info.private:
         fail(folder, f"{repo} is public already: make it private on the Hub, or push elsewhere")
     if info is not None and private is False and info.private:
         why = f"{repo} is private, and a push leaves it so"
         fail(folder, f"{why}: make it public in its settings on the Hub, or push elsewhere")
     return info
+
+
+def names_in(info: Any) -> set[str]:
+    """The files of a repository, none where there is none."""
+    return {s.rfilename for s in info.siblings or ()} if info is not None else set()
+
+
+def _foreign(info: Any) -> list[str]:
+    """What a push would replace in a repository that holds no merge of ours."""
+    names = names_in(info)
+    if MANIFEST in names:
+        return []
+    return sorted(name for name in names if WEIGHT_FILES.fullmatch(name) or name in SIDE_FILES)
 
 
 def is_public(info: Any, private: bool | None) -> bool:
@@ -46,7 +67,7 @@ def hidden_parents(api: Any, models: Iterable[Mapping[str, Any]]) -> list[str]:
     What the manifest has may be old, or of a merge without a network. What is gone cannot be told
     from what is private.
     """
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     hidden = []
     for model in models:
@@ -54,7 +75,9 @@ def hidden_parents(api: Any, models: Iterable[Mapping[str, Any]]) -> list[str]:
             continue
         try:
             seen = not api.model_info(repo, expand=["private"]).private
-        except RepositoryNotFoundError:
+        except HfHubHTTPError as error:
+            if _status(error) not in _HIDDEN:
+                raise
             seen = False
         if not seen:
             hidden.append(str(model["label"]))
@@ -118,13 +141,15 @@ def push_errors(folder: Path | None, repo: str, create_pr: bool) -> Iterator[Non
     Raises:
         PublishError: always instead of the client's own.
     """
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import DisabledRepoError, HfHubHTTPError, HFValidationError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # not re-exported
 
     from lwmm_hub.resolving.hub_errors import system_reason
 
     try:
         yield
+    except DisabledRepoError:
+        fail(folder, f"{repo} is disabled by the Hub: push elsewhere, or ask the Hub why")
     except HfHubHTTPError as error:
         fail(folder, _why(repo, _status(error), create_pr))
     except HFValidationError:
