@@ -13,7 +13,7 @@ from typing import Any
 
 from lwmm_hub.card import card_files, check_card, redact
 from lwmm_hub.card.naming import reference_id
-from lwmm_hub.checkpoint import Checkpoint
+from lwmm_hub.checkpoint import TOGETHER, Checkpoint
 from lwmm_hub.errors import LwmmError, OutputError
 from lwmm_hub.licenses import LicenseDecision, decide, known_license
 from lwmm_hub.planning import MergePlan
@@ -68,7 +68,7 @@ def decide_license(plan: MergePlan, stated: str | None = None) -> LicenseDecisio
     parents = [
         known_license(
             "" if model.local else reference_id(model.reference) or "",
-            model.license,
+            declared,
             label=redact(model.label),
             name=model.license_name and redact(model.license_name),
             link=model.license_link and redact(model.license_link),
@@ -76,6 +76,7 @@ def decide_license(plan: MergePlan, stated: str | None = None) -> LicenseDecisio
             has_text=model.license_text,
         )
         for model in plan.models
+        for declared in (model.license or "").split(TOGETHER)
     ]
     return decide(parents, stated)
 

@@ -224,6 +224,8 @@ MINE = "license: other\nlicense_name: mine\nlicense_link: LICENSE"
 LICENSES = {
     "permissive": (MIT, "license: apache-2.0", (), 0, "apache-2.0"),
     "one non-commercial": (MIT, NC, (), 0, "cc-by-nc-4.0"),
+    "one of a list non-commercial": (MIT, "license: [mit, cc-by-nc-4.0]", (), 0, "cc-by-nc-4.0"),
+    "no licence satisfies both": ("license: apache-2.0", "license: gpl-2.0", (), 3, None),
     "two non-commercial": (NVIDIA, NC, (), 3, None),
     "two non-commercial, accepted": (NVIDIA, NC, ("--accept-license",), 0, "other"),
     "no derivatives": (ND, MIT, (), 3, None),

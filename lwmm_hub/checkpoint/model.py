@@ -26,12 +26,16 @@ SIDE_FILES = (
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index")
 
 
+TOGETHER = " and "  # between licences that a card lists
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What a repository says of a model; all of it may be missing.
 
-    `license`, `license_name`, `license_link` are as declared; `sha256` maps weight files to the
-    Hub's checksums; `links` are those files beside the weights that are links to others elsewhere.
+    `license`, `license_name`, `license_link` are as declared, where a card lists several licences
+    all of them; `sha256` maps weight files to the Hub's checksums; `links` are those files beside
+    the weights that are links to others elsewhere.
     """
 
     license: str | None = None

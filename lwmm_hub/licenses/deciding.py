@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
-from itertools import combinations, product
+from itertools import combinations, permutations, product
 from typing import Any
 
 from lwmm_hub.display.text import one_line
@@ -14,6 +14,7 @@ from lwmm_hub.licenses.tables import (
     ALONE,
     ALSO_SHARE_ALIKE,
     ASKING,
+    INCOMPATIBLE,
     KNOWN_REPOSITORIES,
     LICENSES,
     NAMED_LICENSES,
@@ -355,7 +356,16 @@ def _strictest_rule(parents: Sequence[ParentLicense]) -> Rule:
         for first, second in combinations(distinct, 2)
         for one, two in product(_classes(first), _classes(second))
     }
+    if any(_incompatible(one, two) for one, two in permutations(distinct, 2)):
+        met.add("conflict")
     return RULE_BY_ID[min(met, key=STRICTNESS.__getitem__)]
+
+
+def _incompatible(one: ParentLicense, other: ParentLicense) -> bool:
+    return any(
+        one.license == permissive and fnmatchcase(other.license or "", copyleft)
+        for permissive, copyleft in INCOMPATIBLE
+    )
 
 
 def _result(rule: Rule, parents: Sequence[ParentLicense]) -> ParentLicense | None:

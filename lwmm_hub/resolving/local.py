@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, LocalFile, ModelFacts, marks_of
+from lwmm_hub.checkpoint import SIDE_FILES, TOGETHER, Checkpoint, LocalFile, ModelFacts, marks_of
 from lwmm_hub.errors import CheckpointError, ResolveError, VerificationError
 from lwmm_hub.foreign_yaml import NotYamlError, load_texts
 from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference, StandIn
@@ -25,6 +25,7 @@ _LICENSE_FILE = re.compile(
     r"|USE[-_ ]POLICY)(?:[-_. ](?!PLATE)[\w.-]*)?",
     re.IGNORECASE,
 )
+_MOST_LICENSES = 16  # that a card lists
 _NO_TEXTS = (*WEIGHT_SUFFIXES, ".json", ".yaml", ".yml", ".py", ".png", ".jpg", ".svg")
 
 
@@ -228,14 +229,17 @@ def is_license_file(name: str) -> bool:
     return _LICENSE_FILE.fullmatch(own) is not None
 
 
+def _licenses(declared: Sequence[str]) -> list[str]:
+    """Each licence that a card lists; of a list nobody says that one may be chosen, so all hold."""
+    found = list(dict.fromkeys(text.strip() for text in declared if text.strip()))
+    return found if len(found) <= _MOST_LICENSES else ["other"]
+
+
 def facts_from(declared: Mapping[str, Any], **known: Any) -> ModelFacts:
     """Facts from the metadata of a card; whatever has another type than it should is left out."""
 
     def text(name: str) -> str | None:
-        value = declared.get(name)
-        if isinstance(value, list) and value:
-            value = value[0]
-        return value if isinstance(value, str) and value.strip() else None
+        return next((item for item in texts(name) if item.strip()), None)
 
     def texts(name: str) -> tuple[str, ...]:
         value = declared.get(name)
@@ -243,7 +247,7 @@ def facts_from(declared: Mapping[str, Any], **known: Any) -> ModelFacts:
         return tuple(item for item in items if isinstance(item, str))
 
     return ModelFacts(
-        license=text("license"),
+        license=TOGETHER.join(_licenses(texts("license"))) or None,
         license_name=text("license_name"),
         license_link=text("license_link"),
         datasets=texts("datasets"),
