@@ -25,6 +25,7 @@ from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference
 from lwmm_hub.resolving.choosing import choose_weights, shard_names, stage_files
 from lwmm_hub.resolving.hub_cache import (
     cache_of,
+    keep_sound,
     remember,
     remember_checksums,
     remembered,
@@ -288,7 +289,14 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
         _fetch(pinned, commit, name)
     folder = None
     for name in files:
-        folder = Path(str(_fetch(pinned, commit, name))[: -len(name)])
+        path = _fetch(pinned, commit, name)
+        told = facts.sha256.get(name)
+        if name not in cached and told and not keep_sound(path, told):
+            raise ResolveError(
+                f"{name} of {pinned.location} arrived damaged: its sha256 is not the one that the "
+                "Hub has. Try again; if that does not help, tell its owner."
+            )
+        folder = Path(str(path)[: -len(name)])
     assert folder is not None
     found = open_folder(folder, pinned, None if parts else chosen, commit, facts)
     return replace(placed(found, folder, facts), warnings=(*found.warnings, *warnings))
