@@ -54,6 +54,18 @@ class ParentLicense:
         return license_class(self.license, self.name)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Its class, and that of what it also demands.
+
+        >>> ParentLicense("a/x", "cc-by-nc-sa-4.0").classes
+        ('non-commercial', 'share-alike')
+        """
+        kind = self.license_class
+        named = (self.name if self.license == "other" else self.license) or ""
+        also = any(fnmatchcase(named, pattern) for pattern in ALSO_SHARE_ALIKE)
+        return (kind, SHARE_ALIKE) if also and kind == NON_COMMERCIAL else (kind,)
+
+    @property
     def title(self) -> str:
         """How to call the licence in a sentence.
 
@@ -338,13 +350,6 @@ def _identity(parent: ParentLicense) -> tuple[str, ...]:
     return (OTHER, parent.label)
 
 
-def _classes(parent: ParentLicense) -> tuple[str, ...]:
-    kind = parent.license_class
-    named = (parent.name if parent.license == "other" else parent.license) or ""
-    also = any(fnmatchcase(named, pattern) for pattern in ALSO_SHARE_ALIKE)
-    return (kind, SHARE_ALIKE) if also and kind == NON_COMMERCIAL else (kind,)
-
-
 def _strictest_rule(parents: Sequence[ParentLicense]) -> Rule:
     distinct = list({_identity(parent): parent for parent in parents}.values())
     if len(distinct) == 1:
@@ -354,7 +359,7 @@ def _strictest_rule(parents: Sequence[ParentLicense]) -> Rule:
     met = {
         PAIRS.get((one, two)) or PAIRS[two, one]
         for first, second in combinations(distinct, 2)
-        for one, two in product(_classes(first), _classes(second))
+        for one, two in product(first.classes, second.classes)
     }
     if any(_incompatible(one, two) for one, two in permutations(distinct, 2)):
         met.add("conflict")
