@@ -35,7 +35,8 @@ class ModelFacts:
 
     `license`, `license_name`, `license_link` are as declared, where a card lists several licences
     all of them; `sha256` maps weight files to the Hub's checksums; `links` are those files beside
-    the weights that are links to others elsewhere.
+    the weights that are links to others elsewhere; `base_models` those of the Hub that the model
+    was made from.
     """
 
     license: str | None = None
@@ -46,6 +47,7 @@ class ModelFacts:
     gated: bool = False
     private: bool = False
     datasets: tuple[str, ...] = ()
+    base_models: tuple[str, ...] = ()
     pipeline_tag: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     download_bytes: int = 0

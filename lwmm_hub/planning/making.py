@@ -364,6 +364,7 @@ def _planned_model(
         kept_parts=tuple(kept_parts),
         renamed=key_map.prefixes[index - 1] if index else "",
         stage=checkpoint.reference.stage,
+        base_models=facts.base_models,
         links=links_copied(index, checkpoint),
         marks=checkpoint.marks,
         path=_path(checkpoint.reference),

@@ -11,7 +11,7 @@ from typing import Any
 from lwmm_hub.checkpoint import SIDE_FILES, TOGETHER, Checkpoint, LocalFile, ModelFacts, marks_of
 from lwmm_hub.errors import CheckpointError, ResolveError, VerificationError
 from lwmm_hub.foreign_yaml import NotYamlError, load_texts
-from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference, StandIn
+from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference, StandIn, is_repository_id
 from lwmm_hub.resolving.choosing import choose_weights, shard_names, stage_files
 from lwmm_hub.resolving.opening import MAX_CONFIG, check_config_size, open_files, parse_config
 from lwmm_hub.resolving.refusing import refuse_no_numbers, refuse_quantised
@@ -25,7 +25,7 @@ _LICENSE_FILE = re.compile(
     r"|USE[-_ ]POLICY)(?:[-_. ](?!PLATE)[\w.-]*)?",
     re.IGNORECASE,
 )
-_MOST_LICENSES = 16  # that a card lists
+_MOST_LICENSES, _MOST_BASES = 16, 64  # that a card lists
 _NO_TEXTS = (*WEIGHT_SUFFIXES, ".json", ".yaml", ".yml", ".py", ".png", ".jpg", ".svg")
 
 
@@ -251,6 +251,7 @@ def facts_from(declared: Mapping[str, Any], **known: Any) -> ModelFacts:
         license_name=text("license_name"),
         license_link=text("license_link"),
         datasets=texts("datasets"),
+        base_models=tuple(filter(is_repository_id, texts("base_model")))[:_MOST_BASES],
         pipeline_tag=known.pop("pipeline_tag", None) or text("pipeline_tag"),
         **known,
     )
