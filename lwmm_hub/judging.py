@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.card.linting import redact
 from lwmm_hub.card.naming import last_part, reference_id
+from lwmm_hub.card.redacting import redact
 from lwmm_hub.controls import CONTROLS, ISOTROPIC, controls, isotropic
 from lwmm_hub.errors import EvaluationError, LwmmError, OutputError
 from lwmm_hub.evaluation.comparing import Column, evaluate_models

@@ -13,10 +13,10 @@ from typing import Any
 
 from lwmm_hub.card import card_files, check_card, redact
 from lwmm_hub.card.naming import reference_id
-from lwmm_hub.checkpoint import Checkpoint
+from lwmm_hub.checkpoint import TOGETHER, Checkpoint
 from lwmm_hub.errors import LwmmError, OutputError
-from lwmm_hub.licenses import LicenseDecision, decide, known_license
-from lwmm_hub.planning import MergePlan
+from lwmm_hub.licenses import LicenseDecision, ParentLicense, decide, known_license
+from lwmm_hub.planning import MergePlan, PlannedModel
 from lwmm_hub.recipe import recipe_of, write_recipe
 from lwmm_hub.small_files import read_small
 from lwmm_hub.writing import MANIFEST, WrittenFile, stored_dtype, write_text
@@ -65,19 +65,26 @@ def decide_license(plan: MergePlan, stated: str | None = None) -> LicenseDecisio
         plan: the merge.
         stated: what the user says where the parents say nothing that counts.
     """
-    parents = [
-        known_license(
+    return decide([parent for model in plan.models for parent in _licenses_of(model)], stated)
+
+
+def _licenses_of(model: PlannedModel) -> Iterator[ParentLicense]:
+    """What a parent declares, and the licence of what it is made of, which it cannot take away."""
+    label = redact(model.label)
+    for declared in (model.license or "").split(TOGETHER):
+        yield known_license(
             "" if model.local else reference_id(model.reference) or "",
-            model.license,
-            label=redact(model.label),
+            declared,
+            label=label,
             name=model.license_name and redact(model.license_name),
             link=model.license_link and redact(model.license_link),
             gated=model.gated,
             has_text=model.license_text,
         )
-        for model in plan.models
-    ]
-    return decide(parents, stated)
+    for base in model.base_models:
+        found = known_license(base, None, label=f"{label} (made from {base})")
+        if found.from_table:
+            yield found
 
 
 def make_manifest(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lwmm_hub.card import redact
 from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, LocalFile
+from lwmm_hub.display import one_line
 from lwmm_hub.errors import RecipeError, UsageError
 from lwmm_hub.keywords import fields_of
 from lwmm_hub.licenses import LicenseDecision, license_file
@@ -43,7 +44,7 @@ from lwmm_hub.writing import (
     copy_side_files,
     publish_folder,
     read_beside,
-    refuse_links,
+    sha256_of,
     start_sync,
     temporary_folder,
     write_json,
@@ -60,6 +61,7 @@ Approval = Callable[[MergePlan], None]
 
 LONGEST_TEXT, MOST_TEXTS = 1 << 20, 8 << 20  # bytes of one licence text, and of all of a merge
 _LEFT_OUT = "This text is too long to be copied here. Read it where the model is."
+_NO_TEXT = "This is no plain text, so it is not copied here. Read it where the model is."
 
 
 @fields_of(MergeOptions)
@@ -219,8 +221,6 @@ def run_merge(
     inputs += [
         r.path for c in opened.checkpoints for r in c.readers.values() if isinstance(r, LocalFile)
     ]
-    for number, checkpoint in enumerate(opened.checkpoints):
-        refuse_links(checkpoint, () if number else SIDE_FILES)  # of donors nothing else is copied
     check_output(output, overwrite, inputs, written_bytes(opened.checkpoints[0], options))
     if any(m.on_hub for m in models):  # what can be refused, is refused before the download
         draft = plan_merge(
@@ -261,6 +261,7 @@ def run_merge(
         write_text(folder / RECIPE, write_recipe(recipe, _made_by()))
         seconds = time.monotonic() - started
         manifest = make_manifest(plan, anchor, output.name, written, decision, seconds, tags)
+        manifest["output"]["beside"] = _checksums(folder, (*SIDE_FILES, "LICENSE"))
         write_json(folder / MANIFEST, manifest)
         write_card(folder, manifest)
         synced()
@@ -274,6 +275,11 @@ def run_merge(
         decision,
         str(output),
     )
+
+
+def _checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """sha256 of those files that are there."""
+    return {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _require_same(made: MergePlan, decided: MergePlan, opened: Opened) -> None:
@@ -324,8 +330,19 @@ def _write_licenses(
             text = _LEFT_OUT
             if size < min(LONGEST_TEXT, room):
                 room -= size
-                text = read_beside(path, checkpoint.label).decode("utf-8", "replace")
-            texts[redact(f"{checkpoint.label} ({path.name})")] = text
+                text = _plain(read_beside(source, name, checkpoint.label, follow=True))
+            texts[redact(f"{checkpoint.label} ({one_line(name.replace('../', ''))})")] = text
     owed = license_file(decision, texts)
     if owed is not None:
         write_text(folder / "LICENSE", owed)
+
+
+def _plain(content: bytes) -> str:
+    """A licence's text in whatever letters it is written."""
+    for start, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8-sig")):
+        if content.startswith(start):
+            try:
+                return content.decode(encoding)
+            except UnicodeDecodeError:
+                continue
+    return _NO_TEXT if b"\0" in content else content.decode("cp1252", "replace")

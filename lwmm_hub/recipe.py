@@ -19,7 +19,7 @@ from lwmm_hub.foreign_yaml import EXPONENT, scalar
 from lwmm_hub.planning import MergeOptions, MergePlan
 from lwmm_hub.reference import STAGES, WEIGHTS, ModelReference
 from lwmm_hub.schedule import TABLE
-from lwmm_hub.small_files import read_small_text
+from lwmm_hub.small_files import is_stream, read_small_text
 from lwmm_hub.weight_table import WeightTable, origin_of
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _dumper() -> Any:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe file; local paths in it are relative to its folder.
+    """Read and check a recipe file; local paths in it are relative to its folder, if it has one.
 
     Raises:
         RecipeError: what is wrong, and in which line.
@@ -188,8 +188,9 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not text"
         raise RecipeError(f"cannot read the recipe {path}: {what}. Give its path.") from error
-    recipe = parse_recipe(text, path.name)
-    models = tuple(_from_folder(model, path.parent) for model in recipe.models)
+    name, folder = (str(path), Path()) if is_stream(path) else (path.name, path.parent)
+    recipe = parse_recipe(text, name)
+    models = tuple(_from_folder(model, folder) for model in recipe.models)
     return replace(recipe, models=models)
 
 

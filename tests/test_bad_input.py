@@ -1076,38 +1076,88 @@ def test_a_pipe_or_a_device_is_no_text(
     assert_refused(found, code, file.name, "it is no regular file")
 
 
+@pytest.mark.parametrize("kind", ["|", "<()"])
+def test_a_text_may_come_through_what_is_open_already(
+    kind: str, lwmm: Command, tiny: Models, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    for folder in (tiny.anchor, tiny.donor):
+        shutil.copytree(folder, here / folder.name)
+    assert lwmm("merge", "city", "rain", "-o", "out", "--schedule", "step").code == 0
+    weights = lwmm("plan", "city", "rain", "--schedule", "step", "--json")
+    (here / "plan.json").write_text(weights.out)
+    shutil.copy(here / "out" / "lwmm_recipe.yaml", here / "out" / "r.yaml")
+    for place, file, command in (
+        (here, "plan.json", "plan city rain --json --weights"),
+        (here / "out", "r.yaml", "merge -o ../again --recipe"),
+    ):
+        ways = {"|": f"cat {file} | {PROGRAM} {command} /dev/stdin"}
+        ways["<()"] = f"{PROGRAM} {command} <(cat {file})"
+        bash = ["bash", "-c", ways[kind]]
+        done = subprocess.run(bash, cwd=place, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        if place == here:
+            rows = [json.loads(text)["layers"] for text in (done.stdout, weights.out)]
+            assert rows[0] == rows[1]
+    assert_complete(here / "again")
+    bash[2] = f"{PROGRAM} plan city rain --weights /dev/stdin < /dev/zero"
+    done = subprocess.run(bash, cwd=here, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "/dev/stdin: it has over 16 MiB" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("model", "name"),
-    [("city", "merges.txt"), ("city", "config.json"), ("city", "LICENSE"), ("rain", "NOTICE.md")],
+    [
+        ("city", "merges.txt"),
+        ("city", "config.json"),
+        ("city", "LICENSE"),
+        ("rain", "NOTICE.md"),
+        ("rain", "LICENSES"),
+    ],
 )
-def test_what_a_link_leads_to_elsewhere_is_not_copied(
+def test_what_a_link_leads_to_elsewhere_is_copied_and_not_for_others(
     model: str, name: str, lwmm: Command, tiny: Models, tmp_path: Path
 ) -> None:
-    """A merge would hold it, and a push publish it: a private key, say."""
+    """One folder of a project may link to another's licence; a push would publish a private key."""
     here = tmp_path / "here"
-    (here / "secret").mkdir()
     for folder in (tiny.anchor, tiny.donor):
         shutil.copytree(folder, here / folder.name)
         card = here / folder.name / "README.md"  # where it has no id of the Hub, texts are copied
         card.write_text("---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\n---\n")
-    link, config = here / model / name, here / model / "config.json"
+    link, file = here / model / name, "MIT.txt" if name == "LICENSES" else ""
     secret = here / "secret" / "id_rsa"
-    secret.write_text(config.read_text() if link == config else "-----BEGIN PRIVATE KEY-----")
+    secret.parent.mkdir()
+    words = link.read_text() if name == "config.json" else "-----BEGIN OF TERMS-----"
+    if file:
+        secret.mkdir()
+    (secret / file if file else secret).write_text(words)
     link.unlink(missing_ok=True)
     link.symlink_to("../secret/id_rsa")
-    words = (f"{model}: {name} is a link to a file outside its folder", "Put a copy")
-    refused_everywhere(lwmm, tmp_path, 1, words, "city", "rain", "-o", "out")
+    shown = f"{name}/{file}".rstrip("/")
+    done = lwmm("merge", "city", "rain", "-o", "out")
+    assert done.code == 0, done.err
+    assert f"{shown} of {model} leads to a file outside its folder: it is copied" in done.err
+    out = here / "out" / ("LICENSE" if name in {"LICENSE", "LICENSES", "NOTICE.md"} else name)
+    assert words in out.read_text() or name == "config.json"
+    assert not any(path.is_symlink() for path in out.parent.iterdir())
+    assert_refused(
+        lwmm("push", "out", "me/x"),
+        1,
+        f"{shown} of {model} is a link to a file outside",
+        "kept: out",
+    )
     if model == "city":
-        assert_refused(lwmm("convert", "city", "converted"), 1, *words)
+        done = lwmm("convert", "city", "converted")
+        assert_refused(done, 1, f"{model}: {name} is a link to a file outside its folder")
         assert not (here / "converted").exists()
     link.unlink()  # a link within the folder is as good as a file
     inside = here / model / "kept" / "file"
     inside.parent.mkdir()
     secret.rename(inside)
     link.symlink_to("kept/file")
-    assert lwmm("merge", "city", "rain", "-o", "out").code == 0
-    made = (here / "out" / ("LICENSE" if name in {"LICENSE", "NOTICE.md"} else name)).read_text()
-    assert inside.read_text() in made or name == "config.json"
+    done = lwmm("merge", "city", "rain", "-o", "again")
+    assert (done.code, "outside" in done.err) == (0, False)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])

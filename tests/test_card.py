@@ -373,6 +373,32 @@ def test_a_rule_that_warns_gives_a_warning_box(manifest: dict[str, Any]) -> None
     assert "> Commercial use" not in card.split("> [!WARNING]")[0]
 
 
+@pytest.mark.parametrize(
+    ("licenses", "sentences", "absent"),
+    [
+        (("cc-by-nc-4.0", "cc-by-nc-3.0"), ("Commercial use", "Read the"), ("What is derived",)),
+        (("cc-by-nc-4.0", "openrail"), ("Commercial use", "Some uses", "Read the"), ()),
+        (("mit", "cc-by-nc-sa-4.0"), ("Commercial use", "What is derived"), ("Read the",)),
+        (("mit", "gpl-3.0"), ("What is derived",), ("Commercial use",)),
+        (("cc-by-nc-4.0", "gpl-3.0"), ("No licence allows",), ("What is derived",)),
+        (("mit", "mit"), (), ("Commercial use", "Some uses", "What is derived", "Read the")),
+    ],
+)
+def test_the_box_says_what_each_licence_forbids(
+    licenses: tuple[str, ...],
+    sentences: tuple[str, ...],
+    absent: tuple[str, ...],
+    manifest: dict[str, Any],
+) -> None:
+    parents = [ParentLicense(f"org/{i}", each) for i, each in enumerate(licenses)]
+    manifest["license"] = decide(parents).to_dict()
+    card = card_files(manifest)["README.md"]
+    box = card.partition("## Licence")[2].partition("| Parent")[0]
+    assert all(box.count(sentence) == 1 for sentence in sentences)
+    assert not any(sentence in box for sentence in absent)
+    assert ("Not for commercial use" in card) == ("Commercial use" in sentences)
+
+
 def test_permissive_parents_need_no_box(manifest: dict[str, Any]) -> None:
     parents = [ParentLicense("a/x", "mit"), ParentLicense("b/y", "apache-2.0")]
     manifest["license"] = decide(parents).to_dict()

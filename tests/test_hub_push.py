@@ -141,7 +141,11 @@ def test_a_push_that_fails_keeps_the_folder_and_names_it(
         assert hub.tokens["alice"] not in done.err
         beside.write_text('{"from": "/home/alice/runs/latest.pth"}')
         assert_one_line(run("push", "kept", "alice/z", token="alice"), "a path of this machine")
+        beside.write_text('{"from": "\\/home\\u002falice"}')  # as JSON may spell it
+        assert_one_line(run("push", "kept", "alice/z", token="alice"), "a path of this machine")
         assert not hub.exists("alice/z")
+        beside.write_text('{"note": "class A:\\n and B:\\u00e9"}')
+        assert run("push", "kept", "alice/z", token="alice").code == 0
 
 
 def test_a_push_leaves_out_what_no_merge_writes(hub: TestHub, tiny: Models, tmp_path: Path) -> None:
@@ -220,6 +224,11 @@ MINE = "license: other\nlicense_name: mine\nlicense_link: LICENSE"
 LICENSES = {
     "permissive": (MIT, "license: apache-2.0", (), 0, "apache-2.0"),
     "one non-commercial": (MIT, NC, (), 0, "cc-by-nc-4.0"),
+    "one of a list non-commercial": (MIT, "license: [mit, cc-by-nc-4.0]", (), 0, "cc-by-nc-4.0"),
+    "made of what is non-commercial": (MIT, f"{MIT}\nbase_model: nvidia/mit-b0", (), 0, "other"),
+    "made of what is permissive": (MIT, f"{MIT}\nbase_model: [org/x, ./runs]", (), 0, "mit"),
+    "relicensed": (MIT, f"{MIT}\nbase_model: nvidia/mit-b0", ("--license", "mit"), 3, None),
+    "no licence satisfies both": ("license: apache-2.0", "license: gpl-2.0", (), 3, None),
     "two non-commercial": (NVIDIA, NC, (), 3, None),
     "two non-commercial, accepted": (NVIDIA, NC, ("--accept-license",), 0, "other"),
     "no derivatives": (ND, MIT, (), 3, None),

@@ -417,3 +417,21 @@ def test_pull_requests_tags_and_short_commits_are_revisions(
             done = run("plan", one, other, "--json")
             assert done.code == 0, done.err
             assert [model["commit"] for model in done.data["models"]] == [first, proposed]
+
+
+def test_weights_that_arrive_damaged_are_refused_and_not_kept(
+    hub: TestHub, tiny: Models, tmp_path: Path
+) -> None:
+    """The client compares lengths alone; a recipe would state a sha256 that they do not have."""
+    hub.create_repo("org/a", files_of(tiny.anchor))
+    hub.create_repo("org/b", files_of(tiny.donor))
+    (stored,) = tmp_path.rglob(f"objects/{hub.entry('org/b', 'model.safetensors').sha256}")
+    sound = stored.read_bytes()
+    with client(hub, tmp_path / "home", tmp_path / "cwd", xet=False) as run:
+        stored.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+        done = run("merge", "org/a", "org/b", "-o", "m")
+        assert_one_line(done, "model.safetensors of org/b arrived damaged", "Try again")
+        assert not list((tmp_path / "cwd").iterdir())
+        stored.write_bytes(sound)
+        assert run("merge", "org/a", "org/b", "-o", "m").code == 0
+        assert run("verify", "m").code == 0

@@ -442,3 +442,34 @@ def test_classes_of_the_licences_people_merge() -> None:
     assert license_class("llama2") == "use-restricted"
     assert license_class("agpl-3.0") == "copyleft"
     assert license_class("other") == "other-with-text"
+
+
+@pytest.mark.parametrize(
+    ("permissive", "copyleft", "publish"),
+    [
+        ("apache-2.0", "gpl-2.0", "refused"),
+        ("apache-2.0", "gpl-3.0", "warn"),
+        ("apache-2.0", "lgpl-3.0", "warn"),
+        ("mit", "gpl-2.0", "warn"),
+        ("afl-3.0", "gpl-3.0", "refused"),
+        ("afl-3.0", "agpl-3.0", "refused"),
+        ("afl-3.0", "mpl-2.0", "warn"),
+    ],
+)
+def test_a_copyleft_licence_that_takes_no_further_terms_meets_no_licence_with_such(
+    permissive: str, copyleft: str, publish: str
+) -> None:
+    parents = [ParentLicense("a/x", permissive), ParentLicense("b/y", copyleft)]
+    for order in (parents, parents[::-1], [*parents, ParentLicense("c/z", "mit")]):
+        decision = decide(order)
+        assert decision.publish == publish
+        assert (decision.license == copyleft) == (publish == "warn")
+
+
+def test_a_named_licence_carries_its_restrictions_and_its_address() -> None:
+    dino = ParentLicense("a/dino", "other", name="dinov3-license", link="LICENSE.md")
+    decision = decide([dino, ParentLicense("b/y", "mit")])
+    assert (decision.license, decision.name, decision.publish) == ("other", "dinov3-license", "yes")
+    assert decision.link is not None
+    assert decision.link.startswith("https://ai.meta.com/")
+    assert decide([ParentLicense("a/x", None)], "dinov3-license").name == "dinov3-license"

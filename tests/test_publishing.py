@@ -105,6 +105,73 @@ def test_notices_and_texts_of_all_parents_go_with_the_merge(
     assert "The texts that came with the parents are in `LICENSE`." in card_of(hub, "team/x")
 
 
+def test_texts_are_known_by_their_usual_names_and_read_in_any_letters(
+    hub: TestHub, tiny: Models, tmp_path: Path
+) -> None:
+    texts = {
+        "LICENSE-MIT": b"mit of a",
+        "LICENSES/Apache-2.0.txt": b"apache of a",
+        "THIRD_PARTY_NOTICES.txt": "\u00a9 in UTF-16".encode("utf-16"),
+        "docs/LICENSE": b"of the documentation",
+        "license_plates.txt": b"ABC 123",
+        "USE_POLICY.md": b"no weapons",
+    }
+    hub.create_repo("org/a", files_of(tiny.anchor, MIT) | texts)
+    rain = tmp_path / "cwd" / "rain"
+    shutil.copytree(tiny.donor, rain)
+    (rain / "README.md").write_text(f"---\n{APACHE}\n---\n")
+    (rain / "LICENSES").mkdir()
+    own = {
+        "LICENSE-APACHE": "apache of rain".encode("utf-8-sig"),
+        "UNLICENSE": b"none",
+        "LICENCE.md": b"\xa9 in Latin-1",
+        "LICENSES/MIT.txt": b"mit of rain",
+        "COPYING.LESSER": b"lesser",
+        "LICENSE.pdf": b"%PDF\x00\xff",
+        "LICENSES/odd\n\nname.txt": b"of an odd name",
+    }
+    for name, content in own.items():
+        (rain / name).write_bytes(content)
+    with client(hub, tmp_path / "home", tmp_path / "cwd", xet=False) as run:
+        assert run("merge", "org/a", "rain", "-o", "m").code == 0
+        made = (tmp_path / "cwd" / "m" / "LICENSE").read_text("utf-8")
+        assert run("convert", "rain", "converted").code == 0
+    _, *parts = made.split(f"\n\n{LINE}\n")
+    found = {part.split("\n")[0]: part.split("\n", 2)[2].strip() for part in parts}
+    assert found == {
+        "org/a (LICENSE-MIT)": "mit of a",
+        "org/a (LICENSES/Apache-2.0.txt)": "apache of a",
+        "org/a (THIRD_PARTY_NOTICES.txt)": "\u00a9 in UTF-16",
+        "org/a (USE_POLICY.md)": "no weapons",
+        "rain (LICENSE-APACHE)": "apache of rain",
+        "rain (UNLICENSE)": "none",
+        "rain (LICENCE.md)": "\u00a9 in Latin-1",
+        "rain (LICENSES/MIT.txt)": "mit of rain",
+        "rain (COPYING.LESSER)": "lesser",
+        "rain (LICENSE.pdf)": "This is no plain text, so it is not copied here. Read it where the "
+        "model is.",
+        "rain (LICENSES/odd name.txt)": "of an odd name",
+    }
+    assert b"mit of rain" in (tmp_path / "cwd" / "converted" / "LICENSE").read_bytes()
+
+
+def test_a_second_statement_replaces_the_first(hub: TestHub, tiny: Models, tmp_path: Path) -> None:
+    hub.create_repo("org/a", files_of(tiny.anchor, None))
+    hub.create_repo("org/b", files_of(tiny.donor, MIT))
+    with client(hub, tmp_path / "home", tmp_path / "cwd", xet=False) as run:
+        assert run("merge", "org/a", "org/b", "-o", "m").code == 0
+        assert run("push", "m", "team/x", "--license", "mit", token="alice").code == 0
+        again = tmp_path / "cwd" / "again"
+        again.mkdir()
+        for name, content in hub.files("team/x").items():
+            (again / name).write_bytes(content)
+        done = run("push", "again", "team/y", "--license", "cc-by-nc-4.0", token="alice")
+        assert done.code == 0, done.err
+    assert metadata(hub, "team/x")["license"] == "mit"
+    assert metadata(hub, "team/y")["license"] == "cc-by-nc-4.0"
+    assert "Stated by the user for org/a, not declared there." in card_of(hub, "team/y")
+
+
 def test_a_merge_of_parents_without_texts_has_none(
     hub: TestHub, tiny: Models, tmp_path: Path
 ) -> None:

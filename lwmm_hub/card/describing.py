@@ -7,9 +7,9 @@ from typing import Any
 
 from lwmm_hub.card.escaping import NOTHING, Markdown, is_web_address, link, table
 from lwmm_hub.card.finding import finding_sentences, training_sentence
-from lwmm_hub.card.linting import redact
 from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import hub_id, last_part, linked_name, name_in_code, text
+from lwmm_hub.card.redacting import redact
 from lwmm_hub.card.wording import counted, listed, weight, weights_in_words
 from lwmm_hub.display.counts import plan_counts
 from lwmm_hub.display.grouping import used_layers
@@ -163,7 +163,9 @@ def license_section(decision: Mapping[str, Any]) -> dict[str, Markdown]:
         return {"license_box": box, "license_table": nothing, "license_rule": nothing}
     publish, kind = str(decision.get("publish")), str(decision.get("license_class"))
     sentences = [f"**{_license_name(decision)}.**", text(decision.get("reason") or "")]
-    sentences.append(CLASS_SENTENCES.get(kind, ""))
+    sentences += dict.fromkeys(
+        sentence for each, sentence in CLASS_SENTENCES.items() if each in _classes(decision)
+    )
     if any(row.get("has_text") for row in decision.get("rows") or []):
         sentences.append("The texts that came with the parents are in `LICENSE`.")
     if publish == "refused":
@@ -191,6 +193,18 @@ def license_section(decision: Mapping[str, Any]) -> dict[str, Markdown]:
     }
 
 
+def _classes(decision: Mapping[str, Any]) -> set[str]:
+    """The classes whose terms hold for the merge: its own, and its parents' where they add up."""
+    found = {str(decision.get("license_class"))}
+    if decision.get("publish") == "refused":
+        return found
+    for fields in (decision, *(decision.get("rows") or [])):
+        license_id, name = fields.get("license"), fields.get("name")
+        if license_id:
+            found.update(ParentLicense("", str(license_id), name and str(name)).classes)
+    return found
+
+
 def limits(manifest: Mapping[str, Any], names: Sequence[str]) -> Markdown:
     """What the merge is for and where it may fail, from the facts at hand."""
     plan = manifest.get("plan") or {}
@@ -214,7 +228,7 @@ def limits(manifest: Mapping[str, Any], names: Sequence[str]) -> Markdown:
                 f"in {name_in_code(entry.get('part') or 'the model')}: averaging such weights can "
                 "harm the result."
             )
-    if decision.get("license_class") == "non-commercial":
+    if decision and "non-commercial" in _classes(decision):
         lines.append("Not for commercial use (see the licence above).")
     if plan.get("scope_decided") is False:
         lines.append("Whether the heads fit together was not checked when this was planned.")
@@ -255,7 +269,7 @@ def _license_name(fields: Mapping[str, Any]) -> Markdown:
     """The licence's full name, linked to its text, with its id."""
     license_id, name, address = (fields.get(each) for each in ("license", "name", "link"))
     if not license_id:
-        return Markdown("no licence")
+        return Markdown("No licence")
     said = ParentLicense("", str(license_id), str(name) if name else None)
     shown = link(redact(said.title), address if is_web_address(str(address)) else None)
     ids = name_in_code(license_id)

@@ -1,8 +1,7 @@
-"""A model card's front matter against the Hub's rules, offline, and what no card may show."""
+"""A model card's front matter against the Hub's rules, offline."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -78,29 +77,6 @@ PIPELINE_TAGS = frozenset(
 _REPO_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 _LICENSE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _LICENSE_FILE = re.compile(r"(?i)(?:LICEN[CS]E|COPYING)[\w.-]*")
-_ROOTS = (
-    "Applications|Users|Volumes|afs|builds|content|data|datasets|dev|etc|export|fsx|gpfs|home|"
-    "kaggle|lustre|media|mnt|net|nfs|opt|private|proc|project|projects|root|run|scratch|"
-    "storage|srv|sys|tmp|usr|var|work|workspace|workspaces"
-)
-_SYSTEM = frozenset({"bin", "boot", "lib", "lib32", "lib64", "sbin"})  # nobody's models
-# of a user, of an organisation, of a login in the browser, and the signed ones of Spaces and jobs
-TOKEN = re.compile(
-    r"(?:hf_|api_org_)[A-Za-z0-9]{20,}"
-    r"|hf_(?:oauth|jwt)_(?:eyJ[\w-]{8,}|[A-Za-z0-9]{20,})(?:\.[\w-]+)*"
-)
-# The last group is the root of any other path: it counts where this machine has such a folder.
-LOCAL_PATH = re.compile(
-    r"(?i:file:/)|(?<![\w.~/\\-])~(?:[a-z_][\w-]*)?/"
-    rf"|(?:(?<![\w./-])/|(?<![\w./:-])//+)(?:{_ROOTS})/+(?=[^\s/\"'<>|`])"
-    r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\|/(?:Users|Windows|Documents)\b)"
-    r"|(?<![A-Za-z0-9])[A-Za-z]:/[\w.@+-][\w.@+ -]{0,63}/[\w.@+-]"  # two folders: `a:/b` is a word
-    r"|(?<![\\\w])\\\\[A-Za-z0-9.-]+\\[A-Za-z0-9]"
-    # a share; an address without its protocol has a dot, and base64 anything around two slashes
-    r"|(?<![\w./:+-])//[A-Za-z0-9][\w-]{1,62}/[\w$-][\w.$ -]{0,63}/[\w.-]"
-    r"|(?<![\w./-])/(?P<root>[\w@+-][\w.@+-]{0,63})(?=/[^\s/\"'<>|`])"
-)
-_REST_OF_PATH = re.compile(r"[^\s\"'<>|`]*")
 
 
 class Problem(NamedTuple):
@@ -184,64 +160,6 @@ def valid_repo_id(text: object) -> bool:
         return False
     parts = text.split("/")
     return len(parts) <= 2 and all(_REPO_NAME.fullmatch(part) for part in parts)
-
-
-def assert_publishable(text: str, *, token: str | None = None) -> None:
-    """Do nothing where `text` shows neither a token nor a path of this machine.
-
-    `token` is the one in use, whatever it looks like.
-
-    Raises:
-        CardError: It shows one; the message does not repeat it.
-    """
-    for shown in dict.fromkeys((text, _as_read(text))):
-        if TOKEN.search(shown) or (token and len(token) >= 8 and token in shown):
-            raise CardError("The text shows an access token. Remove it; revoke it if it was out.")
-        found = _local_path(shown)
-        if found:
-            line = shown.count("\n", 0, found.start()) + 1
-            raise CardError(
-                f"Line {line} shows a path of this machine. Take it out, or name local models by a "
-                "label."
-            )
-
-
-def redact(text: str) -> str:
-    """`text` with tokens and local paths replaced, a quoted path to its closing quote.
-
-    >>> redact("from /home/me/run/latest.pth, hf_abcdefghijklmnopqrstuvwx")
-    'from [local path] [token]'
-    >>> redact("cannot read '/home/me/my runs/a.pth': truncated")
-    "cannot read '[local path]': truncated"
-    """
-    if "/" not in text and "\\" not in text and not TOKEN.search(text):
-        return text
-    shown, end = "", 0
-    while found := _local_path(text, end):
-        shown += f"{text[end : found.start()]}[local path]"
-        before = text[found.start() - 1] if found.start() else ""
-        closing = text.find(before, found.end()) if before and before in "\"'`" else -1
-        rest = _REST_OF_PATH.match(text, found.end())
-        end = closing if closing > 0 else rest.end() if rest else found.end()
-    return TOKEN.sub("[token]", shown + text[end:])
-
-
-def _local_path(text: str, start: int = 0) -> re.Match[str] | None:
-    """The first path of a machine from `start` on."""
-    for found in LOCAL_PATH.finditer(text, start):
-        root = found["root"]
-        if root is None or (root not in _SYSTEM and os.path.isdir(f"/{root}")):  # noqa: PTH112
-            return found  # pathlib raises where the name is too long
-    return None
-
-
-def _as_read(text: str) -> str:
-    """Markdown as its reader sees it: entities and backslash escapes resolved."""
-    if "&" in text:
-        from html import unescape
-
-        text = unescape(text)
-    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
 
 
 def _lint_license(fields: Mapping[str, Any], files: Collection[str]) -> list[Problem]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lwmm_hub.card.escaping import is_web_address
-from lwmm_hub.card.linting import PIPELINE_TAGS, redact, valid_repo_id
+from lwmm_hub.card.linting import PIPELINE_TAGS, valid_repo_id
 from lwmm_hub.card.naming import hub_id, last_part, public_names, reference_id
+from lwmm_hub.card.redacting import redact
 from lwmm_hub.display.text import one_line
 from lwmm_hub.evaluation.score_table import HUB_TASKS, MOST_SHOWN, OVERALL, Metric, per_class
 from lwmm_hub.licenses import LICENSES

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lwmm_hub.card.escaping import NOTHING, Markdown, code, escape_markdown
-from lwmm_hub.card.linting import redact, valid_repo_id
+from lwmm_hub.card.linting import valid_repo_id
+from lwmm_hub.card.redacting import redact
 from lwmm_hub.display.text import one_line
 from lwmm_hub.reference import is_commit
 

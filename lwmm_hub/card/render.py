@@ -18,9 +18,9 @@ from lwmm_hub.card.describing import (
 )
 from lwmm_hub.card.escaping import Markdown, fence
 from lwmm_hub.card.finding import start_of
-from lwmm_hub.card.linting import assert_publishable, redact
 from lwmm_hub.card.metadata import dump, front_matter
 from lwmm_hub.card.naming import public_names, text
+from lwmm_hub.card.redacting import assert_publishable, redact
 from lwmm_hub.card.tabulating import evaluation, layer_section, provenance
 from lwmm_hub.card.usage import reproduce_code, use_code, use_note
 from lwmm_hub.display.grouping import used_layers

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lwmm_hub.card.escaping import Markdown, fence
-from lwmm_hub.card.linting import redact, valid_repo_id
+from lwmm_hub.card.linting import valid_repo_id
 from lwmm_hub.card.naming import last_part
+from lwmm_hub.card.redacting import redact
 from lwmm_hub.display.text import one_line
 
 RECIPE = "lwmm_recipe.yaml"  # as `writing` calls it, which stands below this room

@@ -13,13 +13,14 @@ from lwmm_hub.checkpoint.entries import (
     tensor_bytes,
 )
 from lwmm_hub.checkpoint.marks import files_at, marks_of
-from lwmm_hub.checkpoint.model import SIDE_FILES, Checkpoint, ModelFacts
+from lwmm_hub.checkpoint.model import SIDE_FILES, TOGETHER, Checkpoint, ModelFacts
 
 __all__ = [
     "DTYPES",
     "DTYPE_CODES",
     "MERGEABLE",
     "SIDE_FILES",
+    "TOGETHER",
     "ByteReader",
     "Checkpoint",
     "LocalFile",

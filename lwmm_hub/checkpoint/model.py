@@ -26,21 +26,28 @@ SIDE_FILES = (
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index")
 
 
+TOGETHER = " and "  # between licences that a card lists
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What a repository says of a model; all of it may be missing.
 
-    `license`, `license_name`, `license_link` are as declared; `sha256` maps weight files to the
-    Hub's checksums.
+    `license`, `license_name`, `license_link` are as declared, where a card lists several licences
+    all of them; `sha256` maps weight files to the Hub's checksums; `links` are those files beside
+    the weights that are links to others elsewhere; `base_models` those of the Hub that the model
+    was made from.
     """
 
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None
     license_files: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     gated: bool = False
     private: bool = False
     datasets: tuple[str, ...] = ()
+    base_models: tuple[str, ...] = ()
     pipeline_tag: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     download_bytes: int = 0

@@ -235,7 +235,9 @@ def _given(config: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping
     path = Path(config)
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r}: name a config.json with --config.")
-    return parse_config(read_beside(path.resolve(), "--config"), path.name)
+    return parse_config(
+        read_beside(path.resolve().parent, path.resolve().name, "--config"), path.name
+    )
 
 
 def _check_output(made: _Made, path: Path, dtype: str, overwrite: bool) -> None:
@@ -329,9 +331,11 @@ def _write_beside(folder: Path, made: _Made, dtype: str) -> None:
         write_text(folder / "config.json", text + "\n")
     texts = []
     for name in checkpoint.facts.license_files:
-        path = None if checkpoint.folder is None else checkpoint.folder / name
-        if path is not None and path.is_file() and path.stat().st_size <= MAX_LICENSE:
-            texts.append(read_beside(path, checkpoint.label))
+        if checkpoint.folder is None:
+            break
+        path = checkpoint.folder / name
+        if path.is_file() and path.stat().st_size <= MAX_LICENSE:
+            texts.append(read_beside(checkpoint.folder, name, checkpoint.label))
     if texts:
         (folder / "LICENSE").write_bytes(b"\n\n".join(texts))
 

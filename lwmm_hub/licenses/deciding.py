@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
-from itertools import combinations, product
+from itertools import combinations, permutations, product
 from typing import Any
 
 from lwmm_hub.display.text import one_line
@@ -14,6 +14,7 @@ from lwmm_hub.licenses.tables import (
     ALONE,
     ALSO_SHARE_ALIKE,
     ASKING,
+    INCOMPATIBLE,
     KNOWN_REPOSITORIES,
     LICENSES,
     NAMED_LICENSES,
@@ -51,6 +52,18 @@ class ParentLicense:
         'non-commercial'
         """
         return license_class(self.license, self.name)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Its class, and that of what it also demands.
+
+        >>> ParentLicense("a/x", "cc-by-nc-sa-4.0").classes
+        ('non-commercial', 'share-alike')
+        """
+        kind = self.license_class
+        named = (self.name if self.license == "other" else self.license) or ""
+        also = any(fnmatchcase(named, pattern) for pattern in ALSO_SHARE_ALIKE)
+        return (kind, SHARE_ALIKE) if also and kind == NON_COMMERCIAL else (kind,)
 
     @property
     def title(self) -> str:
@@ -275,7 +288,8 @@ def _valid_statement(stated: str | None) -> str | None:
 
 
 def _state(parent: ParentLicense, stated: str | None) -> ParentLicense:
-    if stated is None or parent.license_class not in (OTHER, NONE):
+    known = parent.license_class not in (OTHER, NONE) and not parent.stated_by_user
+    if stated is None or known:
         return parent
     return _stated_license(parent, stated)
 
@@ -336,13 +350,6 @@ def _identity(parent: ParentLicense) -> tuple[str, ...]:
     return (OTHER, parent.label)
 
 
-def _classes(parent: ParentLicense) -> tuple[str, ...]:
-    kind = parent.license_class
-    named = (parent.name if parent.license == "other" else parent.license) or ""
-    also = any(fnmatchcase(named, pattern) for pattern in ALSO_SHARE_ALIKE)
-    return (kind, SHARE_ALIKE) if also and kind == NON_COMMERCIAL else (kind,)
-
-
 def _strictest_rule(parents: Sequence[ParentLicense]) -> Rule:
     distinct = list({_identity(parent): parent for parent in parents}.values())
     if len(distinct) == 1:
@@ -352,9 +359,18 @@ def _strictest_rule(parents: Sequence[ParentLicense]) -> Rule:
     met = {
         PAIRS.get((one, two)) or PAIRS[two, one]
         for first, second in combinations(distinct, 2)
-        for one, two in product(_classes(first), _classes(second))
+        for one, two in product(first.classes, second.classes)
     }
+    if any(_incompatible(one, two) for one, two in permutations(distinct, 2)):
+        met.add("conflict")
     return RULE_BY_ID[min(met, key=STRICTNESS.__getitem__)]
+
+
+def _incompatible(one: ParentLicense, other: ParentLicense) -> bool:
+    return any(
+        one.license == permissive and fnmatchcase(other.license or "", copyleft)
+        for permissive, copyleft in INCOMPATIBLE
+    )
 
 
 def _result(rule: Rule, parents: Sequence[ParentLicense]) -> ParentLicense | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-RULE_VERSION = 2
+RULE_VERSION = 3
 """Goes up whenever a table below changes what is decided."""
 
 PERMISSIVE = "permissive"
@@ -119,6 +119,11 @@ NAMED_LICENSES: dict[str, tuple[str, str, str]] = {
         NON_COMMERCIAL,
         "NVIDIA Source Code License for SegFormer",
         NVIDIA_SEGFORMER,
+    ),
+    "dinov3-license": (
+        USE_RESTRICTED,
+        "DINOv3 License",
+        "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
     ),
 }
 """License names used with the id `other` -> (class, full name, link)."""
@@ -251,6 +256,15 @@ PAIRS: dict[tuple[str, str], str] = {
     },
 }
 """Two classes of two *different* licences -> rule. Read in both directions."""
+
+INCOMPATIBLE: tuple[tuple[str, str], ...] = (
+    ("apache-2.0", "gpl-2.0"),
+    ("ecl-2.0", "gpl-2.0"),
+    ("afl-3.0", "gpl*"),
+    ("afl-3.0", "agpl-3.0"),
+)
+"""Patterns of a permissive licence and a copyleft one that does not let its terms be added, as the
+Free Software Foundation reads them."""
 
 ALONE: dict[str, str] = {NO_DERIVATIVES: "no-derivatives", NONE: "none-declared"}
 """What one licence shared by all parents meets in; every other class is `same-license`."""

@@ -18,7 +18,14 @@ from lwmm_hub.key_map import (
 from lwmm_hub.lineage import Lineage, lineage_warnings
 from lwmm_hub.meanings import meaning_warnings
 from lwmm_hub.options import MergeOptions, output_dtype
-from lwmm_hub.planning.noticing import gaps, no_config, other_classes_kept, other_dtypes
+from lwmm_hub.planning.noticing import (
+    gaps,
+    linked,
+    links_copied,
+    no_config,
+    other_classes_kept,
+    other_dtypes,
+)
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.relatedness import Relatedness
@@ -142,6 +149,7 @@ def plan_merge(
             *_unrelated_parts(relatedness if kept_parts is None else (), left_out, checkpoints),
             *gaps(key_map, checkpoints),
             *no_config(anchor, key_map),
+            *linked(checkpoints),
             *other_classes_kept(key_map, options, kept_parts is not None),
             *meaning_warnings(checkpoints),
             *other_dtypes(merged, checkpoints),
@@ -356,6 +364,8 @@ def _planned_model(
         kept_parts=tuple(kept_parts),
         renamed=key_map.prefixes[index - 1] if index else "",
         stage=checkpoint.reference.stage,
+        base_models=facts.base_models,
+        links=links_copied(index, checkpoint),
         marks=checkpoint.marks,
         path=_path(checkpoint.reference),
     )

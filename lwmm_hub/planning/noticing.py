@@ -22,6 +22,26 @@ def no_config(anchor: Checkpoint, key_map: KeyMap) -> list[str]:
     ]
 
 
+def links_copied(index: int, model: Checkpoint) -> tuple[str, ...]:
+    """Which files that are copied from beside a model's weights are links to others elsewhere.
+
+    Of a donor (`index` is not 0) these are licence texts alone.
+    """
+    texts = model.facts.license_files
+    return tuple(name for name in model.facts.links if not index or name in texts)
+
+
+def linked(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A warning per model of which something is copied that lies elsewhere."""
+    found = [(model.label, links_copied(i, model)) for i, model in enumerate(checkpoints)]
+    return [
+        f"{', '.join(names)} of {label} leads to a file outside its folder: it is copied, and the "
+        "merge cannot be pushed. Put a copy in the place of the link for that."
+        for label, names in found
+        if names
+    ]
+
+
 def other_classes_kept(key_map: KeyMap, options: MergeOptions, recorded: bool) -> list[str]:
     """What becomes of classifiers whose rows are other classes; `recorded`: a recipe decides."""
     if options.scope == "backbone":  # no head is merged

@@ -30,8 +30,10 @@ _ROUNDING = 1e-6  # by which a weight may lie outside 0 to 1
 class PlannedModel:
     """One parent as the plan, the manifest and the card state it.
 
-    `marks` are what the files of a local one are known again by, and `path` is where it is: the
-    plan in memory knows that wherever the program goes, and no file holds it.
+    `base_models` are what it says that it was made from. `links` are files that are copied into the
+    result and are links to others outside the model's folder. `marks` are what the files of a local
+    one are known again by, and `path` is where it is: the plan in memory knows that wherever the
+    program goes, and no file holds it.
     """
 
     role: str
@@ -60,6 +62,8 @@ class PlannedModel:
     kept_parts: tuple[str, ...] = ()
     renamed: str = ""
     stage: str | None = None
+    base_models: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     marks: Mapping[str, str] = field(default_factory=dict)
     path: str | None = field(default=None, compare=False, repr=False)
 
@@ -261,8 +265,9 @@ def _listed(value: Any) -> Any:
 def _model_dict(model: PlannedModel) -> dict[str, Any]:
     row = _plain(model)
     del row["path"]
-    if not model.marks:
-        del row["marks"]
+    for name in ("base_models", "links", "marks"):
+        if not row[name]:
+            del row[name]
     return row
 
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from lwmm_hub.card import assert_publishable, card_files, check_card, redact
-from lwmm_hub.card.linting import LOCAL_PATH, TOKEN
+from lwmm_hub.card.redacting import TOKEN
 from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.errors import CardError
 from lwmm_hub.licenses import LicenseDecision, license_file, with_new_heading
 from lwmm_hub.publishing.targets import fail
 from lwmm_hub.recipe import Recipe, write_recipe
 from lwmm_hub.reference import is_repository_id
+from lwmm_hub.small_files import leads_out
 from lwmm_hub.writing import MANIFEST, RECIPE
-from lwmm_hub.writing.beside import leads_out
 from lwmm_hub.writing.weights import INDEX
 
 LICENSE = "LICENSE"
 _TEXTS = {"", ".json", ".md", ".svg", ".txt", ".yaml", ".yml"}
 _LONGEST_TEXT = 10 << 20
+_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|(.))")  # of JSON
 
 
 def public_files(
@@ -40,6 +42,7 @@ def public_files(
     for model, parent in zip(manifest["plan"]["models"], recipe.models, strict=True):
         model["sha256"] = {**model["sha256"], **parent.sha256}
         model.pop("marks", None)  # they say nothing to others, and differ from copy to copy
+    manifest["output"].pop("beside", None)  # of files as they are here
     manifest = _redacted(manifest)  # labels and warnings, say, are texts of others
     manifest = {
         **manifest,
@@ -53,7 +56,7 @@ def public_files(
         path.name: path for path in sorted(folder.iterdir()) if path.name in ours and path.is_file()
     }
     for name in (*SIDE_FILES, LICENSE):
-        if name in files and leads_out(folder / name):
+        if name in files and leads_out(folder / name, folder):
             fail(folder, f"its {name} is a link to a file outside it: put a copy in its place")
     texts = {name: text.encode() for name, text in card_files(manifest).items()}
     texts[RECIPE] = manifest["recipe"].encode()
@@ -124,12 +127,19 @@ def _check_content(name: str, content: bytes | Path, token: str) -> None:
             return
         content = content.read_bytes()
     text = content.decode("utf-8", "replace")
-    if name == LICENSE:  # may speak of any path
-        text = LOCAL_PATH.sub(" ", text)
+    if name.endswith(".json"):
+        text = _ESCAPE.sub(_unescaped, text)
     try:
-        assert_publishable(text, token=token)
+        assert_publishable(text, token=token, paths=name != LICENSE)
     except CardError as error:
         raise CardError(f"{name} is not fit to publish: {error}") from error
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    r"""The character that an escape in JSON stands for; a space for the end of a line."""
+    if escape[1]:
+        return chr(int(escape[1], 16))
+    return " " if escape[2] in "nrtbf" else escape[2]
 
 
 def _as_before(manifest: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:

@@ -13,18 +13,22 @@ from lwmm_hub.licenses import LicenseDecision, ParentLicense, check_publication,
 from lwmm_hub.manifest import as_written, decide_license, read_manifest
 from lwmm_hub.planning import MergePlan
 from lwmm_hub.publishing.contents import public_files
+from lwmm_hub.publishing.noticing import changed_beside, edited_card, replaced_card
 from lwmm_hub.publishing.targets import (
     fail,
     find_target,
     hidden_parents,
     hidden_scores,
     is_public,
+    names_in,
     push_errors,
+    refuse_links,
     refuse_names,
 )
 from lwmm_hub.recognising import public_recipe
 from lwmm_hub.reference import is_repository_id
 from lwmm_hub.writing import MANIFEST, WEIGHT_FILES, sha256_of
+from lwmm_hub.writing.folder import OURS
 from lwmm_hub.writing.weights import INDEX
 
 
@@ -71,6 +75,8 @@ def publish(
     if not is_repository_id(repo):
         raise UsageError(f"{repo!r} is not a repository id: write owner/name.")
     manifest = read_manifest(folder)
+    with as_written(folder):
+        refuse_links(manifest["plan"]["models"], folder)
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -93,8 +99,12 @@ def publish(
         earlier = _earlier_manifest(api, repo, info)
         with as_written(folder):
             _check_weights(folder, manifest)
-            recipe, said = public_recipe(folder, manifest, parents or {})
+            said = (*edited_card(folder, manifest), *changed_beside(folder, manifest))
+            recipe, unknown = public_recipe(folder, manifest, parents or {})
             files = public_files(folder, manifest, recipe, decision, repo, token, earlier)
+        said += unknown
+        if not create_pr:
+            said += replaced_card(api, repo, info, earlier, files)
         for text in said:
             (warn or _warn)(text)
         if info is None:
@@ -148,6 +158,7 @@ def check_push(
         info = find_target(api, repo, None, private, create_pr)
 
     def check_parents(plan: MergePlan) -> None:
+        refuse_links([{"label": m.label, "links": m.links} for m in plan.models], None)
         if is_public(info, private):
             if not name_private:
                 refuse_names([m.label for m in plan.models if m.private], repo, None)
@@ -203,7 +214,7 @@ def _decision(manifest: dict[str, Any], stated: str | None) -> LicenseDecision:
 
 def _earlier_manifest(api: Any, repo: str, info: Any) -> dict[str, Any] | None:
     """The manifest of what the repository holds, None where it holds none of ours."""
-    if info is None or MANIFEST not in {s.rfilename for s in info.siblings or ()}:
+    if MANIFEST not in names_in(info):
         return None
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -226,15 +237,14 @@ def _commit(
 ) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    there = {s.rfilename for s in info.siblings or ()} if info is not None else set()
     operations: list[Any] = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
         for name, content in files.items()
     ]
     operations += [
         CommitOperationDelete(path_in_repo=name)
-        for name in sorted(there)
-        if WEIGHT_FILES.fullmatch(name) and name not in files
+        for name in sorted(names_in(info) - files.keys())
+        if WEIGHT_FILES.fullmatch(name) or (MANIFEST in names_in(info) and name in OURS)
     ]
     commit = api.create_commit(
         repo,

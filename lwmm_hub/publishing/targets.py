@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lwmm_hub.card.naming import hub_id, reference_id
+from lwmm_hub.checkpoint import SIDE_FILES
 from lwmm_hub.display.text import one_line
 from lwmm_hub.errors import LwmmError, PublishError
+from lwmm_hub.writing import MANIFEST, WEIGHT_FILES
 
+_HIDDEN = (401, 403, 404)  # what is not there or not for this token is answered with
 KEPT = "The merged folder is kept: "  # behind this stands where, at the end of an error
 
 
@@ -27,12 +30,30 @@ def find_target(
         fail(folder, f"{repo} is called {info.id} by now: push to that name")
     if info is None and create_pr:
         fail(folder, f"{repo} does not exist, so it cannot take a pull request")
+    if info is not None and not create_pr and (foreign := _foreign(info)):
+        why = (
+            f"{repo} holds a model that lwmm-hub did not push, whose {foreign[0]} would be replaced"
+        )
+        fail(folder, f"{why}: push elsewhere, or propose the merge there with --create-pr")
     if info is not None and private and not info.private:
         fail(folder, f"{repo} is public already: make it private on the Hub, or push elsewhere")
     if info is not None and private is False and info.private:
         why = f"{repo} is private, and a push leaves it so"
         fail(folder, f"{why}: make it public in its settings on the Hub, or push elsewhere")
     return info
+
+
+def names_in(info: Any) -> set[str]:
+    """The files of a repository, none where there is none."""
+    return {s.rfilename for s in info.siblings or ()} if info is not None else set()
+
+
+def _foreign(info: Any) -> list[str]:
+    """What a push would replace in a repository that holds no merge of ours."""
+    names = names_in(info)
+    if MANIFEST in names:
+        return []
+    return sorted(name for name in names if WEIGHT_FILES.fullmatch(name) or name in SIDE_FILES)
 
 
 def is_public(info: Any, private: bool | None) -> bool:
@@ -70,11 +91,13 @@ def hidden_scores(api: Any, manifest: Mapping[str, Any]) -> list[str]:
 
 def _is_hidden(api: Any, repo: str, kind: str) -> bool:
     """Whether not everybody can see it; what is gone cannot be told from what is private."""
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return bool(api.repo_info(repo, repo_type=kind, expand=["private"]).private)
-    except RepositoryNotFoundError:
+    except HfHubHTTPError as error:
+        if _status(error) not in _HIDDEN:
+            raise
         return True
 
 
@@ -101,6 +124,26 @@ def refuse_names(
         )
 
 
+def refuse_links(models: Iterable[Mapping[str, Any]], folder: Path | None) -> None:
+    """Refuse to publish what was copied from outside a parent's folder: a private key, say.
+
+    Args:
+        models: of a plan.
+        folder: the merge, if there is one yet.
+
+    Raises:
+        PublishError: there is such a thing.
+    """
+    for model in models:
+        if names := [one_line(name) for name in model.get("links") or ()]:
+            fail(
+                folder,
+                f"{', '.join(names)} of {one_line(model['label'])} is a link to a file outside its "
+                "folder, which may not be meant for others: put a copy of it in the place of the "
+                "link and merge again",
+            )
+
+
 def _existing(api: Any, repo: str) -> Any:
     """What the Hub says of the repository, None where there is none that the token can see."""
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -118,13 +161,15 @@ def push_errors(folder: Path | None, repo: str, create_pr: bool) -> Iterator[Non
     Raises:
         PublishError: always instead of the client's own.
     """
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import DisabledRepoError, HfHubHTTPError, HFValidationError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # not re-exported
 
     from lwmm_hub.resolving.hub_errors import system_reason
 
     try:
         yield
+    except DisabledRepoError:
+        fail(folder, f"{repo} is disabled by the Hub: push elsewhere, or ask the Hub why")
     except HfHubHTTPError as error:
         fail(folder, _why(repo, _status(error), create_pr))
     except HFValidationError:

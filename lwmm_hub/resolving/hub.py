@@ -25,6 +25,7 @@ from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference
 from lwmm_hub.resolving.choosing import choose_weights, shard_names, stage_files
 from lwmm_hub.resolving.hub_cache import (
     cache_of,
+    keep_sound,
     remember,
     remember_checksums,
     remembered,
@@ -52,7 +53,8 @@ TRIES = 3  # of a range whose connection breaks
 KEEP = 1 << 22  # longest range that is kept in memory
 _REFUSED = (401, 403, 404)  # what a deleted, renamed or private repository is answered with
 KEEP_ALL = 1 << 24  # of all ranges of a file together
-MAX_TEXT = 10 << 20  # bytes of a card or licence; a longer one is not downloaded
+MAX_TEXT = 10 << 20  # bytes of a card; a longer one is not downloaded
+MAX_LICENSE, MOST_LICENSES = 1 << 20, 64  # bytes of a licence that is downloaded, and how many
 MAX_BESIDE = 64 << 20  # of a file that the model needs beside its weights, such as a tokenizer
 
 
@@ -281,12 +283,20 @@ def _resolve(reference: ModelReference, info: Any, download: bool) -> Checkpoint
             return opened.checkpoint(pinned, commit, config, facts, warnings, processor=processor)
     beside = [name for side in SIDE_FILES if (name := _beside(chosen, side)) in sizes]
     _check_beside(beside, sizes, label)
-    texts = [n for n in ("README.md", *facts.license_files) if sizes.get(n, MAX_TEXT) < MAX_TEXT]
-    for name in (*beside, *texts):
+    texts = [n for n in facts.license_files if sizes[n] < MAX_LICENSE][:MOST_LICENSES]
+    card = [n for n in ("README.md",) if sizes.get(n, MAX_TEXT) < MAX_TEXT]
+    for name in (*beside, *card, *texts):
         _fetch(pinned, commit, name)
     folder = None
     for name in files:
-        folder = Path(str(_fetch(pinned, commit, name))[: -len(name)])
+        path = _fetch(pinned, commit, name)
+        told = facts.sha256.get(name)
+        if name not in cached and told and not keep_sound(path, told):
+            raise ResolveError(
+                f"{name} of {pinned.location} arrived damaged: its sha256 is not the one that the "
+                "Hub has. Try again; if that does not help, tell its owner."
+            )
+        folder = Path(str(path)[: -len(name)])
     assert folder is not None
     found = open_folder(folder, pinned, None if parts else chosen, commit, facts)
     return replace(placed(found, folder, facts), warnings=(*found.warnings, *warnings))
@@ -342,7 +352,7 @@ def _facts(
     }
     return facts_from(
         declared,
-        license_files=tuple(sorted(n for n in sizes if "/" not in n and is_license_file(n))),
+        license_files=tuple(sorted(filter(is_license_file, sizes))),
         gated=bool(info.gated),
         private=bool(info.private),
         sha256=checksums,

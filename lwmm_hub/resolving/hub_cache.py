@@ -6,6 +6,7 @@ commits for downloads by branch alone; ours are all pinned to a commit.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -69,6 +70,26 @@ def remembered_checksums(repo: str, commit: str) -> dict[str, str] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else None
+
+
+def keep_sound(file: Path, sha256: str) -> bool:
+    """Whether a file of the cache is what the Hub has; one that is not is taken out of it.
+
+    The client compares the length alone where a download does not go over Xet.
+
+    Args:
+        file: as the client gave it: where there are links, one to its content.
+        sha256: of the Hub.
+    """
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() == sha256:
+        return True
+    file.resolve().unlink()
+    file.unlink(missing_ok=True)
+    return False
 
 
 def _sums(repo: str, commit: str) -> Path:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import (
+    DisabledRepoError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -68,6 +69,10 @@ def hub_errors(reference: Wanted, kind: str = "model") -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise ResolveError(_not_found(reference, kind)) from error
+    except DisabledRepoError as error:
+        raise ResolveError(
+            f"{name} is disabled by the Hub. Name another model, or a copy on disk."
+        ) from error
     except RevisionNotFoundError as error:
         raise ResolveError(_no_revision(reference, kind)) from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwmm_hub.checkpoint import Checkpoint, LocalFile, ModelFacts, marks_of
+from lwmm_hub.checkpoint import SIDE_FILES, TOGETHER, Checkpoint, LocalFile, ModelFacts, marks_of
 from lwmm_hub.errors import CheckpointError, ResolveError, VerificationError
 from lwmm_hub.foreign_yaml import NotYamlError, load_texts
-from lwmm_hub.reference import ModelReference, StandIn
+from lwmm_hub.reference import WEIGHT_SUFFIXES, ModelReference, StandIn, is_repository_id
 from lwmm_hub.resolving.choosing import choose_weights, shard_names, stage_files
 from lwmm_hub.resolving.opening import MAX_CONFIG, check_config_size, open_files, parse_config
 from lwmm_hub.resolving.refusing import refuse_no_numbers, refuse_quantised
-from lwmm_hub.small_files import read_small
+from lwmm_hub.small_files import leads_out, read_small
 
 MAX_FRONT_MATTER = 1 << 20  # bytes
+LICENSE_FOLDERS = ("LICENSES", "LICENCES")  # as the REUSE specification has it
+# LICENSE.md, LICENSE-MIT, MIT-LICENSE.txt, UNLICENSE, COPYING.LESSER, THIRD_PARTY_NOTICES, ...
+_LICENSE_FILE = re.compile(
+    r"(?:[\w. -]*[-_ ])?(?:(?:UN)?LICEN[CS]ES?|COPYING|COPYRIGHT|(?:THIRD[-_ ]?PARTY)?NOTICES?"
+    r"|USE[-_ ]POLICY)(?:[-_. ](?!PLATE)[\w.-]*)?",
+    re.IGNORECASE,
+)
+_MOST_LICENSES, _MOST_BASES = 16, 64  # that a card lists
+_NO_TEXTS = (*WEIGHT_SUFFIXES, ".json", ".yaml", ".yml", ".py", ".png", ".jpg", ".svg")
 
 
 def resolve_local(reference: ModelReference) -> Checkpoint:
@@ -128,7 +138,7 @@ def _read(path: Path, label: str) -> bytes:
     """A configuration or index, unless it is absurdly long."""
     try:
         check_config_size(path.stat().st_size, f"{label}: {path.name}")
-        return path.read_bytes()
+        return read_small(path, MAX_CONFIG)
     except OSError as error:
         raise ResolveError(
             f"{label}: cannot read {path.name}: {error.strerror}. Check its permissions."
@@ -167,9 +177,15 @@ def facts_of_card(folder: Path) -> ModelFacts:
     """What the front matter of a folder's README.md declares; nothing is guessed."""
     path = folder / "README.md"
     declared = front_matter(_beginning(path)) if path.is_file() else {}
-    beside = (path for path in folder.iterdir() if is_license_file(path.name))
-    names = tuple(sorted(path.name for path in beside if path.is_file()))
-    return facts_from(declared, license_files=names)
+    beside = list(folder.iterdir())
+    for path in beside[:]:
+        if path.name.upper() in LICENSE_FOLDERS and path.is_dir():
+            beside += path.iterdir()
+    found = [path.relative_to(folder).as_posix() for path in beside if path.is_file()]
+    texts = sorted(filter(is_license_file, found))
+    copied = [name for name in (*SIDE_FILES, *texts) if name in found]
+    links = tuple(name for name in copied if leads_out(folder / name, folder))
+    return facts_from(declared, license_files=tuple(texts), links=links)
 
 
 def _beginning(path: Path) -> str:
@@ -198,18 +214,32 @@ def front_matter(text: str) -> dict[str, Any]:
 
 
 def is_license_file(name: str) -> bool:
-    """Whether a file of a repository is a licence text."""
-    return name.upper().split(".")[0] in {"LICENSE", "LICENCE", "COPYING", "NOTICE"}
+    """Whether a file of a repository is a licence text or notice, by its path there.
+
+    >>> [is_license_file(name) for name in ("LICENSE-MIT", "LICENSES/MIT.txt", "COPYING.LESSER")]
+    [True, True, True]
+    >>> is_license_file("license_plates.txt"), is_license_file("docs/LICENSE")
+    (False, False)
+    """
+    folder, _, own = name.rpartition("/")
+    if own.endswith(_NO_TEXTS):
+        return False
+    if folder:
+        return folder.upper() in LICENSE_FOLDERS
+    return _LICENSE_FILE.fullmatch(own) is not None
+
+
+def _licenses(declared: Sequence[str]) -> list[str]:
+    """Each licence that a card lists; of a list nobody says that one may be chosen, so all hold."""
+    found = list(dict.fromkeys(text.strip() for text in declared if text.strip()))
+    return found if len(found) <= _MOST_LICENSES else ["other"]
 
 
 def facts_from(declared: Mapping[str, Any], **known: Any) -> ModelFacts:
     """Facts from the metadata of a card; whatever has another type than it should is left out."""
 
     def text(name: str) -> str | None:
-        value = declared.get(name)
-        if isinstance(value, list) and value:
-            value = value[0]
-        return value if isinstance(value, str) and value.strip() else None
+        return next((item for item in texts(name) if item.strip()), None)
 
     def texts(name: str) -> tuple[str, ...]:
         value = declared.get(name)
@@ -217,10 +247,11 @@ def facts_from(declared: Mapping[str, Any], **known: Any) -> ModelFacts:
         return tuple(item for item in items if isinstance(item, str))
 
     return ModelFacts(
-        license=text("license"),
+        license=TOGETHER.join(_licenses(texts("license"))) or None,
         license_name=text("license_name"),
         license_link=text("license_link"),
         datasets=texts("datasets"),
+        base_models=tuple(filter(is_repository_id, texts("base_model")))[:_MOST_BASES],
         pipeline_tag=known.pop("pipeline_tag", None) or text("pipeline_tag"),
         **known,
     )

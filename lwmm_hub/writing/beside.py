@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,39 +13,56 @@ from typing import Any
 from lwmm_hub.checkpoint import SIDE_FILES, Checkpoint, dtype_name
 from lwmm_hub.errors import CheckpointError
 from lwmm_hub.planning import MergePlan
-from lwmm_hub.small_files import read_small
+from lwmm_hub.small_files import leads_out, read_small
 
 MAX_BESIDE = 256 << 20  # bytes of a file beside the weights; the largest tokenizers have 40 MB
 
 
 def copy_side_files(folder: Path, anchor: Checkpoint, plan: MergePlan) -> None:
     """Configuration and image processor of the anchor, unchanged but for `dtype`."""
-    copy_beside(folder, anchor, stored_dtype(anchor, plan))
+    copy_beside(folder, anchor, stored_dtype(anchor, plan), follow=True)  # a push looks at links
 
 
 def copy_beside(
-    folder: Path, model: Checkpoint, dtype: str, names: Sequence[str] = SIDE_FILES
+    folder: Path,
+    model: Checkpoint,
+    dtype: str,
+    names: Sequence[str] = SIDE_FILES,
+    follow: bool = False,
 ) -> None:
-    """What lies beside a model's weights, unchanged but for the `dtype` in config.json."""
+    """What lies beside a model's weights, unchanged but for the `dtype` in config.json.
+
+    Args:
+        folder: to be written to.
+        model: whose.
+        dtype: the true one.
+        names: of the files.
+        follow: copy what a link leads to outside the model's folder.
+
+    Raises:
+        CheckpointError: one cannot be read, is absurdly long, or a link that is not followed.
+    """
     if model.folder is None:
         return
     for name in names:
         source = model.folder / name
         if source.is_file():
-            text = read_beside(source, model.label)
+            text = read_beside(model.folder, name, model.label, follow)
             if name == "config.json":
                 text = _with_dtype(text, dtype)
             (folder / name).write_bytes(text)
 
 
-def read_beside(path: Path, label: str) -> bytes:
+def read_beside(folder: Path, name: str, label: str, follow: bool = False) -> bytes:
     """A file that lies beside a parent's weights, to be copied into what may be published.
 
     Raises:
-        CheckpointError: it cannot be read, is absurdly long, or a link to a file elsewhere.
+        CheckpointError: it cannot be read, is absurdly long, or a link to a file elsewhere that
+            is not to be followed.
     """
+    path = folder / name
     try:
-        if leads_out(path):
+        if not follow and leads_out(path, folder):
             raise _elsewhere(label, path.name)
         return read_small(path, MAX_BESIDE)
     except OSError as error:
@@ -56,37 +72,6 @@ def read_beside(path: Path, label: str) -> bytes:
         raise CheckpointError(
             f"{label}: cannot read {path.name}: {error.strerror or error}. {next_step}"
         ) from error
-
-
-def refuse_links(model: Checkpoint, names: Sequence[str]) -> None:
-    """Refuse, before any work is done, what `read_beside` would refuse after it.
-
-    Args:
-        model: a parent.
-        names: what is copied from beside its weights, besides its licence texts.
-
-    Raises:
-        CheckpointError: one of them is a link to a file elsewhere.
-    """
-    for name in (*names, *model.facts.license_files):
-        path = None if model.folder is None else model.folder / name
-        if path is not None and path.is_file() and leads_out(path):
-            raise _elsewhere(model.label, path.name)
-
-
-def leads_out(path: Path) -> bool:
-    """Whether a file is a link to one outside its folder.
-
-    In the Hub's cache all files of a folder are links, into the `blobs` of their repository.
-    """
-    home, target = path.parent.resolve(), path.resolve()
-    cached = (above.parent for above in home.parents if above.name == "snapshots")
-    blobs = (
-        (repo / "blobs").resolve()
-        for repo in cached
-        if re.match(r"(?:model|dataset)s--", repo.name)
-    )
-    return not any(target.is_relative_to(folder) for folder in (home, *blobs))
 
 
 def _elsewhere(label: str, name: str) -> CheckpointError:
