@@ -13,7 +13,7 @@ from lwmm_hub.errors import ModelReferenceError
 
 WEIGHTS = ("student", "ema", "imagenet")
 STAGES = ("source", "target")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _CHOICES = {"weights": WEIGHTS, "stage": STAGES}
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB = re.compile(

@@ -53,6 +53,11 @@ REFUSED: dict[str, tuple[Callable[[], Tensors], tuple[str, ...]]] = {
         lambda: network() | {"backbone.q.SCB": SCALE},
         ("one is quantised", "backbone.q.SCB"),
     ),
+    "SAMed": (
+        lambda: network() | {"image_encoder.blocks.0.attn.qkv.linear_a_q.weight": SCALE},
+        ("LoRA adapter", "linear_a_q"),
+    ),
+    "SAMed alone": (lambda: network() | {"w_a_000": SCALE, "w_b_000": -SCALE}, ("LoRA", "w_a_000")),
     "peft": (
         lambda: {
             "base.q.base_layer.weight": torch.ones(8, 8),

@@ -265,6 +265,42 @@ def test_an_average_of_a_trimmed_checkpoint_has_its_students_keys(tmp_path: Path
         assert list(opened(reference).entries) == ["backbone.a.weight", "decode_head.b.weight"]
 
 
+@pytest.mark.parametrize(
+    ("student", "average", "dot"), [("", "ema_", "_"), ("model.", "model_ema.", "")]
+)
+def test_an_average_without_dots_can_be_had_and_is_no_layer(
+    tmp_path: Path, student: str, average: str, dot: str
+) -> None:
+    """As EMAHook of mmcv 1 and LitEma write it: of parameters alone, in the same state dict."""
+    own = weights(0, student)
+    parameters = [name for name, _ in network().named_parameters()]
+    other = {average + name.replace(".", dot): weights(1)[name] for name in parameters}
+    if not dot:
+        other |= {"model_ema.decay": torch.tensor(0.9), "model_ema.num_updates": torch.tensor(3)}
+    path = tmp_path / "some.pth"
+    torch.save({"state_dict": own | other, "meta": {}}, path)
+    for text, second in (("", 0), ("?weights=ema", 1)):
+        checkpoint = opened(f"{path}{text}")
+        assert list(checkpoint.entries) == list(own)
+        for name, value in weights(second).items():
+            expected = value if name in parameters else weights(0)[name]
+            read = checkpoint.read(checkpoint.entries[student + name])
+            assert read == expected.numpy().tobytes()
+        assert "average of its weights" in checkpoint.warnings[0]
+    assert set(opened(str(path)).ignored) == set(other)
+
+
+def test_names_that_only_begin_like_an_average_are_layers(tmp_path: Path) -> None:
+    for extra in (
+        {"ema_0_weight": torch.ones(4, 3, 1, 1), "ema_other": torch.ones(2)},  # one has no student
+        {"ema_0_weight": torch.ones(5), "ema_0_bias": torch.ones(4)},  # one has another shape
+    ):
+        torch.save(weights(0) | extra, tmp_path / "some.pth")
+        checkpoint = opened(tmp_path / "some.pth")
+        assert set(checkpoint.entries) == set(weights(0)) | set(extra)
+        assert not checkpoint.ignored
+
+
 # ------------------------------------------------------------------------------ messages are true
 
 

@@ -121,10 +121,10 @@ CORPUS: dict[str, tuple[Callable[[], bytes], str | None]] = {
         lambda: zipped(by_hand.dictionary(a=by_hand.tensor(shape=(2**25, 4), strides=(0, 1)))),
         None,
     ),
-    "collisions.pth": (lambda: legacy(colliding(60_000)), "59999 keys that are neither text"),
+    "collisions.pth": (lambda: legacy(colliding(60_000)), "no state dict"),
     "colliding storages.pth": (
         lambda: legacy(by_hand.dictionary(a=TENSOR), colliding(60_000) + b"0]"),
-        "59999 keys that are neither text",
+        "other storages",
     ),
     "numbers for storages.pth": (
         lambda: legacy(by_hand.dictionary(a=TENSOR), b"](" + b"K\x01" * 9 + b"e"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -378,12 +379,18 @@ def test_an_old_pickle_is_downloaded_for_its_plan(
     hub.create_repo(
         "org/in-a-folder", {"runs/best.pth": new, "runs/config.json": rest["config.json"]}
     )
+    arrays = spell_transformers_old(values, TINY)
+    zoo = pickle.dumps({"model": arrays, "__author__": "zoo", "matching_heuristics": True})
+    hub.create_repo("org/zoo", {**rest, "model_final.pkl": zoo})
     hub.create_repo("org/safe", files_of(tiny.anchor))
     hub.create_repo("org/b", files_of(tiny.donor))
     hashes, configs = set(), set()
     with client(hub, tmp_path / "home", tmp_path / "cwd") as run:
         assert run("plan", "org/legacy", "org/b").code == 0
-        for reference in ("org/safe", "org/legacy", "org/archive", "org/in-a-folder:runs/best.pth"):
+        for reference in (
+            *("org/safe", "org/legacy", "org/archive", "org/in-a-folder:runs/best.pth"),
+            "org/zoo:model_final.pkl",
+        ):
             name = reference.partition(":")[0].rpartition("/")[2]
             done = run("merge", reference, "org/b", "-o", name, "--json")
             assert done.code == 0, done.err

@@ -97,6 +97,60 @@ def maskrcnn() -> Keys:
     }
 
 
+def detectron2(prefix: str = "backbone.") -> Keys:
+    """A ResNet as `build_resnet_backbone` of detectron2 names it: norms in their convolutions."""
+    renamed: Keys = {}
+    for key, shape in under("", torchvision_keys()).items():
+        place, _, leaf = key.rpartition(".")
+        place = re.sub(r"^(conv1|bn1)$", r"stem.\1", place)
+        place = re.sub(r"^layer(\d)", lambda m: f"res{int(m[1]) + 1}", place)
+        place = re.sub(r"\bbn(\d)", r"conv\1.norm", place)
+        place = place.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        if leaf != "num_batches_tracked":  # frozen, or saved by a zoo
+            renamed[f"{prefix}{place}.{leaf}"] = shape
+    return renamed
+
+
+def panoptic_fpn(classes: int = 8) -> Keys:
+    """Detectron2's: its pyramid is registered before the backbone that it reads."""
+    pyramid = {
+        f"backbone.fpn_{kind}{level}.{leaf}": (8, width, 1, 1) if leaf == "weight" else (8,)
+        for level, width in ((2, 16), (3, 16), (4, 24), (5, 32))
+        for kind in ("lateral", "output")
+        for leaf in ("weight", "bias")
+    }
+    head = {
+        "sem_seg_head.p2.0.weight": (8, 8, 3, 3),
+        "sem_seg_head.predictor.weight": (classes, 8, 1, 1),
+        "sem_seg_head.predictor.bias": (classes,),
+    }
+    return pyramid | detectron2("backbone.bottom_up.") | head
+
+
+def test_a_backbone_of_detectron2_merges_with_the_others_and_runs_before_its_pyramid() -> None:
+    floats = {key for key, shape in detectron2().items() if shape}
+    for prefix in ("", "backbone.", "backbone.bottom_up."):
+        for donor in (transformers_keys(), torchvision_keys()):
+            found = matched(detectron2(prefix), donor)
+            assert {p.sources[0].key for p in found.shared} >= {  # type: ignore[union-attr]
+                prefix + key.removeprefix("backbone.") for key in floats
+            }
+    found = matched(panoptic_fpn(8), panoptic_fpn(80))
+    keys = [parameter.sources[0].key for parameter in found.shared]  # type: ignore[union-attr]
+    last = max(i for i, key in enumerate(keys) if "bottom_up" in key)
+    pyramid = [i for i, key in enumerate(keys) if "fpn_" in key]
+    assert len(pyramid) == 16
+    assert last < min(pyramid)
+    assert keys[-1].startswith("sem_seg_head.p2")
+
+
+def test_a_mask2former_of_detectron2_is_no_caffe_network_and_a_panoptic_fpn_is() -> None:
+    query = {"sem_seg_head.predictor.query_embed.weight": (5, 8)}
+    ours, theirs = detectron2() | query, transformers_keys()
+    assert not [text for text in matched(ours, theirs).warnings if "stride" in text]
+    assert [text for text in matched(panoptic_fpn(), theirs).warnings if "stride" in text]
+
+
 @pytest.mark.parametrize("layer_type", ["bottleneck", "basic"])
 def test_the_order_of_the_table_is_that_of_transformers_forward_pass(layer_type: str) -> None:
     keys = transformers_keys(layer_type)

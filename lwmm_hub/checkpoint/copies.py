@@ -69,6 +69,14 @@ PAIRS = (
     ("net.", "ema_net."),
 )
 
+# averages whose names are their student's without dots, in one state dict: what stands before the
+# student's names, before the average's, what is there for a dot, and who does it
+_DOTLESS = (
+    ("", "ema_", "_", "mmcv's EMAHook"),
+    ("model.", "model_ema.", "", "LitEma"),
+)
+_DOTLESS_COUNTERS = ("model_ema.decay", "model_ema.num_updates")
+
 # what averages count beside their tensors, which all have `module.` before them: torch, mmengine
 _COUNTERS = ("n_averaged", "steps")
 
@@ -144,6 +152,42 @@ def counters(entries: Mapping[str, TensorEntry]) -> list[str]:
     if len(found) == len(entries) or not all(key.startswith(PREFIXES[0]) for key in rest):
         return []
     return found
+
+
+def dotless_average(entries: Mapping[str, TensorEntry]) -> tuple[dict[str, str], str]:
+    """Key of a student -> key of its average, which is the same without dots, and who writes so.
+
+    Nothing where a key that begins like an average's is none, or could be that of two tensors.
+    Batch norms' statistics have no average.
+
+    >>> entry = TensorEntry("", "F32", (2,), "f", 0)
+    >>> dotless_average(dict.fromkeys(["a.b", "a.c", "ema_a_b", "ema_a_c"], entry))[0]
+    {'a.b': 'ema_a_b', 'a.c': 'ema_a_c'}
+    """
+    for student, average, dot, who in _DOTLESS:
+        copies = {
+            key
+            for key in entries
+            if key.startswith(average) and "." not in key[len(average) :]
+            if key not in _DOTLESS_COUNTERS
+        }
+        if len(copies) < 2:
+            continue
+        found: dict[str, str] = {}
+        for key, entry in entries.items():
+            if key in copies or not key.startswith(student):
+                continue
+            copy = average + key[len(student) :].replace(".", dot)
+            if copy in copies and entries[copy].shape == entry.shape:
+                found[key] = copy
+        if len(found) == len(copies) == len(set(found.values())):
+            return found, who
+    return {}, ""
+
+
+def is_dotless_counter(key: str) -> bool:
+    """Whether a tensor counts the steps of an average without dots."""
+    return key in _DOTLESS_COUNTERS
 
 
 def strip_prefix(keys: Iterable[str]) -> tuple[str, dict[str, str]]:

@@ -1,117 +1,98 @@
-"""Files of `torch.save` before PyTorch 1.6 (and `_use_new_zipfile_serialization=False`).
+"""Files that are pickles from their first byte on: of `torch.save` before PyTorch 1.6, of numpy.
 
-Their tensors follow a stream of pickles, and are loaded whole, by torch itself in its restricted
-mode; the bytes then lie in a spooled file, contiguous, and are read like those of any other file.
+The first (and those of `_use_new_zipfile_serialization=False`) are five pickles, and then the bytes
+of the storages that they name, each behind the number of its elements: tensors are read in place.
+
+A file of `pickle.dump` is one pickle with its arrays in it, such as those of detectron2's model
+zoo; the values are copied into a spooled file.
+
+Layout: `_legacy_save` in `torch/serialization.py` of PyTorch 2.13; `array_reduce` in
+`numpy/_core/src/multiarray/methods.c` of numpy 2.4.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO
 
-from lwmm_hub.checkpoint.entries import DTYPE_CODES, TensorEntry
+from lwmm_hub.checkpoint.arrays import ArraySpool
+from lwmm_hub.checkpoint.entries import ByteReader, LocalFile, TensorEntry
 from lwmm_hub.checkpoint.layout import PickledFile, lay_out
-from lwmm_hub.checkpoint.rebuilding import PYTHON_2_MODULES, unsafe
-from lwmm_hub.checkpoint.spool import ALWAYS_ALLOWED, MAX_EXPANSION, SpooledFile, new_spool
-from lwmm_hub.checkpoint.unpickling import check_pickles
-from lwmm_hub.checkpoint.zip_archive import damaged
-from lwmm_hub.errors import CheckpointError, UnsafePickleError
+from lwmm_hub.checkpoint.rebuilding import PickledTensor, Storage, item_bytes
+from lwmm_hub.checkpoint.unpickling import MAX_PICKLE, Pickles
+from lwmm_hub.checkpoint.zip_archive import damaged, shown
+from lwmm_hub.errors import CheckpointError
 
-if TYPE_CHECKING:
-    import torch
-
-
-MAX_PICKLE = 64 * 1024 * 1024
-PICKLES = 5  # magic number, version, machine, content, names of storages; then come their bytes
+MAX_TEXTS = 1 << 30  # bytes of a pickle of arrays that are held; protocol 2 writes values as text
+_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def read_legacy(path: Path, name: str) -> tuple[PickledFile, SpooledFile]:
-    """The tensors of a legacy file, and the file that now holds their bytes.
-
-    The pickles run through our own machine first, which is bounded where torch's is not.
-
-    Tensors that were one view stay one: their entries have the same offset.
-
-    Args:
-        path: the file on disk.
-        name: what to call it in a message.
+def read_legacy(file: LocalFile) -> tuple[PickledFile, ByteReader]:
+    """The tensors of a file, and what holds their bytes: the file, or a spooled one.
 
     Raises:
-        UnsafePickleError: torch's restricted mode refuses what the pickle names.
-        CheckpointError: the file is damaged, a tar archive, or holds tensors that are not dense.
+        UnsafePickleError: it names something that is neither a tensor nor a plain container.
+        CheckpointError: it is damaged, a tar archive, big-endian, or holds tensors that are not
+            dense.
     """
-    import torch
-
-    with path.open("rb") as file:
-        file.seek(257)
-        if file.read(5) == b"ustar":
+    name, size = file.name, file.size
+    with file.path.open("rb") as stream:
+        stream.seek(257)
+        if stream.read(5) == b"ustar":
             raise CheckpointError(
                 f"{name} is a tar archive of PyTorch before 0.1.10, which cannot be read safely. "
                 "Load it with the PyTorch that wrote it and save its state dict again."
             )
-    with path.open("rb") as file:
-        storages = check_pickles(file.read(MAX_PICKLE), name, PICKLES)
-    if not isinstance(storages, list) or not all(isinstance(key, str) for key in storages):
-        raise damaged(name, "its storages have no list of names")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes that torch itself wrote into old files
-            root = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 (torch raises anything for a damaged file)
-        raise _as_ours(error, name) from None
-    spooled = new_spool(name)
-    limit = max(MAX_EXPANSION * path.stat().st_size, ALWAYS_ALLOWED)
-    places: dict[object, int] = {}
+        stream.seek(0)
+        storages: dict[str, Storage] = {}
+
+        def declare(storage: Storage) -> None:
+            if storages.setdefault(storage.key, storage) != storage:
+                raise damaged(name, f"the storage {shown(storage.key)} has two sizes or dtypes")
+
+        pickles = Pickles(stream, size, name, declare)
+        first = pickles.load(max(MAX_PICKLE, min(size, MAX_TEXTS)))
+        if first != _MAGIC:
+            spool = ArraySpool(file, stream)
+            return lay_out(name, first, spool.as_entry), spool.spooled
+        _, machine, root, keys = (pickles.load() for _ in range(4))
+        if isinstance(machine, dict) and machine.get("little_endian") is False:
+            raise CheckpointError(
+                f"{name} was written on a big-endian machine. Save it again on a little-endian "
+                "one: torch.save(torch.load(...), ...)."
+            )
+        starts = _starts(stream, pickles.at, size, name, storages, keys)
 
     def as_entry(value: object) -> TensorEntry | None:
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, PickledTensor):
             return None
-        code, shape = _kind(value, name), tuple(value.shape)
-        view = (value.data_ptr(), code, shape, value.stride())
-        if view not in places or not value.numel():
-            if spooled.size + value.numel() * value.element_size() > limit:
-                raise CheckpointError(
-                    f"{name}: its expanded tensors need more than {limit} bytes. Save the state "
-                    "dict again after tensor.contiguous()."
-                )
-            flat = value.detach().contiguous().as_strided((value.numel(),), (1,))
-            # flatten() would leave a single element the stride that it had, which has no bytes
-            places[view] = spooled.append(flat.view(torch.uint8).numpy().data)
-        return TensorEntry("", code, shape, name, places[view])
+        offset = starts[value.storage.key] + value.offset * item_bytes(value.dtype)
+        return TensorEntry("", value.dtype, value.shape, name, offset, value.strides)
 
-    return lay_out(name, root, as_entry), spooled
+    return lay_out(name, root, as_entry), file
 
 
-def _kind(tensor: torch.Tensor, name: str) -> str:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    layout = str(tensor.layout).removeprefix("torch.")
-    if dtype not in DTYPE_CODES or layout != "strided" or tensor.is_neg() or tensor.is_conj():
-        raise CheckpointError(
-            f"{name} holds a {layout} tensor of {dtype}, which cannot be merged. Convert it to a "
-            "dense tensor of another dtype and save the state dict again."
-        )
-    return DTYPE_CODES[dtype]
+def _starts(
+    stream: IO[bytes], at: int, size: int, name: str, storages: dict[str, Storage], keys: object
+) -> dict[str, int]:
+    """Where the bytes of each storage begin; they lie one behind the other from `at` on.
 
-
-def _as_ours(error: Exception, name: str) -> CheckpointError:
-    """One line of ours for what torch raised, without its advice to switch the check off."""
-    text = str(error)
-    named = re.search(r"GLOBAL ([\w.]*\w)", text)
-    if named is not None:
-        module, _, attribute = named[1].rpartition(".")  # torch drops `builtins.`
-        return unsafe(name, f"{PYTHON_2_MODULES.get(module, module) or 'builtins'}.{attribute}")
-    if "Unsupported operand" in text:
-        return CheckpointError(
-            f"{name} is a file of the old format with pickle instructions that torch's restricted "
-            "reader does not know: nothing was executed. Where you trust it, load it with the "
-            "code that wrote it and save the weights alone: torch.save(model.state_dict(), ...)."
-        )
-    if re.search(r"Can only (build|create|append|extend|persist)|only \w+ of storage", text):
-        return UnsafePickleError(
-            f"{name} was refused by torch's restricted reader: nothing was executed. Where you "
-            "trust the file, load it with the code that wrote it and save the weights alone: "
-            "torch.save(model.state_dict(), ...)."
-        )
-    return damaged(name, f"torch cannot read it ({type(error).__name__})")
+    Raises:
+        CheckpointError: they are not those that the pickle names, or the file ends before.
+    """
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise damaged(name, "its storages have no list of names")
+    if len(keys) != len(storages) or storages.keys() != set(keys):
+        raise damaged(name, "it lists other storages than its tensors have")
+    starts = {}
+    for key in keys:
+        stream.seek(at)
+        count, starts[key] = int.from_bytes(stream.read(8), "little"), at + 8
+        storage = storages[key]
+        at += 8 + storage.count * item_bytes(storage.dtype)
+        if at > size:
+            raise damaged(name, f"the storage {shown(key)} reaches beyond its end")
+        if count != storage.count:
+            raise damaged(
+                name, f"the storage {shown(key)} has {count} elements, not {storage.count}"
+            )
+    return starts

@@ -1,7 +1,8 @@
 """Weights of `.bin`, `.pth`, `.pt` and `.ckpt` files, without executing anything in them.
 
 Zip archives (PyTorch 1.6 and later) are indexed without torch, by a few reads: their tensors lie
-uncompressed and little-endian in the file. Older files go through `legacy`.
+uncompressed and little-endian in the file. Older files, and pickles of numpy arrays (`.pkl`), go
+through `legacy`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from lwmm_hub.checkpoint.legacy import read_legacy
 from lwmm_hub.checkpoint.rebuilding import Opaque, PickledTensor, Storage, item_bytes
 from lwmm_hub.checkpoint.spool import SpooledFile, contiguous, extent_bytes, locate_entry
 from lwmm_hub.checkpoint.state_dicts import StateDict, find_state_dicts
-from lwmm_hub.checkpoint.unpickling import load_pickle
+from lwmm_hub.checkpoint.unpickling import MAX_PICKLE, load_pickle
 from lwmm_hub.checkpoint.zip_archive import (
     ZipRecord,
     damaged,
@@ -37,14 +38,12 @@ __all__ = [
     "contiguous",
     "find_state_dicts",
     "locate_entry",
-    "read_legacy",
     "read_pytorch",
     "read_pytorch_zip",
     "sniff",
     "strip_prefix",
 ]
 
-MAX_PICKLE = 64 * 1024 * 1024
 _MAX_BYTE_ORDER = 16
 
 Format = Literal["zip", "legacy", "safetensors", "unknown"]
@@ -89,7 +88,7 @@ def read_pytorch(file: LocalFile) -> tuple[PickledFile, ByteReader]:
     if kind == "zip":
         return read_pytorch_zip(file, locate=True), file
     if kind == "legacy":
-        return read_legacy(file.path, file.name)
+        return read_legacy(file)
     if kind == "safetensors":
         raise CheckpointError(
             f"{file.name} is a safetensors file under another name. Rename it to *.safetensors."

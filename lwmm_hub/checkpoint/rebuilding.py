@@ -1,8 +1,7 @@
-"""The names a pickle of weights may hold, and what each stands for when it is "called".
+"""What a pickle's calls stand for: tensors, their storages, plain containers.
 
-The tables are the whole policy: tensors, their storages and plain containers have a function here;
-harmless values of training runs (dates, paths, numpy scalars) become an `Opaque` that keeps only
-the name; everything else is refused. Nothing named here is imported.
+A name of the table below has a function here; those of `inert` stand for nothing, and everything
+else is refused. Nothing named here is imported.
 
 Source of the calls: `torch/_utils.py` and `torch/_weights_only_unpickler.py` of PyTorch 2.13.
 """
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lwmm_hub.checkpoint.entries import DTYPE_CODES, DTYPES
+from lwmm_hub.checkpoint.inert import INERT
 from lwmm_hub.checkpoint.zip_archive import damaged, shown
 from lwmm_hub.errors import CheckpointError, UnsafePickleError
 
@@ -41,6 +41,7 @@ class Storage:
     key: str
     dtype: str | None
     count: int
+    first: int = 0  # of its elements in the record
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,81 +58,34 @@ class PickledTensor:
     strides: tuple[int, ...] | None
 
 
-# name of the class in torch, or torch.cuda -> safetensors dtype
-STORAGES = {
-    "FloatStorage": "F32",
-    "DoubleStorage": "F64",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-    "ComplexFloatStorage": "C64",
-}
-STORAGE_TYPES: dict[str, str | None] = {
-    **{f"{module}.{name}": d for module in ("torch", "torch.cuda") for name, d in STORAGES.items()},
-    "torch.storage.UntypedStorage": None,
-    "torch.storage._UntypedStorage": None,
-    "torch.UntypedStorage": None,
-}
-_OTHER_STORAGES = ("ComplexDouble", "QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")
-# dtypes without a safetensors code may be named in hyperparameters, not be a tensor's
-_OTHER_DTYPES = (
-    *("complex32", "complex128", "qint8", "quint8", "qint32", "quint4x2", "quint2x4"),
-    *("float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
-)
+@dataclass(eq=False, slots=True)
+class PickledArray:
+    """An array of numpy; `state` is what its pickle sets it to, believed by nobody yet."""
 
-# may be named; has no call
-NAMED = frozenset(
-    {
-        *STORAGE_TYPES,
-        *(f"torch.{name}Storage" for name in _OTHER_STORAGES),
-        *(f"torch.{name}" for name in (*DTYPE_CODES, *_OTHER_DTYPES)),
-        "torch.Tensor",
-        "torch.nn.parameter.Parameter",
-        "torch.nn.parameter.Buffer",
-        *(f"builtins.{name}" for name in ("int", "float", "bool", "str", "list", "dict", "tuple")),
-    }
-)
+    state: object = None
 
-# may be "called": the result is Opaque
-INERT = frozenset(
-    {
-        "torch.device",
-        "torch.serialization._get_layout",
-        "_codecs.encode",
-        *(f"builtins.{name}" for name in ("set", "frozenset", "bytearray", "complex")),
-        *(f"builtins.{name}" for name in ("slice", "range")),
-        "collections.Counter",
-        "collections.deque",
-        *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
-        *(
-            f"{module}.{name}"
-            for module in ("pathlib", "pathlib._local")
-            for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-        ),
-        "numpy.dtype",
-        "numpy.ndarray",
-        *(
-            f"numpy.{core}.{name}"
-            for core in ("core", "_core")
-            for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
-        ),
-    }
-)
 
-PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+@dataclass(eq=False, slots=True)
+class PickledDtype:
+    """A dtype of numpy by its `code`, such as `f4`; `state` says its byte order."""
 
-# called by name, refused with a reason better than "not allowed"
-OTHER_TENSORS = {
-    "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
-    "torch._utils._rebuild_nested_tensor": "a nested tensor",
-    "torch._utils._rebuild_qtensor": "a quantized tensor",
-    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without values (device 'meta')",
-}
+    code: object
+    state: object = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Latin1:
+    """Bytes that are written as text, a character for each."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Run:
+    """`length` bytes of a pickle that were left in its file, from `offset` on."""
+
+    offset: int
+    length: int
 
 
 def unexpected(name: str, what: str) -> CheckpointError:
@@ -178,23 +132,16 @@ def as_sizes(name: str, values: object) -> tuple[int, ...]:
     return tuple(as_size(name, value) for value in values)
 
 
-def update(name: str, target: dict[object, object], values: list[object]) -> int:
+def update(name: str, target: dict[object, object], values: list[object]) -> None:
     """Set the items `[key, value, key, value, ...]` of a dictionary.
-
-    Returns:
-        how many of the keys were replaced by an `Opaque`.
 
     Raises:
         CheckpointError: the last key has no value.
     """
     if len(values) % 2:
         raise unexpected(name, "a key without a value")
-    odd = 0
     for key, value in zip(values[::2], values[1::2], strict=True):
-        plain = dictionary_key(key)
-        odd += plain is not key
-        target[plain] = value
-    return odd
+        target[dictionary_key(key)] = value
 
 
 def dictionary_key(key: object) -> object:
@@ -204,6 +151,20 @@ def dictionary_key(key: object) -> object:
     if isinstance(key, int) and -_MAX_INDEX < key < _MAX_INDEX:
         return key
     return Opaque(type(key).__name__)
+
+
+def part_of(name: str, storage: Storage, part: object) -> Storage:
+    """The part of a storage that a view of it is, `(name, offset, size)` (PyTorch before 0.4).
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    if not isinstance(part, tuple) or len(part) != 3:
+        raise unexpected(name, "a part of a storage in an unknown form")
+    first, count = as_size(name, part[1]), as_size(name, part[2])
+    if first + count > storage.count:
+        raise unexpected(name, f"a part that reaches beyond a storage of {storage.count}")
+    return Storage(storage.key, storage.dtype, count, first)
 
 
 def _dictionary(name: str, arguments: tuple[object, ...]) -> object:
@@ -261,14 +222,16 @@ def _view(
         raise unexpected(name, "a tensor without a dtype")
     if len(shape) != len(strides):
         raise unexpected(name, "a tensor with more sizes than strides")
-    count = storage.count * item_bytes(storage.dtype) // item_bytes(dtype)
+    first, count = (
+        n * item_bytes(storage.dtype) // item_bytes(dtype) for n in (storage.first, storage.count)
+    )
     if 0 in shape:
         return PickledTensor(storage, dtype, 0, shape, None)
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if last >= count:
         raise unexpected(name, f"a tensor that ends at element {last} of a storage of {count}")
     flat = is_contiguous(shape, strides)
-    return PickledTensor(storage, dtype, offset, shape, None if flat else strides)
+    return PickledTensor(storage, dtype, first + offset, shape, None if flat else strides)
 
 
 def item_bytes(dtype: str | None) -> int:
@@ -309,6 +272,38 @@ def _typed(name: str, arguments: tuple[object, ...]) -> object:
     return _TENSOR_CALLS[function.name](name, inner)
 
 
+def _attribute(name: str, arguments: tuple[object, ...]) -> object:
+    """`getattr(class, "method")`, as protocol 2 writes a method of a class that is inert."""
+    if len(arguments) == 2 and isinstance(arguments[0], Global) and arguments[0].name in INERT:
+        return Opaque(arguments[0].name)
+    raise unsafe(name, "builtins.getattr")
+
+
+def _array(name: str, arguments: tuple[object, ...]) -> object:
+    """`_reconstruct(ndarray, (0,), b"b")`; its values come as a state afterwards."""
+    return PickledArray()
+
+
+def _array_of_buffer(name: str, arguments: tuple[object, ...]) -> object:
+    """`_frombuffer(buffer, dtype, shape, order)`, of protocol 5."""
+    if len(arguments) != 4:
+        raise unexpected(name, "an array in an unknown form")
+    values, dtype, shape, order = arguments
+    return PickledArray((1, shape, dtype, order == "F", values))
+
+
+def _array_dtype(name: str, arguments: tuple[object, ...]) -> object:
+    """`dtype("f4", False, True)`; its byte order comes as a state afterwards."""
+    return PickledDtype(arguments[0] if arguments else None)
+
+
+def _encoded(name: str, arguments: tuple[object, ...]) -> object:
+    """`encode(text, "latin1")`: bytes, as protocol 2 writes them; of another text nothing."""
+    if len(arguments) == 2 and isinstance(arguments[0], str) and arguments[1] == "latin1":
+        return Latin1(arguments[0])
+    return Opaque("_codecs.encode")
+
+
 Call = Callable[[str, tuple[object, ...]], object]
 _TENSOR_CALLS: dict[str, Call] = {
     "torch._utils._rebuild_tensor": _tensor,
@@ -323,4 +318,16 @@ CALLS: dict[str, Call] = {
     "torch.Size": _size,
     "collections.OrderedDict": _dictionary,
     "collections.defaultdict": _dictionary,
+    "builtins.getattr": _attribute,
+    "_codecs.encode": _encoded,
+    "builtins.bytes": lambda _, arguments: Opaque("builtins.bytes") if arguments else b"",
+    "numpy.dtype": _array_dtype,
+    **{
+        f"numpy.{core}.{function}": call
+        for core in ("core", "_core")
+        for function, call in (
+            ("multiarray._reconstruct", _array),
+            ("numeric._frombuffer", _array_of_buffer),
+        )
+    },
 }

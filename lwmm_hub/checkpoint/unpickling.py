@@ -1,31 +1,40 @@
 """A pickle interpreter that builds tensors' descriptions and plain containers, and nothing else.
 
 No name from a pickle is ever imported or called: a global becomes an inert `Global`, if the tables
-of `rebuilding` hold it, and is refused otherwise, where it is first named. There is no recursion,
-and the number of operations, the length of integers and what may be a dictionary key are bounded,
-so that a small file takes bounded time and memory.
+of `rebuilding` and `inert` hold it, and is refused otherwise, where it is first named. There is no
+recursion, and the number of operations, the length of integers and what may be a dictionary key are
+bounded, so that a small file takes bounded time and memory.
 
 Instructions: `pickletools` of the standard library.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
+from typing import IO
 
-from lwmm_hub.checkpoint.rebuilding import (
-    CALLS,
+from lwmm_hub.checkpoint.inert import (
     INERT,
     NAMED,
     OTHER_TENSORS,
     PYTHON_2_MODULES,
+    PYTHON_2_NAMES,
     STORAGE_TYPES,
+)
+from lwmm_hub.checkpoint.rebuilding import (
+    CALLS,
     Global,
     Opaque,
+    PickledArray,
+    PickledDtype,
     PickledTensor,
+    Run,
     Storage,
     as_size,
     kind_of,
+    part_of,
     unexpected,
     unsafe,
     update,
@@ -34,70 +43,83 @@ from lwmm_hub.checkpoint.zip_archive import damaged
 from lwmm_hub.errors import CheckpointError, UnsafePickleError
 
 MAX_OPERATIONS = 4_000_000  # about 30 per tensor; a MiT-B5 with optimizer state needs 300 000
-MAX_ODD_KEYS = 10_000  # of a legacy file: more may be made to collide
+MAX_PICKLE = 64 * 1024 * 1024  # bytes
 _MAX_INTEGER = 64  # bytes; the state of a numpy random generator has 17
+_MAX_LINE = 64 * 1024  # bytes of a name
+_KEPT = 255  # bytes; longer ones are values of an array, which stay in the file
 
 StorageCheck = Callable[[Storage], None]
 
 
 def load_pickle(data: bytes, name: str, check_storage: StorageCheck) -> object:
-    """The object that a pickle describes, made of plain containers, scalars and our own classes.
+    """The object that a pickle describes; everything after its STOP is ignored.
 
     Args:
-        data: the pickle, with everything after its STOP ignored.
+        data: the pickle.
         name: what to call the file in a message.
-        check_storage: called once per reference to a storage; raises if the file does not hold it.
+        check_storage: as `Pickles` calls it.
 
     Raises:
         UnsafePickleError: it names something that is neither a tensor nor a plain container.
         CheckpointError: it is damaged, or holds a kind of tensor that cannot be read.
     """
-    machine = _Machine(data, name, check_storage)
-    try:
-        return machine.run()
-    except (IndexError, KeyError, ValueError, struct.error) as error:
-        raise damaged(name, f"its pickle cannot be read ({type(error).__name__})") from None
+    return Pickles(io.BytesIO(data), len(data), name, check_storage).load()
 
 
-def check_pickles(data: bytes, name: str, count: int) -> object:
-    """Run `count` pickles that follow each other: what another reader may load.
+class Pickles:
+    """Pickles that follow each other in a file.
 
-    Returns:
-        what the last of them describes.
-
-    Raises:
-        UnsafePickleError: they name something that is neither a tensor nor a plain container.
-        CheckpointError: they are damaged, or made to keep a reader busy.
+    Args:
+        file: where they begin.
+        size: bytes from there to its end.
+        name: what to call it in a message.
+        check_storage: called once per reference to a storage; raises if the file does not hold it.
     """
-    machine = _Machine(data, name, lambda _: None)
-    described: object = None
-    try:
-        for _ in range(count):
-            described = machine.run()
-            if machine.odd_keys > MAX_ODD_KEYS:
-                raise CheckpointError(
-                    f"{name} has dictionaries with {machine.odd_keys} keys that are neither text "
-                    "nor small numbers. Save the state dict alone: torch.save(model.state_dict(), "
-                    "...)."
-                )
-            machine.stack, machine.marks, machine.memo = [], [], {}
-    except (IndexError, KeyError, ValueError, struct.error) as error:
-        raise damaged(name, f"its pickle cannot be read ({type(error).__name__})") from None
-    return described
+
+    def __init__(self, file: IO[bytes], size: int, name: str, check_storage: StorageCheck) -> None:
+        """Read nothing yet."""
+        self._machine = _Machine(file, size, name, check_storage)
+
+    @property
+    def at(self) -> int:
+        """Bytes from where the file stood at first to behind what was read."""
+        return self._machine.at
+
+    def load(self, limit: int = MAX_PICKLE) -> object:
+        """What the next pickle describes, made of plain containers, scalars and our own classes.
+
+        Args:
+            limit: bytes that are read at most, of all pickles so far; long values of arrays are
+                left in the file and do not count.
+
+        Raises:
+            UnsafePickleError: it names something that is neither a tensor nor a plain container.
+            CheckpointError: it is damaged, or holds a kind of tensor that cannot be read.
+        """
+        machine = self._machine
+        machine.stack, machine.marks, machine.memo = [], [], {}
+        machine.limit = limit
+        try:
+            return machine.run()
+        except (IndexError, KeyError, ValueError, struct.error) as error:
+            kind = type(error).__name__
+            raise damaged(machine.name, f"its pickle cannot be read ({kind})") from None
 
 
 class _Machine:
-    """The stack machine of the pickle format, for one pickle."""
+    """The stack machine of the pickle format."""
 
-    def __init__(self, data: bytes, name: str, check_storage: StorageCheck) -> None:
-        self.data = data
-        self.at = 0
+    def __init__(self, file: IO[bytes], size: int, name: str, check_storage: StorageCheck) -> None:
+        self.file = file
+        self.size = size
         self.name = name
         self.check_storage = check_storage
+        self.limit = 0
+        self.at = 0
+        self.skipped = 0
         self.stack: list[object] = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
-        self.odd_keys = 0
 
     def run(self) -> object:
         for _ in range(MAX_OPERATIONS):
@@ -116,23 +138,31 @@ class _Machine:
     # reading
 
     def take(self, length: int) -> bytes:
-        end = self.at + length
-        if end > len(self.data):
+        self.pass_by(length)
+        if self.at - self.skipped > self.limit:
+            raise CheckpointError(
+                f"{self.name}: its pickle has more than {self.limit} bytes. Save the state dict "
+                "alone: torch.save(model.state_dict(), ...)."
+            )
+        piece = self.file.read(length)
+        if len(piece) != length:
             raise damaged(self.name, "its pickle ends too early")
-        piece = self.data[self.at : end]
-        self.at = end
         return piece
+
+    def pass_by(self, length: int) -> None:
+        self.at += length
+        if self.at > self.size:
+            raise damaged(self.name, "its pickle ends too early")
 
     def number(self, length: int) -> int:
         return int.from_bytes(self.take(length), "little")
 
     def line(self) -> str:
-        end = self.data.find(b"\n", self.at)
-        if end < 0:
+        piece = self.file.readline(_MAX_LINE)
+        self.pass_by(len(piece))
+        if not piece.endswith(b"\n"):
             raise damaged(self.name, "its pickle ends too early")
-        piece = self.data[self.at : end]
-        self.at = end + 1
-        return piece.decode("utf-8")
+        return piece[:-1].decode("utf-8")
 
     # the stack
 
@@ -179,6 +209,15 @@ class _Machine:
             raise self.unexpected(f"an integer of {length} bytes")
         self.push(int.from_bytes(self.take(length), "little", signed=True))
 
+    def push_bytes(self, length: int) -> None:
+        if length <= _KEPT:
+            self.push(self.take(length))
+            return
+        self.push(Run(self.at, length))
+        self.pass_by(length)
+        self.skipped += length
+        self.file.seek(length, 1)
+
     def push_text(self, length: int) -> None:
         self.push(self.take(length).decode("utf-8"))
 
@@ -186,6 +225,7 @@ class _Machine:
         if not isinstance(module, str) or not isinstance(attribute, str):
             raise self.unexpected("a name that is not text")
         name = f"{PYTHON_2_MODULES.get(module, module)}.{attribute}"
+        name = PYTHON_2_NAMES.get(name, name)
         if name in CALLS or name in INERT or name in NAMED:
             self.push(Global(name))
         elif name in OTHER_TENSORS:
@@ -220,9 +260,12 @@ class _Machine:
         raise self.unexpected(f"a call of {function.name}")
 
     def build(self) -> None:
-        self.pop()  # attributes: `_metadata` of a state dict, a numpy array's bytes; not needed
+        state = self.pop()
         target = self.top()
-        if not isinstance(target, dict | Opaque | PickledTensor):
+        if isinstance(target, PickledArray | PickledDtype):
+            target.state = state
+        # not needed of others: `_metadata` of a state dict, attributes of what is inert
+        elif not isinstance(target, dict | Opaque | PickledTensor):
             raise self.unexpected(f"attributes for {kind_of(target)}")
 
     def append(self, values: list[object]) -> None:
@@ -235,7 +278,7 @@ class _Machine:
     def set_items(self, values: list[object]) -> None:
         target = self.top()
         if isinstance(target, dict):
-            self.odd_keys += update(self.name, target, values)
+            update(self.name, target, values)
         elif not isinstance(target, Opaque):
             raise self.unexpected(f"items for {kind_of(target)}")
 
@@ -245,7 +288,7 @@ class _Machine:
 
     def push_dict(self) -> None:
         target: dict[object, object] = {}
-        self.odd_keys += update(self.name, target, self.pop_to_mark())
+        update(self.name, target, self.pop_to_mark())
         self.push(target)
 
     def push_tuple(self, length: int) -> None:
@@ -258,9 +301,13 @@ class _Machine:
 
     def push_storage(self) -> None:
         reference = self.pop()
-        if not isinstance(reference, tuple) or len(reference) not in (5, 6):
+        if not isinstance(reference, tuple) or len(reference) not in (4, 5, 6):
             raise self.unexpected("a reference to something that is no storage")
-        tag, kind, key, _, count = reference[:5]
+        if len(reference) == 4 and reference[0] == "module" and isinstance(reference[1], Global):
+            self.push(reference[1])  # a class with its source code, as files before 1.6 have it
+            return
+        tag, kind, key, _, count = (*reference, None)[:5]
+        part = reference[5] if len(reference) == 6 else None  # of PyTorch before 1.6
         if tag != "storage" or not isinstance(kind, Global) or not isinstance(key, str):
             raise self.unexpected("a reference to something that is no storage")
         if kind.name not in STORAGE_TYPES:
@@ -270,6 +317,8 @@ class _Machine:
             )
         storage = Storage(key, STORAGE_TYPES[kind.name], as_size(self.name, count))
         self.check_storage(storage)
+        if part is not None:
+            storage = part_of(self.name, storage, part)
         self.push(storage)
 
     def get(self, index: int) -> None:
@@ -316,14 +365,14 @@ _OPERATIONS: dict[int, Callable[[_Machine], object]] = {
         b"G": _float,  # BINFLOAT
         # text of Python 2: every byte is a character
         b"U": lambda m: m.push(m.take(m.number(1)).decode("latin-1")),  # SHORT_BINSTRING
-        b"T": lambda m: m.push(m.take(m.number(4)).decode("latin-1")),  # BINSTRING
+        b"T": lambda m: m.push_bytes(m.number(4)),  # BINSTRING, of text that SHORT_ cannot hold
         b"\x8c": lambda m: m.push_text(m.number(1)),  # SHORT_BINUNICODE
         b"X": lambda m: m.push_text(m.number(4)),  # BINUNICODE
         b"\x8d": lambda m: m.push_text(m.number(8)),  # BINUNICODE8
         b"C": lambda m: m.push(m.take(m.number(1))),  # SHORT_BINBYTES
-        b"B": lambda m: m.push(m.take(m.number(4))),  # BINBYTES
-        b"\x8e": lambda m: m.push(m.take(m.number(8))),  # BINBYTES8
-        b"\x96": lambda m: m.push(m.take(m.number(8))),  # BYTEARRAY8
+        b"B": lambda m: m.push_bytes(m.number(4)),  # BINBYTES
+        b"\x8e": lambda m: m.push_bytes(m.number(8)),  # BINBYTES8
+        b"\x96": lambda m: m.push_bytes(m.number(8)),  # BYTEARRAY8
         b"]": lambda m: m.push([]),  # EMPTY_LIST
         b"}": lambda m: m.push({}),  # EMPTY_DICT
         b")": lambda m: m.push(()),  # EMPTY_TUPLE

@@ -2,8 +2,8 @@
 
 Spellings: torchvision and timm (and what wraps them: FADA, segmentation-models-pytorch, DETR, GLC,
 mmseg), networks with their stem in a Sequential (`layer0`, as in semseg), AdvEnt and its kin,
-maskrcnn-benchmark (MIC detection), transformers. Frozen and live batch norm have the same names but
-for the counters, which are the anchor's in any case.
+maskrcnn-benchmark (MIC detection), detectron2, transformers. Frozen and live batch norm have the
+same names but for the counters, which are the anchor's in any case.
 
 Two conventions share all names and shapes. In torchvision's, the stride of a bottleneck is in its
 second convolution, and images are RGB, scaled and standardised; in Caffe's it is in the first, and
@@ -47,6 +47,20 @@ def _rules(
 
 
 _PLAIN = _rules("")
+_DETECTRON2 = rules(
+    ("stem.conv1.norm.*", "stem.bn.*"),
+    ("stem.conv1.*", "stem.conv.*"),
+    *(
+        rule
+        for i in (1, 2, 3)
+        for rule in (
+            (f"res{{s+2}}.{{b}}.conv{i}.norm.*", f"stages.{{s}}.blocks.{{b}}.bn{i}.*"),
+            (f"res{{s+2}}.{{b}}.conv{i}.*", f"stages.{{s}}.blocks.{{b}}.conv{i}.*"),
+        )
+    ),
+    ("res{s+2}.{b}.shortcut.norm.*", "stages.{s}.blocks.{b}.shortcut.bn.*"),
+    ("res{s+2}.{b}.shortcut.*", "stages.{s}.blocks.{b}.shortcut.conv.*"),
+)
 _LAYER = "encoder.stages.{s}.layers.{b}."
 
 RESNET = Table(
@@ -91,6 +105,27 @@ RESNET = Table(
             signature=_SIGNATURE,
             rules=_PLAIN,
             convention=TORCHVISION,
+        ),
+        Dialect(
+            "Mask2Former or MaskFormer of detectron2",
+            prefixes=("backbone.",),
+            signature="res5.0.conv2.weight",
+            rules=_DETECTRON2,
+            needs=("sem_seg_head.predictor.query_embed.weight",),
+            convention=TORCHVISION,
+        ),
+        Dialect(
+            "detectron2",
+            prefixes=("backbone.bottom_up.", "backbone."),
+            signature="res5.0.conv2.weight",
+            rules=_DETECTRON2,
+            convention=CAFFE,
+        ),
+        Dialect(
+            "detectron2 (start of a training)",  # of its zoo, of both conventions
+            prefixes=("",),
+            signature="res5.0.conv2.weight",
+            rules=_DETECTRON2,
         ),
         Dialect(
             "stem in a Sequential",

@@ -89,7 +89,9 @@ def choose_weights(names: Collection[str], label: str) -> str:
         for name in names
         if name.endswith(WEIGHT_SUFFIXES) and not name.rpartition("/")[2].startswith(NO_WEIGHTS)
     )
-    for suffix in (".safetensors", *WEIGHT_SUFFIXES[1:]):
+    # anything may be pickled: such a file is taken where there is no other
+    found = [name for name in found if not name.endswith(".pkl")] or found
+    for suffix in WEIGHT_SUFFIXES:
         top = [name for name in found if name.endswith(suffix) and "/" not in name]
         if len(top) == 1:
             return top[0]

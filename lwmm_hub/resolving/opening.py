@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lwmm_hub.checkpoint import ByteReader, Checkpoint, LocalFile, ModelFacts, TensorEntry
-from lwmm_hub.checkpoint.copies import PAIRS, holds_copy
+from lwmm_hub.checkpoint.copies import PAIRS, dotless_average, holds_copy, is_dotless_counter
 from lwmm_hub.checkpoint.safetensors import RESERVED, read_safetensors
 from lwmm_hub.errors import CheckpointError
 from lwmm_hub.reference import ModelReference
@@ -225,6 +225,10 @@ def _choose_copy(opened: OpenedFiles, label: str, weights: str) -> OpenedFiles:
     """Keep the wanted copy where a file holds several; strip its prefix, list the others."""
     outermost = {key.partition(".")[0] for key in opened.entries if "." in key}
     there = {name: prefix[:-1] in outermost for name, prefix in COPIES.items()}
+    if opened.copy == "student" and not there["ema"] and not there["imagenet"]:
+        copies, who = dotless_average(opened.entries)
+        if copies and weights in ("student", "ema"):
+            return _without_dots(opened, label, weights, copies, who)
     apart = weights != "student" and not there["ema"] and opened.copy == "student"
     teacher = _teacher(opened.entries) if apart else None
     if weights == "ema" and teacher:
@@ -265,6 +269,32 @@ def _choose_copy(opened: OpenedFiles, label: str, weights: str) -> OpenedFiles:
         if wanted != "imagenet" and key.startswith(start)
     }
     return replace(_below(opened, COPIES[wanted]), pretraining=pretraining)
+
+
+def _without_dots(
+    opened: OpenedFiles, label: str, weights: str, copies: Mapping[str, str], who: str
+) -> OpenedFiles:
+    """The student, or its average under the same keys; what has no average is the student's."""
+    aside = {key for key in opened.entries if is_dotless_counter(key)} | set(copies.values())
+    source = copies if weights == "ema" else {}
+    entries = {
+        key: replace(opened.entries[source.get(key, key)], key=key)
+        for key in opened.entries
+        if key not in aside
+    }
+    other = "student" if weights == "ema" else "ema"
+    ignored = {**(opened.ignored or {})}
+    for key in sorted(aside - set(source.values())):
+        counter = is_dotless_counter(key)
+        ignored[key] = "a counter" if counter else f"another copy of the weights ({HOW[other]})"
+    text = (
+        f"{label} keeps an average of its weights under names without dots, as {who} does: the "
+        f"{'average' if weights == 'ema' else 'student'} is taken ({HOW[other]}: the other one)."
+    )
+    if who.startswith("mmcv"):
+        text += " Where that hook ran before the one that saves, each has the other's name."
+    warnings = (*opened.warnings, text)
+    return replace(opened, entries=entries, ignored=ignored, warnings=warnings, copy=weights)
 
 
 def _teacher(entries: Mapping[str, TensorEntry]) -> str | None:

@@ -32,10 +32,12 @@ _SCALES = (
     "weight_zero_point",
 )
 
-# a part of a product that is added to a weight: peft's and loralib's names, kohya's, LyCORIS's
+# a part of a product that is added to a weight: peft's and loralib's names, kohya's, LyCORIS's,
+# and those of LoRA for Segment Anything (SAMed)
 _ADAPTER = re.compile(
     r"(?:^|\.)(?:lora_(?:A|B|embedding_A|embedding_B|magnitude_vector|up|down)"
-    r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))(?:\.|$)"
+    r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)"
+    r"|linear_[ab]_[qkv]|w_[ab]_\d{3})(?:\.|$)"
 )
 
 
