@@ -236,6 +236,44 @@ def test_a_table_is_read_as_its_longest_names_say(
     assert_numbers(read(folder / "merged"), expected, models)
 
 
+def test_numbers_of_a_sweep_by_numpy_are_written_as_numbers(
+    trio: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """The recipe could not be written, after all was merged."""
+    options: dict[str, Any] = {
+        "start": np.float64(0.25),
+        "gamma": np.float32(2),
+        "anchor_weight": np.linspace(0.5, 1, 3)[1],
+        "end": np.int64(1),
+        "allow_nonfinite": np.True_,
+    }
+    result = lw.merge(*trio[:2], output=tmp_path / "m", **options)
+    plain = {name: value.item() for name, value in options.items()}
+    assert lw.merge(*trio[:2], output=tmp_path / "plain", **plain).files == result.files
+    assert lw.merge_recipe(tmp_path / "m", output=tmp_path / "again").files == result.files
+    result.plan.save(tmp_path / "plan.json")
+    assert lw.MergePlan.load(tmp_path / "plan.json") == result.plan
+    fit: dict[str, Any] = {
+        "lr": np.float64(0.1),
+        "seed": np.int64(1),
+        "threshold": np.float32(0.25),
+    }
+    fit |= {"steps": np.int64(1), "states": ""}
+    made = fit_layer_weights(lw.plan(*trio[:2]), pictures(2), **fit)
+    lw.merge(made, output=tmp_path / "fitted")
+    assert lw.verify(tmp_path / "fitted").files
+    made = entropy_layer_weights(lw.plan(*trio[:2]), pictures(2), seed=np.int64(3))  # type: ignore[arg-type]
+    lw.merge(made, output=tmp_path / "entropy")
+    assert lw.verify(tmp_path / "entropy").files
+
+
+@pytest.mark.parametrize("name", ["start", "end", "gamma", "endpoint", "anchor_weight"])
+def test_true_is_no_number(name: str, trio: tuple[Path, Path, Path]) -> None:
+    """A recipe with it could not be read."""
+    with pytest.raises(UsageError, match="is True: give a"):
+        lw.plan(*trio[:2], **{name: True})
+
+
 # -------------------------------------------------------------------- what is shown is what is used
 
 
