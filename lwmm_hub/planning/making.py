@@ -18,7 +18,13 @@ from lwmm_hub.key_map import (
 from lwmm_hub.lineage import Lineage, lineage_warnings
 from lwmm_hub.meanings import meaning_warnings
 from lwmm_hub.options import MergeOptions, output_dtype
-from lwmm_hub.planning.noticing import gaps, no_config, other_classes_kept, other_dtypes
+from lwmm_hub.planning.noticing import (
+    gaps,
+    no_config,
+    no_mixtures,
+    other_classes_kept,
+    other_dtypes,
+)
 from lwmm_hub.planning.values import STATISTICS, Cost, Layer, MergedTensor, MergePlan, PlannedModel
 from lwmm_hub.reference import ModelReference
 from lwmm_hub.relatedness import Relatedness
@@ -145,6 +151,7 @@ def plan_merge(
             *other_classes_kept(key_map, options, kept_parts is not None),
             *meaning_warnings(checkpoints),
             *other_dtypes(merged, checkpoints),
+            *no_mixtures(merged, options),
         ),
         _cost(merged, checkpoints, options),
         key_map.order_source,
