@@ -203,6 +203,48 @@ def test_a_merge_is_the_sum_that_the_method_says(
 
 
 @SLOW
+@given(
+    seed=st.integers(0, 2**32),
+    count=st.integers(2, 5),
+    factor=st.sampled_from([-1.0, 2.0, 2.0**20, 2.0**-20]),
+    schedule=st.sampled_from(["linear", "cosine", "harmonic", "isotropic"]),
+    dtype=st.sampled_from(["f4", "f8"]),
+)
+def test_a_merge_goes_with_scale_and_with_channels_and_lies_between_its_parents(
+    seed: int,
+    count: int,
+    factor: float,
+    schedule: str,
+    dtype: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    random = np.random.default_rng(seed)
+    models = [
+        {f"b.{j}.weight": random.standard_normal((6, 5)).astype(dtype) for j in range(3)}
+        for _ in range(count)
+    ]
+    order = random.permutation(6)
+    made = []
+    for change in (lambda v: v, lambda v: v * np.dtype(dtype).type(factor), lambda v: v[order]):
+        folder = tmp_path_factory.mktemp("law")
+        paths = [
+            save(folder / f"m{i}.safetensors", {name: change(v) for name, v in m.items()})
+            for i, m in enumerate(models)
+        ]
+        how: dict[str, Any] = {"allow_unrelated": True, "scope": "all", "schedule": schedule}
+        lw.merge(*paths, output=folder / "merged", **how)
+        made.append(read(folder / "merged"))
+    plain, scaled, permuted = made
+    for name, value in plain.items():
+        assert (scaled[name] == value * np.dtype(dtype).type(factor)).all()
+        assert (permuted[name] == value[order]).all()
+        every = np.stack([m[name] for m in models])
+        slack = 8 * np.finfo(dtype).eps * np.abs(every).max(0)
+        assert (value >= every.min(0) - slack).all()
+        assert (value <= every.max(0) + slack).all()
+
+
+@SLOW
 @given(case=merges(), data=st.data())
 def test_a_table_is_read_as_its_longest_names_say(
     case: tuple[list[Values], dict[str, Any]],
