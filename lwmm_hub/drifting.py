@@ -22,13 +22,14 @@ from lwmm_hub.relatedness import parameter_values
 EPSILON = 1e-8
 PLOTS = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<svg", ".pdf": b"%PDF-"}  # and their signs
 _CHUNK = 1 << 20
-# last name of a parameter -> the kinds of Figure 2
+# last name of a parameter -> the kinds of Figure 2; what has another name is `OTHER`
 KINDS = {
     "weight": "weight",
     "bias": "bias",
     "running_mean": "batch-norm mean",
     "running_var": "batch-norm variance",
 }
+OTHER = "other"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _drift(
         model,
         parameter.name,
         parameter.layer,
-        KINDS.get(parameter.name.rpartition(".")[2], "other"),
+        KINDS.get(parameter.name.rpartition(".")[2], OTHER),
         changed / max(elements, 1),
         _finite(math.sqrt(apart / mine)) if mine else None,
         _finite(dot / norms) if norms else None,
@@ -195,7 +196,7 @@ def plot_drift(
     for axis, model in zip(axes[:, 0], donors, strict=True):
         layers = list(dict.fromkeys(d.layer for d in drifts if d.model == model))
         place = {layer: i for i, layer in enumerate(layers)}
-        for kind in dict.fromkeys(KINDS.values()):
+        for kind in (*KINDS.values(), OTHER):
             points = [
                 (place[d.layer], d.changed) for d in drifts if (d.model, d.kind) == (model, kind)
             ]

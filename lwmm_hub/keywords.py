@@ -50,6 +50,14 @@ def _taking(options: Iterable[tuple[str, Any, Any]]) -> Callable[[F], F]:
     return decorate
 
 
+def plain_fields(options: Any) -> None:
+    """Make numbers of numpy in a dataclass (a sweep has them) Python's, which files can hold."""
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+            object.__setattr__(options, field.name, value.item())
+
+
 def check_known(options: Mapping[str, Any], known: Iterable[str]) -> None:
     """Refuse options that there are not.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lwmm_hub.checkpoint import DTYPE_CODES, MERGEABLE
 from lwmm_hub.errors import UsageError
 from lwmm_hub.key_map import MATCH
+from lwmm_hub.keywords import plain_fields
 from lwmm_hub.schedule import Schedule
 
 BATCH_NORM = ("linear", "moment", "anchor")
@@ -77,6 +78,9 @@ class MergeOptions:
     max_shard_size: str = "5GB"
     output_format: str = "safetensors"
     match: str = "names"
+
+    def __post_init__(self) -> None:
+        plain_fields(self)
 
     @property
     def curve(self) -> Schedule:

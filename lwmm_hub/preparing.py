@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -200,16 +201,24 @@ def table_of(weights: Weights | None) -> WeightTable | None:
     if isinstance(weights, WeightTable):
         return weights
     if isinstance(weights, Mapping):
-        try:
-            rows = {str(layer): tuple(map(float, row)) for layer, row in weights.items()}
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"weights are no table ({error}): write {{layer: [anchor, donor, ...]}}."
-            ) from error
+        rows = {str(layer): _numbers(str(layer), row) for layer, row in weights.items()}
         return WeightTable(rows, {"method": "table"})
     if not isinstance(weights, str | os.PathLike):
         raise UsageError(
-            f"weights are a {type(weights).__name__}: give {{layer: [anchor, donor, ...]}}, or the "
-            "path of a file with that."
+            f"weights is of type {type(weights).__name__}: give a mapping of layers to numbers, a "
+            "path, or a WeightTable."
         )
     return read_weights(Path(weights))
+
+
+def _numbers(layer: str, row: Any) -> tuple[float, ...]:
+    """A row of a mapping; text is none, although its digits could be read."""
+    try:
+        if isinstance(row, str | bytes) or any(isinstance(w, str | bytes) for w in row):
+            raise TypeError
+        return tuple(map(float, row))
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"weights has {reprlib.repr(row)} for {layer[:80]!r}: give a list of numbers, the "
+            "anchor's weight first."
+        ) from None

@@ -66,10 +66,10 @@ class Schedule:
             raise UsageError(f"schedule {self.kind!r} is unknown: choose {', '.join(SCHEDULES)}.")
         for name in ("gamma", "endpoint", "anchor_weight"):
             value = getattr(self, name)
-            if not isinstance(value, int | float | None):
+            if not isinstance(value, int | float | None) or isinstance(value, bool):
                 raise UsageError(f"{name.replace('_', '-')} is {value!r}: give a number.")
         for name, value in (("start", self.start), ("end", self.end)):
-            if not isinstance(value, str | int | float):
+            if not isinstance(value, str | int | float) or isinstance(value, bool):
                 raise UsageError(f"{name} is {value!r}: give a fraction from 0 to 1, or a layer.")
             if not isinstance(value, str) and not 0 <= value <= 1:
                 raise UsageError(f"{name} is {value}: give a fraction from 0 to 1, or a layer.")

@@ -997,6 +997,22 @@ def test_drift_is_drawn(name: str, begin: bytes, lwmm: Command, tiny: Models) ->
     assert Path(name).read_bytes().startswith(begin)
 
 
+def test_every_kind_of_parameter_is_drawn(lwmm: Command, tmp_path: Path) -> None:
+    """Tokens, scales and position tables are neither weight nor bias: their drift was not seen."""
+    random = np.random.default_rng(0)
+    shared = random.standard_normal((8, 8)).astype("f4")
+    for name in ("a", "d"):
+        moved = random.standard_normal((1, 8)).astype("f4")
+        tensors = {"backbone.0.weight": shared, "backbone.0.cls_token": moved}
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    models = (tmp_path / "a.safetensors", tmp_path / "d.safetensors")
+    assert lwmm("drift", *models, "--plot", "d.svg").code == 0
+    drawn = Path("d.svg").read_text("utf-8")
+    assert "<!-- weight -->" in drawn
+    assert "<!-- other -->" in drawn
+    assert "<!-- bias -->" not in drawn
+
+
 @pytest.mark.parametrize("name", ["d.png", "d.svg", "d.pdf"])
 def test_a_plot_is_drawn_over_a_figure_and_over_nothing_else(
     name: str, lwmm: Command, tiny: Models

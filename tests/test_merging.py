@@ -460,6 +460,28 @@ def _paths(tmp_path: Path, count: int) -> list[Path]:
     return [tmp_path / f"model{i}.safetensors" for i in range(count)]
 
 
+@pytest.mark.parametrize(
+    ("lost", "count"), [((), 0), (("mean",), 1), (("var",), 1), (("mean", "var"), 0)]
+)
+def test_a_variance_without_its_mean_is_merged_linearly_and_said(
+    lost: tuple[str, ...], count: int, tmp_path: Path
+) -> None:
+    models = [net(i) | batch_norm(i) for i in range(3)]
+    names = [name for name in models[2] if name.endswith(tuple(f"running_{what}" for what in lost))]
+    for name in names:
+        del models[2][name]
+    result = merge(tmp_path, *models, batch_norm="moment")
+    said = [text for text in result.warnings if "are merged linearly" in text]
+    assert len(said) == count
+    made = read(tmp_path / "merged")
+    for tensor in result.plan.merged:
+        if count and tensor.statistic == "running_var":
+            there = [(w, m[tensor.key]) for w, m in zip(tensor.weights, models, strict=True) if w]
+            linear = sum(w * v.astype(float) for w, v in there)
+            np.testing.assert_allclose(made[tensor.key], linear, rtol=1e-6)
+    assert not [t for t in merge(tmp_path, *models).warnings if "are merged linearly" in t]
+
+
 def test_moments_where_a_donor_lacks_the_layer(tmp_path: Path) -> None:
     parents = [net(0) | batch_norm(0), net(1), net(2) | batch_norm(2)]
     merge(tmp_path, *parents, batch_norm="moment", schedule="isotropic")

@@ -203,6 +203,48 @@ def test_a_merge_is_the_sum_that_the_method_says(
 
 
 @SLOW
+@given(
+    seed=st.integers(0, 2**32),
+    count=st.integers(2, 5),
+    factor=st.sampled_from([-1.0, 2.0, 2.0**20, 2.0**-20]),
+    schedule=st.sampled_from(["linear", "cosine", "harmonic", "isotropic"]),
+    dtype=st.sampled_from(["f4", "f8"]),
+)
+def test_a_merge_goes_with_scale_and_with_channels_and_lies_between_its_parents(
+    seed: int,
+    count: int,
+    factor: float,
+    schedule: str,
+    dtype: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    random = np.random.default_rng(seed)
+    models = [
+        {f"b.{j}.weight": random.standard_normal((6, 5)).astype(dtype) for j in range(3)}
+        for _ in range(count)
+    ]
+    order = random.permutation(6)
+    made = []
+    for change in (lambda v: v, lambda v: v * np.dtype(dtype).type(factor), lambda v: v[order]):
+        folder = tmp_path_factory.mktemp("law")
+        paths = [
+            save(folder / f"m{i}.safetensors", {name: change(v) for name, v in m.items()})
+            for i, m in enumerate(models)
+        ]
+        how: dict[str, Any] = {"allow_unrelated": True, "scope": "all", "schedule": schedule}
+        lw.merge(*paths, output=folder / "merged", **how)
+        made.append(read(folder / "merged"))
+    plain, scaled, permuted = made
+    for name, value in plain.items():
+        assert (scaled[name] == value * np.dtype(dtype).type(factor)).all()
+        assert (permuted[name] == value[order]).all()
+        every = np.stack([m[name] for m in models])
+        slack = 8 * np.finfo(dtype).eps * np.abs(every).max(0)
+        assert (value >= every.min(0) - slack).all()
+        assert (value <= every.max(0) + slack).all()
+
+
+@SLOW
 @given(case=merges(), data=st.data())
 def test_a_table_is_read_as_its_longest_names_say(
     case: tuple[list[Values], dict[str, Any]],
@@ -234,6 +276,44 @@ def test_a_table_is_read_as_its_longest_names_say(
         rows[layer] = (max(0.0, 1 - math.fsum(donors)), *donors)  # what is missing is the anchor's
     expected = merged_by_formula(models, rows, "linear")
     assert_numbers(read(folder / "merged"), expected, models)
+
+
+def test_numbers_of_a_sweep_by_numpy_are_written_as_numbers(
+    trio: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """The recipe could not be written, after all was merged."""
+    options: dict[str, Any] = {
+        "start": np.float64(0.25),
+        "gamma": np.float32(2),
+        "anchor_weight": np.linspace(0.5, 1, 3)[1],
+        "end": np.int64(1),
+        "allow_nonfinite": np.True_,
+    }
+    result = lw.merge(*trio[:2], output=tmp_path / "m", **options)
+    plain = {name: value.item() for name, value in options.items()}
+    assert lw.merge(*trio[:2], output=tmp_path / "plain", **plain).files == result.files
+    assert lw.merge_recipe(tmp_path / "m", output=tmp_path / "again").files == result.files
+    result.plan.save(tmp_path / "plan.json")
+    assert lw.MergePlan.load(tmp_path / "plan.json") == result.plan
+    fit: dict[str, Any] = {
+        "lr": np.float64(0.1),
+        "seed": np.int64(1),
+        "threshold": np.float32(0.25),
+    }
+    fit |= {"steps": np.int64(1), "states": ""}
+    made = fit_layer_weights(lw.plan(*trio[:2]), pictures(2), **fit)
+    lw.merge(made, output=tmp_path / "fitted")
+    assert lw.verify(tmp_path / "fitted").files
+    made = entropy_layer_weights(lw.plan(*trio[:2]), pictures(2), seed=np.int64(3))  # type: ignore[arg-type]
+    lw.merge(made, output=tmp_path / "entropy")
+    assert lw.verify(tmp_path / "entropy").files
+
+
+@pytest.mark.parametrize("name", ["start", "end", "gamma", "endpoint", "anchor_weight"])
+def test_true_is_no_number(name: str, trio: tuple[Path, Path, Path]) -> None:
+    """A recipe with it could not be read."""
+    with pytest.raises(UsageError, match="is True: give a"):
+        lw.plan(*trio[:2], **{name: True})
 
 
 # -------------------------------------------------------------------- what is shown is what is used

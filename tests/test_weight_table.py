@@ -332,6 +332,14 @@ def test_numbers_with_an_exponent_are_numbers(pair: tuple[Path, Path], tmp_path:
             read_weights(table)
 
 
+@pytest.mark.parametrize("row", ["10", b"10", 0.5, [None, 1], ["0.5", 0.5], [[0.5], 0.5], None])
+def test_a_mapping_has_rows_of_numbers(row: object, pair: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="for 'head': give a list of numbers, the anchor's"):
+        lw.plan(*pair, weights={**GROUPS, "head": row})
+    with pytest.raises(UsageError, match=r"^weights is of type list: give a mapping"):
+        lw.plan(*pair, weights=[("head", (1, 0))])
+
+
 def test_a_group_may_be_called_layers(tmp_path: Path) -> None:
     """A plan has a list of that name, too."""
     noise = np.random.default_rng(0)

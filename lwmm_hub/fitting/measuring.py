@@ -135,7 +135,9 @@ def entropy_layer_weights(
     from lwmm_hub.fitting.options import FitOptions
     from lwmm_hub.fitting.running import library_nets
 
-    FitOptions(limit=limit, window=window, seed=seed).check()
+    asked = FitOptions(limit=limit, window=window, seed=seed)
+    asked.check()
+    limit, seed = asked.limit, asked.seed
     data = open_images(images, split=split, revision=revision, column=image_column)
     numbers = data.chosen(limit)
     parents = open_parents(plan)

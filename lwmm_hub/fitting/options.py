@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lwmm_hub.errors import UsageError
+from lwmm_hub.keywords import plain_fields
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -57,7 +58,8 @@ class FitOptions:
         start: `ramp`, the weights of the plan, or `uniform`.
         per: `layer`, or `stage` for one offset from the start for all layers of a stage.
         balance: how much rare classes count: a class weighs its part of the confident pixels, a
-            thousandth at least, to the power of minus this; 0 counts pixels, 1 classes.
+            thousandth at least (a fiftieth of an equal part, where there are over 20 classes), to
+            the power of minus this; 0 counts pixels, 1 classes.
         mirror: whether every other image is shown with left and right changed.
         checks: how often the images held back are looked at, in equal steps.
         patience: how many checks in a row may bring nothing before the fit stops.
@@ -79,6 +81,9 @@ class FitOptions:
     mirror: bool = False
     checks: int = 12
     patience: int = 4
+
+    def __post_init__(self) -> None:
+        plain_fields(self)
 
     def check(self) -> None:
         """Refuse values out of range.

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Progress = Callable[[str, int, int, float | None, float | None], None]
-CAP = 0.98  # no model starts with more of a layer, so that there are gradients for the others
+# About the most of a layer that a model starts with, so that there are gradients for the others:
+# each has 0.02 / (M - 1) at least, before the row is divided by its sum.
+CAP = 0.98
 LOST = 0.2  # agreement that is lost to the start from which on a fit counts as diverged
 SAVE_EVERY = 20.0  # seconds
 # A class with a smaller part of the confident pixels (or of an equal part, where there are many

@@ -33,7 +33,7 @@ def mixture_statistics(
                 continue
             spreads = _vectors(variance, checkpoints)
             if [s is None for s in spreads] != [m is None for m in means]:
-                continue  # a model with a variance but no mean: no mixture, so they merge linearly
+                continue  # of other models than the means: no mixture, so they merge linearly
             mixed_spread = sum(
                 w * (s + (m - mixed) ** 2)
                 for w, s, m in zip(variance.weights, spreads, means, strict=True)

@@ -23,6 +23,7 @@ from lwmm_hub.planning.noticing import (
     linked,
     links_copied,
     no_config,
+    no_mixtures,
     other_classes_kept,
     other_dtypes,
 )
@@ -153,6 +154,7 @@ def plan_merge(
             *other_classes_kept(key_map, options, kept_parts is not None),
             *meaning_warnings(checkpoints),
             *other_dtypes(merged, checkpoints),
+            *no_mixtures(merged, options),
         ),
         _cost(merged, checkpoints, options),
         key_map.order_source,

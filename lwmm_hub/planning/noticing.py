@@ -87,3 +87,22 @@ def other_dtypes(merged: Sequence[MergedTensor], checkpoints: Sequence[Checkpoin
                 f"{'float64' if 'F64' in (mine, theirs) else 'float32'} and stored as the anchor's."
             )
     return warnings
+
+
+def no_mixtures(merged: Sequence[MergedTensor], options: MergeOptions) -> list[str]:
+    """A warning where `--batch-norm moment` is asked for and a variance has no means beside it."""
+    if options.batch_norm != "moment":
+        return []
+    there = {t.name: [source is not None for source in t.sources] for t in merged if t.statistic}
+    apart = [
+        name
+        for name, models in there.items()
+        if name.endswith("running_var")
+        and there.get(name.removesuffix("running_var") + "running_mean") != models
+    ]
+    if not apart:
+        return []
+    return [
+        f"{len(apart)} batch-norm variances (first {apart[0]}) are merged linearly: not all models "
+        "that have them have the mean, too, or they have the mean alone."
+    ]
