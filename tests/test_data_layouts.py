@@ -992,6 +992,9 @@ def test_a_table_that_names_files_changes_with_them(tmp_path: Path) -> None:
         found.append(open_data(table, label_space="camvid-11").revision)
         assert open_images(table).revision is not None
     assert found[0] == found[1] != found[2]
+    far = {name: [f"https://example.org/{'x' * 300}.png"] for name in kinds}
+    table = datasets.Dataset.from_dict(far, features=kinds)
+    assert open_data(table, label_space="camvid-11").revision not in (None, *found)
     held = datasets.Dataset.from_dict({name: [Image.fromarray(ids([0]))] for name in kinds})
     assert open_data(held, label_space="camvid-11").revision == held._fingerprint
 
