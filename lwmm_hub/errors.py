@@ -27,9 +27,9 @@ import re
 
 _ALIKE = (
     "accept_license", "allow_nonfinite", "allow_unrelated", "batch_norm", "batch_size", "config",
-    "create_pr", "device", "dtype", "flip", "label_column", "license", "limit", "map_labels",
-    "match", "max_shard_size", "name_private", "overwrite", "private", "revision", "schedule",
-    "scope", "split", "streaming", "task", "to", "weights", "window",
+    "create_pr", "device", "dtype", "flip", "image_column", "label_column", "license", "limit",
+    "map_labels", "match", "max_shard_size", "name_private", "overwrite", "private", "revision",
+    "schedule", "scope", "split", "streaming", "task", "to", "weights", "window",
 )  # fmt: skip
 PYTHON = {f"--{name.replace('_', '-')}": name for name in _ALIKE} | {
     "-o": "output",

@@ -480,6 +480,18 @@ def test_acdc_has_its_conditions_as_splits(
         open_data(tmp_path, split="test")
 
 
+@pytest.mark.parametrize("space", ["gta-19", "cityscapes-34"])
+def test_train_ids_are_not_read_as_other_ids(tmp_path: Path, space: str) -> None:
+    """7, a traffic sign, was a road where --labels named a space of other ids."""
+    Image.fromarray(picture(0)).save(_made(tmp_path / "images" / "10k" / "val" / "a.jpg"))
+    save(tmp_path / "labels" / "sem_seg" / "masks" / "val" / "a.png", ids([7]))
+    with pytest.raises(EvaluationError, match=rf"bdd100k hold cityscapes-19, not {space}\. Leave "):
+        open_data(tmp_path, label_space=space)
+    assert (read(open_data(tmp_path, label_space="cityscapes-19"))[0].semantic == ids([7])).all()
+    names = list(label_space("cityscapes-19").labels[:8])
+    assert open_data(tmp_path, label_space=names).space.name == "custom-8"
+
+
 def test_dark_zurich_has_labels_of_val_and_images_to_fit_on(tmp_path: Path) -> None:
     for place in ("train/night/GOPR0351", "train/day/GOPR0345", "val/night/GOPR0356"):
         name = f"{place.rpartition('/')[2]}_frame_000001"
@@ -980,6 +992,9 @@ def test_a_table_that_names_files_changes_with_them(tmp_path: Path) -> None:
         found.append(open_data(table, label_space="camvid-11").revision)
         assert open_images(table).revision is not None
     assert found[0] == found[1] != found[2]
+    far = {name: [f"https://example.org/{'x' * 300}.png"] for name in kinds}
+    table = datasets.Dataset.from_dict(far, features=kinds)
+    assert open_data(table, label_space="camvid-11").revision not in (None, *found)
     held = datasets.Dataset.from_dict({name: [Image.fromarray(ids([0]))] for name in kinds})
     assert open_data(held, label_space="camvid-11").revision == held._fingerprint
 

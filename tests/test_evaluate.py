@@ -282,6 +282,31 @@ def test_states_are_of_one_model_one_data_set_and_one_setting(
     assert str(tmp_path) not in "".join(path.read_text() for path in own_cache.iterdir())
 
 
+def test_states_are_of_one_version_of_transformers(
+    models: dict[str, Path], streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept scores outlived an update of what prepares the images."""
+    data = open_data(streets)
+    run(subject(models["one"], data), data)
+    monkeypatch.setattr("lwmm_hub.evaluation.subjects.version", lambda _: "99.0")
+    watched = Watched(subject(models["one"], data))
+    run(watched, data)
+    assert watched.seen == COUNT
+
+
+def test_options_that_a_folder_has_no_use_for_are_refused(streets: Path) -> None:
+    """They were ignored: a revision of a folder, a column of files."""
+    for name, value in (
+        ("revision", "main"),
+        ("streaming", True),
+        ("image_column", "image"),
+        ("label_column", "label"),
+    ):
+        option = f"--{name.replace('_', '-')}"
+        with pytest.raises(LwmmError, match=rf"^{option} is for .*\(In Python: {name}\.\)"):
+            open_data(streets, **{name: value})  # type: ignore[arg-type]
+
+
 def test_states_are_of_one_way_to_read_the_data(models: dict[str, Path], streets: Path) -> None:
     """Other columns of the same table, or another layout of the same files, are other truth."""
     import datasets
@@ -757,6 +782,9 @@ def test_truth_of_another_size_or_kind_is_an_error(
         (root / "id2label.json").write_text(json.dumps(dict(enumerate(zoo.LABELS))))
         return root
 
+    turned = r"has 56 x 40 pixels and its labels 40 x 56. Images are turned as their EXIF data say"
+    with pytest.raises(EvaluationError, match=turned):
+        lw.evaluate(models["one"], data_of(np.zeros((56, 40), np.uint8)))
     with pytest.raises(EvaluationError, match=r"has 56 x 40 pixels and its labels 28 x 20"):
         lw.evaluate(models["one"], data_of(truth(0, 20, 28)))
     with pytest.raises(EvaluationError, match=r"ids 3, which custom-3 does not have"):

@@ -89,6 +89,12 @@ def test_an_image_of_32_bit_numbers_is_refused(tmp_path: Path, kind: Any) -> Non
         image_of(open_picture(tmp_path / "image.tif", "depth"), "depth")
 
 
+def test_an_image_that_pillow_does_not_turn_into_rgb_is_named() -> None:
+    """Pillow's own error came through, without the image's name."""
+    with pytest.raises(EvaluationError, match=r"^scan is an image of mode La, .* Save it as a PNG"):
+        image_of(Image.new("La", (4, 4)), "scan")
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16", "1"])
 def test_an_image_belongs_to_who_asked_for_it(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (4, 4)).save(tmp_path / "image.png")

@@ -26,8 +26,10 @@ def mark_of(path: Path, name: str) -> bytes:
         path: may be missing, or no regular file.
         name: to stand for it, the same wherever the data set lies.
     """
-    size = path.stat().st_size if path.is_file() else -1
-    seen = hashlib.sha256(f"{name} {size}\n".encode())
+    size = -1
+    with suppress(OSError):  # of a name that is too long, too
+        size = path.stat().st_size if path.is_file() else -1
+    seen = hashlib.sha256(f"{name} {size}\n".encode("utf-8", "surrogateescape"))
     length = _BLOCK
     starts: Sequence[int] = range(0, size, length)
     if path.suffix.lower() == ".png":

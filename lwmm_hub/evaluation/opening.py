@@ -98,6 +98,9 @@ def open_data(
             "the open-partial split is of Office-31 and Office-Home as they lie on disk. Name "
             "office-31:FOLDER or office-home:FOLDER."
         )
+    if folder is not None or _is_table(source):
+        of_hub = {"--revision": revision is not None, "--streaming": streaming}
+        _refuse(of_hub, "is for data sets of the Hub")
     if folder is not None:
         return _open_folder(folder, layout, split, space, columns, open_partial)
     if _is_table(source):
@@ -108,6 +111,17 @@ def open_data(
         beside = file_beside(data, commit, LABEL_FILE)
         space = read_space(beside) if beside is not None else None
     return from_table(table, data.location, commit, chosen, space, columns, partial(reading, data))
+
+
+def _refuse(given: Mapping[str, bool], why: str) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        UsageError: one is given.
+    """
+    for option, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{option} {why}: leave it out.")
 
 
 def _is_table(source: Any) -> bool:
@@ -208,6 +222,8 @@ def _open_folder(
     if layout is None and (stored := stored_table(folder, split)) is not None:
         table, chosen = stored
         return from_table(table, folder.resolve().name, None, chosen, space, columns)
+    of_table = {"--image-column": columns.image, "--label-column": columns.label}
+    _refuse({name: value is not None for name, value in of_table.items()}, "is for tables")
     return open_layout(folder, layout, split, space, columns.task, unknown=open_partial)
 
 

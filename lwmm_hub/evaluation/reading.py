@@ -111,7 +111,13 @@ def image_of(picture: Any, name: str) -> NDArray[np.uint8]:
             f"{name} is an image of 32-bit numbers (mode {mode}), of which nobody knows what is "
             "white. Save it with 8 bits for each colour, or with 16 bits of grey."
         )
-    return np.array(turned.convert("RGB"))  # a copy: PIL's own memory cannot be written to
+    try:
+        return np.array(turned.convert("RGB"))  # a copy: PIL's own memory cannot be written to
+    except ValueError as error:
+        raise EvaluationError(
+            f"{name} is an image of mode {mode}, which Pillow does not turn into RGB. Save it as a "
+            "PNG."
+        ) from error
 
 
 def labels_in(picture: Any, space: LabelSpace, name: str) -> Labels:

@@ -239,10 +239,13 @@ def _check_sizes(sample: Sample) -> None:
     maps = [sample.semantic, sample.panoptic.ids if sample.panoptic is not None else None]
     for truth in maps:
         if truth is not None and truth.shape != sample.image.shape[:2]:
+            turned = truth.shape == sample.image.shape[1::-1]
+            step = "Pair them rightly, or resize the labels (nearest)."
+            if turned:
+                step = "Images are turned as their EXIF data say: turn the labels likewise."
             raise EvaluationError(
                 f"{sample.name}: the image has {sample.image.shape[1]} x {sample.image.shape[0]} "
-                f"pixels and its labels {truth.shape[1]} x {truth.shape[0]}. Pair them rightly, or "
-                "resize the labels (nearest)."
+                f"pixels and its labels {truth.shape[1]} x {truth.shape[0]}. {step}"
             )
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -111,8 +112,10 @@ class HubModel:
         # Scores do not hang on how many images go through together: after memory ran out, a
         # smaller batch goes on where the larger one stopped.
         how = replace(self.options, batch_size=1)
+        # images are prepared and networks computed by transformers: another one may do it otherwise
         self.identity = (
-            f"{identity_of_checkpoint(checkpoint)} {how} {self.map.table.tobytes().hex()}"
+            f"{identity_of_checkpoint(checkpoint)} {how} {self.map.table.tobytes().hex()} "
+            f"transformers {version('transformers')}"
         )
 
     @property

@@ -14,6 +14,7 @@ from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.data_sets import DataSet, choose_split
 from lwmm_hub.evaluation.fingerprints import mark_of
 from lwmm_hub.evaluation.label_spaces import LabelSpace, custom_space, label_space
+from lwmm_hub.evaluation.label_tables import TABLES
 from lwmm_hub.evaluation.layouts.driving import (
     ACDC,
     BDD100K,
@@ -165,6 +166,12 @@ def _spaces(
             "Leave --labels (or id2label.json) out; files that hold the ids of that space are read "
             "as pairs:FOLDER."
         )
+    if own and not layout.file_space and space is not None and space.name in _foreign(layout):
+        # train ids read as ids: 7, a traffic sign, as a road
+        raise EvaluationError(
+            f"the label files of {layout.name} hold {layout.space}, not {space.name}. Leave "
+            "--labels (or id2label.json) out; files of other ids are read as pairs:FOLDER."
+        )
     told = space or own or (custom_space(listing.labels) if listing.labels else None)
     categories: dict[int, int] = {}
     if listing.categories:
@@ -176,6 +183,11 @@ def _spaces(
         )
     files = label_space(layout.file_space) if layout.file_space and space is None else told
     return told, _Truth(task, files, categories, layout)
+
+
+def _foreign(layout: Layout) -> set[str]:
+    """The spaces of tables that a layout's files do not hold."""
+    return set(TABLES) - {layout.space, *layout.other_spaces}
 
 
 def _check_labels(folder: Path, items: Sequence[Item]) -> None:

@@ -148,6 +148,7 @@ SYNTHIA = Layout(
     no_splits,
     _synthia,
     space="synthia-16",
+    other_spaces=("synthia-13",),
     read_labels=read_synthia,
 )
 

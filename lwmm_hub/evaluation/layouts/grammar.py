@@ -58,6 +58,7 @@ class Layout:
         space: what its labels are called; "" where the folder or the user says.
         file_space: the space whose ids its label files hold, if that is another; classes in the
             same order as in `space`.
+        other_spaces: what else those ids may be read as, where the user says so.
         tasks: what it has truth for, the usual one first.
         read_labels: how a label file is read where it is no ordinary picture.
         sure: what more than `signs` has to be true of the folder.
@@ -70,6 +71,7 @@ class Layout:
     list: Callable[[Path, str, str], Listing]
     space: str = ""
     file_space: str = ""
+    other_spaces: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("semantic",)
     read_labels: Callable[[Path, str], Labels] | None = None
     sure: Callable[[Path], bool] | None = None
