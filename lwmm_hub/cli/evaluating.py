@@ -134,10 +134,9 @@ def evaluate(
 ) -> None:
     """Score models side by side, on the same images.
 
-    The first is what the others are compared with. An interrupted run goes on where it stopped.
-
-    DATA is a data set of the Hub, a folder whose layout is known (Cityscapes, GTA5, SYNTHIA,
-    Mapillary Vistas, ADE20K, COCO panoptic, Office, images/ beside labels/), or LAYOUT:FOLDER.
+    The first is what the others are compared with. DATA is a data set of the Hub, a folder whose
+    layout is known (Cityscapes, GTA5, SYNTHIA, Mapillary Vistas, ADE20K, COCO panoptic, Office,
+    images/ beside labels/), or LAYOUT:FOLDER. An interrupted run goes on where it stopped.
     """
     if dataset is None:
         raise UsageError("there is nothing to compare with: name the data with --dataset.")
