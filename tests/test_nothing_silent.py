@@ -246,7 +246,7 @@ def test_a_tensor_that_is_merged_in_part_is_not_counted_as_kept(tmp_path: Path, 
     assert sum(rows) == len(kept)
     assert blocks["Merged in part"].split() == f"1 {why}: backbone.block1.0.attn.kv.bias".split()
     notebook = plan._repr_html_()
-    of_anchor = notebook.partition("of a donor left out because")[0]
+    of_anchor = notebook.partition("not used because")[0]
     assert words in notebook
     first, second = (
         [int(n) for n in re.findall(r"<tr><td[^>]*>(\d+)</td>", part)]
