@@ -781,6 +781,23 @@ def test_an_output_that_is_no_folder_is_refused(
     refused_everywhere(lwmm, tmp_path, 1, words, *models, "--overwrite", "-o", output)
 
 
+def test_what_is_no_folder_is_no_leftover(lwmm: Command, tiny: Models, tmp_path: Path) -> None:
+    """A pipe of that name was waited for, and a link took the place of the output."""
+    here = tmp_path / "here"
+    (here / "precious").mkdir(parents=True)
+    (here / "precious" / "file").write_text("mine")
+    os.mkfifo(here / ".out.lwmm-0.tmp")
+    for name in (".out.lwmm-1.tmp", ".out.lwmm-2.old"):
+        (here / name).symlink_to("precious")
+    assert lwmm("merge", tiny.anchor, tiny.donor, "-o", "out").code == 0
+    assert_complete(here / "out")
+    (here / "out" / "LICENSE").mkdir()
+    done = lwmm("merge", tiny.anchor, tiny.donor, "-o", "out", "--overwrite")
+    assert_refused(done, 1, "files that lwmm-hub did not write: LICENSE")
+    assert (here / "precious" / "file").read_text() == "mine"
+    assert not (here / "out").is_symlink()
+
+
 def test_a_link_stays_a_link_to_a_folder_that_is_replaced(lwmm: Command, tiny: Models) -> None:
     assert lwmm("merge", tiny.anchor, tiny.donor, "-o", "disk/merged").code == 0
     Path("link").symlink_to("disk/merged")

@@ -108,12 +108,14 @@ def _require_ours(output: Path, words: Words) -> None:
             f"{output} is read-only. Change that, or choose another folder{words.by}."
         )
     names = sorted(path.name for path in output.iterdir())
+    folders = {path.name for path in output.iterdir() if _is_folder(path)}  # we write none in it
     if names and MANIFEST not in names and CONVERSION not in names:
         raise OutputError(
             f"{output} was not written by lwmm-hub (it has no {MANIFEST}), so --overwrite "
             f"leaves it alone. Choose another folder{words.by}."
         )
-    foreign = [name for name in names if name not in OURS and not WEIGHT_FILES.fullmatch(name)]
+    ours = {name for name in names if name in OURS or WEIGHT_FILES.fullmatch(name)} - folders
+    foreign = [name for name in names if name not in ours]
     if foreign:
         raise OutputError(
             f"{output} holds files that lwmm-hub did not write: {', '.join(foreign[:5])}. Move "
@@ -247,16 +249,21 @@ def recover(output: Path) -> None:
     parent = output.parent
     if not parent.is_dir():
         return
-    for old in parent.glob(f".{_glob(output.name)}.lwmm-*.old"):
+    for old in filter(_is_folder, parent.glob(f".{_glob(output.name)}.lwmm-*.old")):
         if output.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(old, output)  # noqa: PTH104
-    for left in parent.glob(f".{_glob(output.name)}.lwmm-*.tmp"):
+    for left in filter(_is_folder, parent.glob(f".{_glob(output.name)}.lwmm-*.tmp")):
         lock = _lock(left)
         if lock is not None:  # nobody works in it
             shutil.rmtree(left, ignore_errors=True)
             _unlock(lock)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is one of ours: no link, and no pipe, which would be waited for."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _glob(name: str) -> str:
