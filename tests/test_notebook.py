@@ -180,8 +180,14 @@ def test_a_type_checker_finds_a_misspelt_option_and_no_fault_in_the_readme(tmp_p
         (lambda m: lw.match(m.anchor, m.donor), "is not opened: lw.resolve opens it"),
         (lambda m: lw.plan([m.anchor, m.donor]), "one by one, not in a list"),
         (lambda m: lw.plan(m.anchor, [m.donor]), "one by one, not in a list"),
-        (lambda m: lw.plan(m.anchor, m.donor, weights=[0.5, 0.5]), "weights are a list: give {lay"),
-        (lambda m: lw.plan(m.anchor, m.donor, weights={"head": 1}), "weights are no table .*: wri"),
+        (
+            lambda m: lw.plan(m.anchor, m.donor, weights=[0.5, 0.5]),
+            "weights is of type list: give a mapping",
+        ),
+        (
+            lambda m: lw.plan(m.anchor, m.donor, weights={"head": 1}),
+            "has 1 for .head.: give a list",
+        ),
         (lambda m: lw.measure_drift(m.anchor, m.donor), "is no key map: lw.match"),
         (lambda m: lw.MergePlan.load("none.json"), "the plan none.json: No such file or directory"),
         (lambda m: lw.merge(m.anchor, m.donor, threads="2"), "threads is '2': give a number"),

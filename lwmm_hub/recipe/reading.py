@@ -1,22 +1,17 @@
-"""`lwmm_recipe.yaml`: what it takes to run a merge again bit for bit, and a strict reader for it.
-
-A recipe names pinned parents, the options, and the decisions that the weights made. Everything in
-it is checked, and whatever is wrong is reported with its line.
-"""
+"""A strict reader of recipes: whatever is wrong is reported with its line."""
 
 from __future__ import annotations
 
-import functools
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path, PureWindowsPath
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from lwmm_hub.errors import ModelReferenceError, RecipeError, UsageError
 from lwmm_hub.foreign_yaml import EXPONENT, scalar
-from lwmm_hub.planning import MergeOptions, MergePlan
+from lwmm_hub.planning import MergeOptions
+from lwmm_hub.recipe.values import VERSION, Recipe, RecipeModel, is_path
 from lwmm_hub.reference import STAGES, WEIGHTS, ModelReference
 from lwmm_hub.schedule import TABLE
 from lwmm_hub.small_files import is_stream, read_small_text
@@ -25,156 +20,7 @@ from lwmm_hub.weight_table import WeightTable, origin_of
 if TYPE_CHECKING:
     import yaml
 
-VERSION = 1
 _MAX_BYTES = 4 << 20
-
-
-@dataclass(frozen=True)
-class RecipeModel:
-    """One parent of a recipe: a pinned reference, a local path with its label, or the label alone.
-
-    Where there is no reference to say it, `weights` says which copy of the file is meant, and
-    `stage` which network of a folder.
-    """
-
-    reference: str | None = None
-    local: str | None = None
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    kept_parts: tuple[str, ...] = ()
-    weights: str = "student"
-    stage: str | None = None
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The parents in order (the anchor first) and the options of a merge.
-
-    `scope_decided` says that `kept_parts` are the verdict on the weights; otherwise they are judged
-    when the recipe runs. `pairs_sha256` is the checksum of what was matched by values: they are
-    matched anew when the recipe runs, and have to match the same. `table` holds layer weights that
-    no schedule gives. `places` says where the values stand that models may show to be wrong.
-    """
-
-    models: tuple[RecipeModel, ...]
-    options: MergeOptions
-    scope_decided: bool = False
-    pairs_sha256: str | None = None
-    table: WeightTable | None = None
-    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-
-
-def recipe_of(plan: MergePlan, public: bool, folder: Path | None = None) -> Recipe:
-    """The recipe that runs `plan` again.
-
-    Args:
-        plan: a decided plan.
-        public: name local parents by label and checksum only, never by path.
-        folder: where the recipe will lie; local paths are written relative to it.
-    """
-    models = []
-    for model in plan.models:
-        sha256 = {name: value for name, value in model.sha256.items() if value}
-        if not model.local:
-            reference = ModelReference.parse(f"hf://{model.reference}")
-            pinned = str(replace(reference, revision=model.commit))
-            models.append(RecipeModel(pinned, None, sha256, model.kept_parts))
-        elif public:
-            chosen = (model.weights, model.stage)
-            models.append(RecipeModel(None, model.label, sha256, model.kept_parts, *chosen))
-        else:
-            text = _relative(model.reference, folder)
-            models.append(RecipeModel(text, model.label, sha256, model.kept_parts))
-    return Recipe(tuple(models), plan.options, plan.scope_decided, plan.pairs_sha256, plan.table)
-
-
-def _relative(reference: str, folder: Path | None) -> str:
-    """A local reference as seen from `folder`, where that is possible."""
-    path, _, query = reference.partition("?")
-    absolute = Path(path).expanduser().absolute()
-    try:
-        text = os.path.relpath(absolute, folder or Path.cwd())
-    except ValueError:  # another drive
-        text = str(absolute)
-    text = Path(text).as_posix()
-    text = text if is_path(text) else f"./{text}"
-    return f"{text}?{query}" if query else text
-
-
-def is_path(reference: str) -> bool:
-    """Whether a reference of a recipe is a local path; else it is the Hub's.
-
-    >>> is_path("./anchor"), is_path("D:/models/anchor"), is_path("org/name")
-    (True, True, False)
-    """
-    return reference.startswith((".", "/")) or PureWindowsPath(reference).is_absolute()
-
-
-def moved_recipe(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe as it reads from another folder: its local paths relative to `folder`."""
-    models = (
-        replace(model, reference=_relative(model.reference, folder))
-        if model.reference is not None and is_path(model.reference)
-        else model
-        for model in recipe.models
-    )
-    return replace(recipe, models=tuple(models))
-
-
-def write_recipe(recipe: Recipe, made_by: str) -> str:
-    """The recipe as YAML."""
-    import yaml
-
-    models = []
-    for model in recipe.models:
-        row: dict[str, Any] = {}
-        row |= {"reference": model.reference} if model.reference else {}
-        row |= {"local": model.local} if model.local else {}
-        row |= {"weights": model.weights} if model.weights != "student" else {}
-        row |= {"stage": model.stage} if model.stage else {}
-        row |= {"sha256": dict(model.sha256)} if model.sha256 else {}
-        row |= {"kept_parts": list(model.kept_parts)} if model.kept_parts else {}
-        models.append(row)
-    data = {
-        "version": VERSION,
-        "models": models,
-        "scope_decided": recipe.scope_decided,
-        "options": asdict(recipe.options),
-    } | ({"pairs_sha256": recipe.pairs_sha256} if recipe.pairs_sha256 else {})
-    if recipe.table is not None:
-        data["weights_from"] = dict(recipe.table.origin)
-        data["layer_weights"] = {name: _Row(row) for name, row in recipe.table.rows.items()}
-    body = yaml.dump(
-        data,
-        Dumper=_dumper(),
-        sort_keys=False,
-        allow_unicode=True,
-        width=1000,
-    )
-    return (
-        f"# Written by {made_by}. The first model is the anchor. Run it again with\n"
-        f"#   lwmm-hub merge --recipe lwmm_recipe.yaml -o DIR\n{body}"
-    )
-
-
-class _Row(tuple[float, ...]):
-    """Weights of one layer, which are written in one line."""
-
-
-@functools.cache
-def _dumper() -> Any:
-    import yaml
-
-    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-        """Writes plain values, and rows of weights in one line each."""
-
-    def represent(dumper: Any, row: _Row) -> yaml.Node:
-        node: yaml.Node = dumper.represent_sequence(
-            "tag:yaml.org,2002:seq", list(row), flow_style=True
-        )
-        return node
-
-    Dumper.add_representer(_Row, represent)
-    return Dumper
 
 
 def read_recipe(path: Path) -> Recipe:
