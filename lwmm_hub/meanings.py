@@ -129,9 +129,17 @@ def class_names(config: Mapping[str, Any] | None) -> tuple[str, ...] | None:
     >>> class_names({"id2label": {"0": "LABEL_0"}}) is None
     True
     """
-    names = all_labels(config) or ()
-    plain = tuple(" ".join(re.split(r"[\s_]+", name.strip().casefold())) for name in names)
+    plain = tuple(map(_one_spelling, all_labels(config) or ()))
     return None if all(map(_NO_NAME.fullmatch, plain)) else plain
+
+
+def _one_spelling(name: str) -> str:
+    return " ".join(re.split(r"[\s_]+", name.strip().casefold()))
+
+
+def _classes_of(checkpoint: Checkpoint) -> tuple[str, ...] | None:
+    """By its configuration, else as its training noted them in the weight file."""
+    return class_names(checkpoint.config) or tuple(map(_one_spelling, checkpoint.classes)) or None
 
 
 def other_classes(
@@ -139,15 +147,16 @@ def other_classes(
 ) -> dict[tuple[int, str], str]:
     """(donor, layer) -> why its rows are not the anchor's: classifiers of other classes.
 
-    Where both configurations name the classes, and not the same ones in the same order.
+    Where both name the classes, in a configuration or beside the weights, and not the same ones in
+    the same order.
     """
-    mine = class_names(checkpoints[0].config)
+    mine = _classes_of(checkpoints[0])
     if mine is None:
         return {}
     layers = _classifiers(shared, len(mine))
     found: dict[tuple[int, str], str] = {}
     for i, donor in enumerate(checkpoints[1:], start=1):
-        theirs = class_names(donor.config)
+        theirs = _classes_of(donor)
         if theirs is None or theirs == mine or len(theirs) != len(mine):
             continue
         at, one, other = next(

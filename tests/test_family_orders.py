@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 
 import pytest
 import test_tracing
@@ -286,11 +287,22 @@ def dinov2_of_authors(gated: bool) -> list[str]:
     return keys
 
 
+def features_alone(keys: list[str]) -> list[str]:
+    """As `timm.create_model(..., features_only=True)` registers a network, stages side by side."""
+    return [re.sub(r"^(layers|stages|stem)\.(\d)", r"\1_\2", key) for key in keys]
+
+
 OTHERS: dict[str, tuple[list[str], str, str]] = {
     "Swin, Microsoft": (swin_of_others(0), "swin", "SwinModel"),
     "Swin, timm": (swin_of_others(1), "swin", "SwinModel"),
     "ConvNeXt, authors": (convnext_of_authors(), "convnext", "ConvNextForImageClassification"),
     "ConvNeXt, timm": (convnext_of_timm(), "convnext", "ConvNextForImageClassification"),
+    "Swin, timm's features": (features_alone(swin_of_others(1)), "swin", "SwinModel"),
+    "ConvNeXt, timm's features": (
+        features_alone(convnext_of_timm()),
+        "convnext",
+        "ConvNextForImageClassification",
+    ),
     "ViT, timm": (vit_of_timm(), "vit", "ViTForImageClassification"),
     "DeiT, timm": (vit_of_timm("dist_token"), "vit", "DeiTForImageClassificationWithTeacher"),
     "BEiT, authors": (beit_of_authors(), "vit", "BeitForImageClassification"),
@@ -300,7 +312,7 @@ OTHERS: dict[str, tuple[list[str], str, str]] = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("prefix", ["", "backbone.", "net.student."])
+@pytest.mark.parametrize("prefix", ["", "backbone.", "encoder.model.", "net.student."])
 def test_other_systems_name_the_same_parameters(name: str, prefix: str) -> None:
     keys, family, model = OTHERS[name]
     (theirs, _), *_ = traced(model)

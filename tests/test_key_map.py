@@ -127,8 +127,10 @@ LACKING: dict[tuple[str, str], set[str]] = {
     ("swin", "transformers, new names, backbone"): {"maskformer_norms.{s}", "norm"},
     ("swin", "transformers, new names"): {"maskformer_norms.{s}", "stage_norms.{s}"},
     ("swin", "timm"): {"maskformer_norms.{s}"},
+    ("swin", "timm, features alone"): {"maskformer_norms.{s}"},
     ("swin", "Microsoft"): {"maskformer_norms.{s}"},
     ("convnext", "timm"): {"stage_norms.{s}"},
+    ("convnext", "timm, features alone"): {"stage_norms.{s}"},
     ("vit", "transformers, new names"): HYBRID,
     ("vit", "timm"): HYBRID
     | {"blocks.{b}", "blocks.{b}.attn.relative_position_bias", "relative_position_bias"}

@@ -10,8 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from clients import files_of, lwmm_hub
-from enumerators import TINY, ancestor, finetuned, write_safetensors, write_transformers_folder
+from enumerators import (
+    TINY,
+    ancestor,
+    finetuned,
+    spell_nvlabs,
+    write_safetensors,
+    write_transformers_folder,
+)
 from hub import TestHub
 from safetensors.numpy import load_file
 
@@ -63,6 +71,29 @@ def test_a_classifier_of_other_classes_stays_the_anchors(labels: list[str], tmp_
     card = (result.folder / "README.md").read_text(encoding="utf-8")
     assert "head.classifier" in card
     lw.verify(result.folder)
+
+
+@pytest.mark.parametrize("meta", ["mmcv", "mmengine"])
+def test_classes_that_a_training_noted_beside_its_weights_are_compared(
+    meta: str, tmp_path: Path
+) -> None:
+    def run(name: str, seed: int, labels: list[str]) -> Path:
+        values = spell_nvlabs(finetuned(START, seed), TINY)
+        state = {key: torch.from_numpy(value.copy()) for key, value in values.items()}
+        noted = (
+            {"CLASSES": tuple(labels)} if meta == "mmcv" else {"dataset_meta": {"classes": labels}}
+        )
+        torch.save({"meta": noted, "state_dict": state}, tmp_path / f"{name}.pth")
+        return tmp_path / f"{name}.pth"
+
+    anchor = run("anchor", 1, NAMES)
+    plan = lw.plan(anchor, run("donor", 2, SWAPPED))
+    why = "other classes (0 is 'class 0' in anchor and 'class 1' in donor)"
+    assert plan.kept["decode_head.linear_pred.weight"] == why
+    config = lw.plan(anchor, segformer(tmp_path / "folder", 3, SWAPPED))
+    assert config.kept["decode_head.linear_pred.weight"] == why.replace("donor", "folder")
+    same = lw.plan(anchor, run("same", 3, [name.replace(" ", "_").upper() for name in NAMES]))
+    assert "decode_head.linear_pred.weight" in merged_keys(same)
 
 
 def test_a_donor_of_the_same_classes_still_takes_part_in_the_classifier(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pickle_builder as by_hand
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import lwmm_hub as lw
 from lwmm_hub.checkpoint.entries import LocalFile
@@ -387,3 +388,27 @@ def test_a_pickle_is_taken_from_a_folder_where_nothing_else_may_be_the_weights(
     assert lw.resolve(str(tmp_path)).files == ("model_final.pkl",)
     torch.save({"b": torch.ones(3)}, tmp_path / "latest.pth")
     assert lw.resolve(str(tmp_path)).files == ("latest.pth",)
+
+
+def test_a_pickle_of_arrays_is_an_anchor_and_a_donor(tmp_path: Path) -> None:
+    """It is written as safetensors, or as a `.pth` with its own nesting that detectron2 loads."""
+    random = np.random.default_rng(0)
+    start = {f"backbone.l{i}.weight": random.standard_normal((8, 8), np.float32) for i in range(4)}
+    files = []
+    for name in ("anchor", "donor"):
+        own = {k: v + random.standard_normal((8, 8), np.float32) / 4 for k, v in start.items()}
+        files.append(tmp_path / f"{name}.pkl")
+        files[-1].write_bytes(pickle.dumps({"model": own, "__author__": "zoo"}, 4))
+    plain = lw.merge(*files, output=tmp_path / "plain")
+    torches = lw.merge(*files, output=tmp_path / "pth", output_format="pth")
+    merged = load_file(plain.folder / "model.safetensors")
+    saved = torch.load(torches.folder / "model.pth", weights_only=True)
+    assert list(saved) == ["model"]
+    assert saved["model"].keys() == merged.keys() == start.keys()
+    parents = [pickle.loads(file.read_bytes())["model"] for file in files]
+    first = next(iter(start))
+    mean = (parents[0][first] + parents[1][first]) / 2
+    np.testing.assert_allclose(merged[first].numpy(), mean, rtol=0, atol=1e-6)
+    assert all(torch.equal(saved["model"][key], merged[key]) for key in merged)
+    for folder in (plain.folder, torches.folder):
+        lw.verify(folder)

@@ -107,3 +107,21 @@ def step(key: object) -> str:
 def shown_key(key: object) -> str:
     """A key as a message may print it; only scalars are printed in full."""
     return shown(key) if isinstance(key, str | bytes | int) else shown(str(type(key).__name__))
+
+
+def classes_in(tree: object) -> tuple[str, ...]:
+    """The names of classes that a training run noted beside the weights; none where it did not.
+
+    As mmcv 1 (`meta/CLASSES`) and mmengine (`meta/dataset_meta/classes`) save them.
+
+    >>> classes_in({"meta": {"CLASSES": ("road", "sky")}, "state_dict": {}})
+    ('road', 'sky')
+    """
+    meta = tree.get("meta") if isinstance(tree, dict) else None
+    inner = meta.get("dataset_meta") if isinstance(meta, dict) else None
+    for place in (meta, inner):
+        for key in ("CLASSES", "classes"):
+            names = place.get(key) if isinstance(place, dict) else None
+            if isinstance(names, tuple | list) and all(isinstance(name, str) for name in names):
+                return tuple(names)
+    return ()

@@ -75,6 +75,7 @@ class Checkpoint:
         facts: licence and the like.
         warnings: what the user should know of this file.
         marks: file -> what a file on disk is known again by; empty for models of the Hub.
+        classes: names of its classes as its training noted them in the weight file.
         name: what to call it where its own label would not tell it from another model.
     """
 
@@ -96,6 +97,7 @@ class Checkpoint:
     pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
     processor: Mapping[str, Any] | None = None
+    classes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:  # of all fields it would fill a notebook
         commit = f" of {self.commit[:8]}" if self.commit else ""

@@ -7,9 +7,30 @@ they are two families.
 
 from __future__ import annotations
 
-from lwmm_hub.families.grammar import Dialect, Repeat, Table, rules, under
+from lwmm_hub.families.grammar import Dialect, KeyRule, Repeat, Table, rules, under
 
 _PREFIXES = ("backbone.", "model.pixel_level_module.encoder.", "")
+
+
+def _timm(dot: str) -> tuple[KeyRule, ...]:
+    """The names of timm, in which `dot` stands before the numbers of stages."""
+    return rules(
+        (f"stem{dot}0.*", "embeddings.projection.*"),
+        (f"stem{dot}1.*", "embeddings.norm.*"),
+        *under(
+            f"stages{dot}{{s}}.",
+            "stages.{s}.",
+            ("downsample.0.*", "downsample.norm.*"),
+            ("downsample.1.*", "downsample.conv.*"),
+            ("blocks.{b}.conv_dw.*", "blocks.{b}.dwconv.*"),
+            ("blocks.{b}.norm.*", "blocks.{b}.norm.*"),
+            ("blocks.{b}.mlp.fc1.*", "blocks.{b}.pwconv1.*"),
+            ("blocks.{b}.mlp.fc2.*", "blocks.{b}.pwconv2.*"),
+            ("blocks.{b}.gamma", "blocks.{b}.layer_scale"),
+        ),
+        ("head.norm.*", "norm.*"),
+    )
+
 
 CONVNEXT = Table(
     name="convnext",
@@ -63,22 +84,13 @@ CONVNEXT = Table(
             "timm",
             prefixes=_PREFIXES,
             signature="stages.0.blocks.0.gamma",
-            rules=rules(
-                ("stem.0.*", "embeddings.projection.*"),
-                ("stem.1.*", "embeddings.norm.*"),
-                *under(
-                    "stages.{s}.",
-                    "stages.{s}.",
-                    ("downsample.0.*", "downsample.norm.*"),
-                    ("downsample.1.*", "downsample.conv.*"),
-                    ("blocks.{b}.conv_dw.*", "blocks.{b}.dwconv.*"),
-                    ("blocks.{b}.norm.*", "blocks.{b}.norm.*"),
-                    ("blocks.{b}.mlp.fc1.*", "blocks.{b}.pwconv1.*"),
-                    ("blocks.{b}.mlp.fc2.*", "blocks.{b}.pwconv2.*"),
-                    ("blocks.{b}.gamma", "blocks.{b}.layer_scale"),
-                ),
-                ("head.norm.*", "norm.*"),
-            ),
+            rules=_timm("."),
+        ),
+        Dialect(
+            "timm, features alone",  # `tu-` encoders of segmentation-models-pytorch
+            prefixes=("", "encoder.model.", "encoder.", "backbone."),
+            signature="stages_0.blocks.0.gamma",
+            rules=_timm("_"),
         ),
     ),
     order=(

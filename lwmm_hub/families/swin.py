@@ -143,6 +143,17 @@ SWIN = Table(
             without=("layers.0.downsample.norm.weight",),
         ),
         Dialect(
+            "timm, features alone",  # `tu-` encoders of segmentation-models-pytorch
+            prefixes=("", "model.", "encoder.model.", "encoder.", "backbone."),
+            signature=_MICROSOFT_SIGNATURE.replace("layers.", "layers_"),
+            rules=rules(
+                *((one.replace("layers.{", "layers_{"), *rest) for one, *rest in _MICROSOFT),
+                ("layers_{s+1}.downsample.norm.*", "stages.{s}.downsample.norm.*"),
+                ("layers_{s+1}.downsample.reduction.*", "stages.{s}.downsample.reduction.*"),
+            ),
+            dead={key.replace("layers.", "layers_"): why for key, why in _MASK.items()},
+        ),
+        Dialect(
             "Microsoft",
             prefixes=("", "backbone.", "model."),
             signature=_MICROSOFT_SIGNATURE,

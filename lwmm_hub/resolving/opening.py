@@ -10,6 +10,7 @@ from typing import Any
 
 from lwmm_hub.checkpoint import ByteReader, Checkpoint, LocalFile, ModelFacts, TensorEntry
 from lwmm_hub.checkpoint.copies import PAIRS, dotless_average, holds_copy, is_dotless_counter
+from lwmm_hub.checkpoint.layout import classes_in
 from lwmm_hub.checkpoint.safetensors import RESERVED, read_safetensors
 from lwmm_hub.errors import CheckpointError
 from lwmm_hub.reference import ModelReference
@@ -42,6 +43,7 @@ class OpenedFiles:
     pretraining: Mapping[str, TensorEntry] = field(default_factory=dict)
     copy: str = "student"
     others: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def checkpoint(
         self,
@@ -71,6 +73,7 @@ class OpenedFiles:
             part_files=self.part_files,
             pretraining=self.pretraining,
             processor=processor,
+            classes=self.classes,
         )
 
 
@@ -207,6 +210,7 @@ def _open(reader: ByteReader, weights: str) -> OpenedFiles:
         state.warnings,
         copy=state.copy,
         others=state.others,
+        classes=classes_in(pickled.tree),
     )
 
 
