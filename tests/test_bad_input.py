@@ -590,6 +590,14 @@ def test_a_card_with_other_types_keeps_its_texts(
     Path("anchor/README.md").write_text(f"---\n{text}pipeline_tag: true\n---\n")
     facts = lw.resolve("anchor").facts
     assert (facts.license, facts.datasets, facts.pipeline_tag) == ("mit", ("a", "b"), None)
+    for several, license in (
+        ("[mit, mit]", "mit"),
+        ("[mit, cc-by-nc-4.0]", "mit and cc-by-nc-4.0"),
+        (f"{'x' * 97}", "other"),
+        (f"[{', '.join('abcdefghijklmnopq')}]", "other"),
+    ):
+        Path("anchor/README.md").write_text(f"---\nlicense: {several}\n---\n")
+        assert lw.resolve("anchor").facts.license == license
 
 
 # ---------------------------------------------------------------------- values

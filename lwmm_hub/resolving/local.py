@@ -26,6 +26,7 @@ _LICENSE_FILE = re.compile(
     re.IGNORECASE,
 )
 _MOST_LICENSES, _MOST_BASES = 16, 64  # that a card lists
+_LONGEST_LICENSE = 96  # characters of its id
 _NO_TEXTS = (*WEIGHT_SUFFIXES, ".json", ".yaml", ".yml", ".py", ".png", ".jpg", ".svg")
 
 
@@ -232,7 +233,8 @@ def is_license_file(name: str) -> bool:
 def _licenses(declared: Sequence[str]) -> list[str]:
     """Each licence that a card lists; of a list nobody says that one may be chosen, so all hold."""
     found = list(dict.fromkeys(text.strip() for text in declared if text.strip()))
-    return found if len(found) <= _MOST_LICENSES else ["other"]
+    sane = len(found) <= _MOST_LICENSES and all(len(text) <= _LONGEST_LICENSE for text in found)
+    return found if sane else ["other"]
 
 
 def facts_from(declared: Mapping[str, Any], **known: Any) -> ModelFacts:
