@@ -368,7 +368,7 @@ def identity_of_checkpoint(checkpoint: Checkpoint) -> str:
     assert checkpoint.folder is not None
     settings = [LocalFile(path, path.name) for path in sorted(checkpoint.folder.glob("*.json"))]
     seen = hashlib.sha256(about.encode())
-    for reader in (*checkpoint.readers.values(), *settings):  # a legacy pickle's is no `LocalFile`
+    for reader in (*checkpoint.readers.values(), *settings):  # that of a `.pkl` is no `LocalFile`
         seen.update(f"{reader.name} {reader.size} ".encode())
         for start in range(0, reader.size, 1 << 20):
             seen.update(reader.read(start, min(1 << 20, reader.size - start)))
