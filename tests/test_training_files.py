@@ -279,6 +279,61 @@ def test_inert_values_do_nothing(
         assert len(str(caught.value)) < 500
 
 
+def a_storage(key: str, count: int, part: tuple[int, int] | None, kind: str) -> bytes:
+    """A reference to a storage with what files before 1.6 say of the part that is meant."""
+    view = b"N"
+    if part is not None:
+        view = b"(" + by_hand.text(str(part)) + b"".join(map(by_hand.integer, part)) + b"t"
+    fields = by_hand.text("storage") + by_hand.name("torch", kind) + by_hand.text(key)
+    return b"(" + fields + by_hand.text("cpu") + by_hand.integer(count) + view + b"tQ"
+
+
+def with_parts(part: tuple[int, int]) -> bytes:
+    """A file of two storages, 10 floats and 3 halves, of which tensors are parts and views."""
+    sources = {
+        "part": (a_storage("0", 10, part, "FloatStorage"), 1, (2, 2), (1, 2)),
+        "other": (a_storage("0", 10, (4, 6), "FloatStorage"), 0, (6,), (1,)),
+        "whole": (a_storage("0", 10, None, "FloatStorage"), 2, (3,), (2,)),
+        "half": (a_storage("1", 3, None, "HalfStorage"), 0, (3,), (1,)),
+    }
+    tensors = {
+        key: by_hand.name("torch._utils", "_rebuild_tensor")
+        + (b"(" + source + by_hand.integer(offset))
+        + (by_hand.sizes(*shape) + by_hand.sizes(*strides) + b"tR")
+        for key, (source, offset, shape, strides) in sources.items()
+    }
+    keys = b"](" + by_hand.text("0") + by_hand.text("1") + b"e"
+    pickles = (by_hand.integer(1001), b"}", by_hand.dictionary(**tensors), keys)
+    values = (np.arange(10, dtype=np.float32), np.arange(3, dtype=np.float16))
+    return (
+        by_hand.MAGIC
+        + b"".join(map(by_hand.pickled, pickles))
+        + b"".join(len(v).to_bytes(8, "little") + v.tobytes() for v in values)
+    )
+
+
+def test_parts_of_a_storage_are_read_as_torch_reads_them(tmp_path: Path) -> None:
+    """As PyTorch before 0.4 wrote views."""
+    path = by_hand.write(tmp_path, with_parts((3, 5)))
+    checkpoint = lw.resolve(str(path))
+    expected = torch.load(path, weights_only=True)
+    assert expected["part"].tolist() == [[4.0, 6.0], [5.0, 7.0]]
+    assert list(checkpoint.entries) == list(expected)
+    for key, value in expected.items():
+        entry = checkpoint.entries[key]
+        assert entry.shape == tuple(value.shape)
+        assert checkpoint.read(entry) == value.contiguous().numpy().tobytes()
+
+
+@pytest.mark.parametrize("part", [(3, 4), (6, 5), (11, 0), (-1, 5), (3, 2**59)])
+def test_parts_beyond_their_storage_or_tensors_beyond_their_part_are_refused(
+    tmp_path: Path, part: tuple[int, int]
+) -> None:
+    path = by_hand.write(tmp_path, with_parts(part))
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
+        lw.resolve(str(path))
+
+
 def test_another_version_of_the_old_format_is_refused(tmp_path: Path) -> None:
     rest = by_hand.pickled(b"}") + by_hand.pickled(b"}") + by_hand.pickled(b"]")
     for version, error in ((1001, "no state dict"), (1000, "unknown version")):
