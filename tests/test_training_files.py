@@ -162,6 +162,47 @@ def test_a_class_like_one_of_the_table_is_refused(
             read_pytorch(LocalFile(path, path.name))
 
 
+@every_format
+@pytest.mark.parametrize("holder", [*HOLDERS.values(), "argparse.Namespace"])
+def test_weights_in_a_class_that_is_read_over_are_not_passed_by_for_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    holder: str,
+    protocol: int,
+    legacy: bool,
+) -> None:
+    """What lies beside them was taken in their place, an average as if there were no student."""
+    plain = {"a.weight": torch.ones(2, 3), "b.weight": torch.zeros(4)}
+    if holder == "argparse.Namespace":
+        held: Any = argparse.Namespace(**plain)
+    else:
+        held = class_of(holder, dict, monkeypatch)(plain)
+    said = rf"holds its weights \(.*\) in '{holder}'"
+    path = tmp_path / "run.pth"
+    for content in (
+        held,
+        {"state_dict": held, "x": {"y": torch.ones(3)}},
+        {"model": held, "ema": plain},
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            found(save(path, content, protocol, legacy))
+    with pytest.raises(CheckpointError, match="several dictionaries of tensors"):
+        found(save(path, {"backbone": held, "head": {"c": torch.ones(3)}}, protocol, legacy))
+    with pytest.raises(CheckpointError, match=said):
+        found(save(path, {"state_dict": {"inner": {"deep": held}}}, protocol, legacy))
+    save(path, {"state_dict": plain, "more": held, "f": torch.nn.PReLU}, protocol, legacy)
+    file, _ = read_pytorch(LocalFile(path, path.name))
+    weights = find_state_dicts(file.tree, file.name)
+    assert (list(weights.entries), weights.path) == (list(plain), ("state_dict",))
+    assert f"'more': 2 tensors in '{holder}', not read" in weights.unused
+
+
+def test_tensors_of_a_loss_are_no_network_beside_the_network(tmp_path: Path) -> None:
+    loss = torch.nn.CrossEntropyLoss(weight=torch.ones(3))
+    content = {"network_a": {"conv.weight": torch.ones(2, 3)}, "criterion": loss}
+    assert list(found(save(tmp_path / "run.pth", content, 2, False))) == ["conv.weight"]
+
+
 GETATTR = by_hand.name("__builtin__", "getattr")
 NAMESPACE = by_hand.name("argparse", "Namespace")
 MANY = b"}" + b"(" + b"".join(by_hand.text(str(i)) + b"N" for i in range(9)) + b"u"
@@ -238,6 +279,70 @@ def test_inert_values_do_nothing(
         assert len(str(caught.value)) < 500
 
 
+def a_storage(key: str, count: int, part: tuple[int, int] | None, kind: str) -> bytes:
+    """A reference to a storage with what files before 1.6 say of the part that is meant."""
+    view = b"N"
+    if part is not None:
+        view = b"(" + by_hand.text(str(part)) + b"".join(map(by_hand.integer, part)) + b"t"
+    fields = by_hand.text("storage") + by_hand.name("torch", kind) + by_hand.text(key)
+    return b"(" + fields + by_hand.text("cpu") + by_hand.integer(count) + view + b"tQ"
+
+
+def with_parts(part: tuple[int, int]) -> bytes:
+    """A file of two storages, 10 floats and 3 halves, of which tensors are parts and views."""
+    sources = {
+        "part": (a_storage("0", 10, part, "FloatStorage"), 1, (2, 2), (1, 2)),
+        "other": (a_storage("0", 10, (4, 6), "FloatStorage"), 0, (6,), (1,)),
+        "whole": (a_storage("0", 10, None, "FloatStorage"), 2, (3,), (2,)),
+        "half": (a_storage("1", 3, None, "HalfStorage"), 0, (3,), (1,)),
+    }
+    tensors = {
+        key: by_hand.name("torch._utils", "_rebuild_tensor")
+        + (b"(" + source + by_hand.integer(offset))
+        + (by_hand.sizes(*shape) + by_hand.sizes(*strides) + b"tR")
+        for key, (source, offset, shape, strides) in sources.items()
+    }
+    keys = b"](" + by_hand.text("0") + by_hand.text("1") + b"e"
+    pickles = (by_hand.integer(1001), b"}", by_hand.dictionary(**tensors), keys)
+    values = (np.arange(10, dtype=np.float32), np.arange(3, dtype=np.float16))
+    return (
+        by_hand.MAGIC
+        + b"".join(map(by_hand.pickled, pickles))
+        + b"".join(len(v).to_bytes(8, "little") + v.tobytes() for v in values)
+    )
+
+
+def test_parts_of_a_storage_are_read_as_torch_reads_them(tmp_path: Path) -> None:
+    """As PyTorch before 0.4 wrote views."""
+    path = by_hand.write(tmp_path, with_parts((3, 5)))
+    checkpoint = lw.resolve(str(path))
+    expected = torch.load(path, weights_only=True)
+    assert expected["part"].tolist() == [[4.0, 6.0], [5.0, 7.0]]
+    assert list(checkpoint.entries) == list(expected)
+    for key, value in expected.items():
+        entry = checkpoint.entries[key]
+        assert entry.shape == tuple(value.shape)
+        assert checkpoint.read(entry) == value.contiguous().numpy().tobytes()
+
+
+@pytest.mark.parametrize("part", [(3, 4), (6, 5), (11, 0), (-1, 5), (3, 2**59)])
+def test_parts_beyond_their_storage_or_tensors_beyond_their_part_are_refused(
+    tmp_path: Path, part: tuple[int, int]
+) -> None:
+    path = by_hand.write(tmp_path, with_parts(part))
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
+        lw.resolve(str(path))
+
+
+def test_another_version_of_the_old_format_is_refused(tmp_path: Path) -> None:
+    rest = by_hand.pickled(b"}") + by_hand.pickled(b"}") + by_hand.pickled(b"]")
+    for version, error in ((1001, "no state dict"), (1000, "unknown version")):
+        content = by_hand.MAGIC + by_hand.pickled(by_hand.integer(version)) + rest
+        path = by_hand.write(tmp_path, content)
+        with pytest.raises(CheckpointError, match=error):
+            found(path)
+
+
 def test_no_name_of_the_tables_runs_or_opens_anything() -> None:
     """A reader of the tables who adds one of these would open no hole, but should think again."""
     for name in INERT | NAMED:
@@ -258,6 +363,8 @@ def arrays() -> dict[str, Any]:
         "double": wide.astype(np.float64),
         "turned": np.asfortranarray(wide),
         "turned.deep": np.asfortranarray(generator.standard_normal((5, 4, 9, 3))),
+        "axes": generator.standard_normal((5, 4, 9)).transpose(1, 0, 2),
+        "axes.cycled": generator.standard_normal((5, 1, 9)).transpose(2, 0, 1),
         "rows": wide[2:4],
         "columns": wide[:, ::2],
         "scalar": np.array(3.0, dtype=np.float32),
@@ -312,17 +419,31 @@ def an_array(
     shape: bytes = b"K\x02\x85",
     dtype: bytes = b"",
     values: bytes = b"C\x08" + b"\x00" * 8,
-    order: bytes = b"<",
+    order: bytes = by_hand.text("<"),
 ) -> bytes:
     dtype = dtype or by_hand.name("numpy", "dtype") + by_hand.text("f4") + b"\x89\x88\x87R"
-    state = b"(K\x03" + by_hand.text(order.decode()) + b"tb"
+    state = b"(K\x03" + order + b"tb"
     start = by_hand.name("numpy._core.multiarray", "_reconstruct") + by_hand.name(
         "numpy", "ndarray"
     )
     return start + b"K\x00\x85C\x01b\x87R(K\x01" + shape + dtype + state + b"\x89" + values + b"tb"
 
 
+def a_buffer(order: str, *more: bytes) -> bytes:
+    """An array of shape (2, 1) as protocol 5 writes it."""
+    start = by_hand.name("numpy._core.numeric", "_frombuffer") + b"(C\x08" + b"\x00" * 8
+    dtype = by_hand.name("numpy", "dtype") + by_hand.text("f4") + b"\x89\x88\x87R"
+    return start + dtype + by_hand.sizes(2, 1) + by_hand.text(order) + b"".join(more) + b"tR"
+
+
 LIES = {
+    "axes that are none": a_buffer("K", b"K\x01"),
+    "axes that are not there": a_buffer("K"),
+    "too few axes": a_buffer("K", by_hand.sizes(0)),
+    "an axis twice": a_buffer("K", by_hand.sizes(0, 0)),
+    "axes beyond": a_buffer("K", by_hand.sizes(1, 2)),
+    "axes of rows": a_buffer("C", by_hand.sizes(1, 0)),
+    "an order that is none": a_buffer("A"),
     "too few values": an_array(values=b"C\x04" + b"\x00" * 4),
     "too many values": an_array(values=b"C\x0c" + b"\x00" * 12),
     "a negative size": an_array(shape=b"J\xff\xff\xff\xff\x85"),
@@ -332,7 +453,8 @@ LIES = {
     "values that are a list": an_array(values=b"]"),
     "values that are text": an_array(values=by_hand.text("\u20ac" * 8)),
     "values beyond the end": an_array(values=b"B\xff\xff\xff\x7f"),
-    "big-endian": an_array(order=b">"),
+    "big-endian": an_array(order=by_hand.text(">")),
+    "big-endian in bytes": an_array(order=b"C\x01>"),
 }
 
 
@@ -346,8 +468,10 @@ def test_arrays_that_lie_are_refused(tmp_path: Path, body: bytes) -> None:
 
 
 def test_an_array_made_by_hand_is_read_so_the_refusals_above_mean_something(tmp_path: Path) -> None:
-    path = by_hand.write(tmp_path, by_hand.pickled(by_hand.dictionary(a=an_array())), "model.pkl")
-    assert lw.resolve(str(path)).entries["a"].shape == (2,)
+    made = {"a": an_array(), "b": a_buffer("C"), "c": a_buffer("K", by_hand.sizes(1, 0))}
+    path = by_hand.write(tmp_path, by_hand.pickled(by_hand.dictionary(**made)), "model.pkl")
+    shapes = [entry.shape for entry in lw.resolve(str(path)).entries.values()]
+    assert shapes == [(2,), (2, 1), (1, 2)]
 
 
 def test_one_value_of_many_arrays_is_kept_once(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import IO
 
 from lwmm_hub.checkpoint.entries import LocalFile, TensorEntry, tensor_bytes
 from lwmm_hub.checkpoint.rebuilding import (
@@ -13,6 +12,7 @@ from lwmm_hub.checkpoint.rebuilding import (
     PickledDtype,
     Run,
     as_sizes,
+    is_contiguous,
     unexpected,
 )
 from lwmm_hub.checkpoint.spool import ALWAYS_ALLOWED, MAX_EXPANSION, PIECE, new_spool
@@ -32,10 +32,10 @@ class ArraySpool:
     Arrays that have one value in the pickle stay one.
     """
 
-    def __init__(self, file: LocalFile, stream: IO[bytes]) -> None:
-        """For the pickle in `file`, of which `stream` reads."""
+    def __init__(self, file: LocalFile) -> None:
+        """For the pickle that a file is."""
         self.name = file.name
-        self.stream = stream
+        self.file = file
         self.limit = max(MAX_EXPANSION * file.size, ALWAYS_ALLOWED)
         self.spooled = new_spool(file.name)
         self.places: dict[int, tuple[int, _Values]] = {}  # of values, which live as long as this
@@ -61,10 +61,18 @@ class ArraySpool:
             raise unexpected(
                 self.name, f"an array of shape {shape} and {dtype} in {_length(values)} bytes"
             )
-        strides = None
-        if turned and sum(size > 1 for size in shape) > 1 and 0 not in shape:
-            strides = tuple(math.prod(shape[:axis]) for axis in range(len(shape)))
-        return TensorEntry("", dtype, shape, self.name, self.place_of(values), strides)
+        axes = tuple(range(len(shape)))
+        if turned:
+            axes, shape = axes[::-1], shape[::-1]
+        elif value.axes is not None:
+            axes = as_sizes(self.name, value.axes)
+        if sorted(axes) != list(range(len(shape))):
+            raise unexpected(self.name, "an array whose axes are not those of its shape")
+        steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        shape, strides = tuple(shape[axis] for axis in axes), tuple(steps[axis] for axis in axes)
+        flat = 0 in shape or is_contiguous(shape, strides)
+        place = self.place_of(values)
+        return TensorEntry("", dtype, shape, self.name, place, None if flat else strides)
 
     def dtype_of(self, kind: object) -> str | None:
         """The dtype by its safetensors name; None where an array of it is no tensor.
@@ -76,7 +84,7 @@ class ArraySpool:
             return None
         dtype = _DTYPES.get(kind.code)
         order = kind.state[1] if isinstance(kind.state, tuple) and len(kind.state) > 1 else "<"
-        if dtype is not None and order == ">":
+        if dtype is not None and order in (">", b">"):
             raise CheckpointError(
                 f"{self.name} holds big-endian arrays. Save it again with them as little-endian: "
                 "array.astype(array.dtype.newbyteorder('<'))."
@@ -103,9 +111,8 @@ class ArraySpool:
     def pieces(self, values: _Values) -> Iterator[bytes]:
         """The values in pieces of a few MiB."""
         if isinstance(values, Run):
-            self.stream.seek(values.offset)
             for done in range(0, values.length, PIECE):
-                yield self.stream.read(min(PIECE, values.length - done))
+                yield self.file.read(values.offset + done, min(PIECE, values.length - done))
             return
         plain = _plain(values)
         for done in range(0, len(plain), PIECE):

@@ -1,8 +1,8 @@
 """The names that a pickle may hold beside tensors: tables, and the whole policy.
 
 Nothing named here is imported or called. What training runs save beside weights (arguments,
-configurations, histories, dates, losses) is read over: an instance becomes an `Opaque` that keeps
-the name alone, whatever it is given. Every name that is in no table is refused.
+configurations, histories, dates, losses) is read over: an instance becomes an `Opaque`, in which
+tensors are counted and nothing else is read. Every name that is in no table is refused.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lwmm_hub.checkpoint.entries import TensorEntry
-from lwmm_hub.checkpoint.rebuilding import Global, Opaque
+from lwmm_hub.checkpoint.rebuilding import Global, Opaque, PickledArray, PickledTensor
 from lwmm_hub.checkpoint.zip_archive import shown
 from lwmm_hub.errors import CheckpointError
 
@@ -23,7 +23,7 @@ class PickledFile:
     `entries` are all tensors in the order of the file under their full path, e.g.
     `state_dict/backbone.norm1.weight` (dictionary keys and `[index]`, joined by `/`). `tree` is the
     same as nested dict, list and tuple, in which a tensor is a `TensorEntry` under its local key,
-    and a value that is neither plain nor needed is an `Opaque`.
+    and a value that is neither plain nor needed is an `Opaque`, which says how many it holds.
     """
 
     name: str
@@ -32,7 +32,10 @@ class PickledFile:
 
 
 def lay_out(
-    name: str, root: object, as_entry: Callable[[object], TensorEntry | None]
+    name: str,
+    root: object,
+    as_entry: Callable[[object], TensorEntry | None],
+    kind: type[PickledTensor | PickledArray] = PickledTensor,
 ) -> PickledFile:
     """The tree below `root` in plain containers, its tensors as entries.
 
@@ -40,11 +43,12 @@ def lay_out(
         name: what to call the file in a message.
         root: what the pickle describes.
         as_entry: the entry of a value that is a tensor (any key), else None.
+        kind: what such values are.
 
     Raises:
         CheckpointError: the tree is too large or too deep, or two tensors have one path.
     """
-    layout = _Layout(name, as_entry)
+    layout = _Layout(name, as_entry, kind)
     tree = layout.plain(root, ())
     return PickledFile(name, layout.entries, tree)
 
@@ -52,19 +56,25 @@ def lay_out(
 class _Layout:
     """One walk through what a pickle describes, which stops where a small file describes much."""
 
-    def __init__(self, name: str, as_entry: Callable[[object], TensorEntry | None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        as_entry: Callable[[object], TensorEntry | None],
+        kind: type[PickledTensor | PickledArray],
+    ) -> None:
         self.name = name
         self.as_entry = as_entry
+        self.kind = kind
         self.entries: dict[str, TensorEntry] = {}
         self.visited = 0
         self.characters = 0
 
     def plain(self, value: object, path: tuple[str, ...]) -> object:
-        self.visited += 1
-        if self.visited > MAX_VALUES or len(path) > MAX_DEPTH:
-            raise self.too_much(f"nests more than {MAX_VALUES} values or {MAX_DEPTH} levels")
-        if value is None or isinstance(value, str | int | float | bytes | Opaque):
+        self.visit(len(path))
+        if value is None or isinstance(value, str | int | float | bytes):
             return value
+        if isinstance(value, Opaque):
+            return Opaque(value.name, tensors=self.tensors_in(value))
         if isinstance(value, dict):
             return {key: self.plain(item, (*path, step(key))) for key, item in value.items()}
         if isinstance(value, list):
@@ -78,6 +88,36 @@ class _Layout:
             return Opaque(f"{type(value).__module__}.{type(value).__qualname__}")
         self.add("/".join(path), entry)
         return replace(entry, key=path[-1] if path else "")
+
+    def visit(self, depth: int) -> None:
+        self.visited += 1
+        if self.visited > MAX_VALUES or depth > MAX_DEPTH:
+            raise self.too_much(f"nests more than {MAX_VALUES} values or {MAX_DEPTH} levels")
+
+    def tensors_in(self, carrier: Opaque) -> int:
+        """How many tensors it was given, however deep, but for those of torch's own instances.
+
+        Losses, layers and optimizers hold tensors beside the weights; a dictionary of a class of
+        its own may hold the weights.
+        """
+        seen: set[int] = set()
+        waiting: list[object] = [carrier]
+        found = 0
+        while waiting:
+            value = waiting.pop()
+            self.visit(0)
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, self.kind):
+                found += 1
+            elif isinstance(value, Opaque):
+                waiting += () if value.name.startswith("torch.") else value.given or ()
+            elif isinstance(value, dict):
+                waiting += value.values()
+            elif isinstance(value, list | tuple):
+                waiting += value
+        return found
 
     def add(self, full: str, entry: TensorEntry) -> None:
         self.characters += len(full)

@@ -17,13 +17,14 @@ from typing import IO
 from lwmm_hub.checkpoint.arrays import ArraySpool
 from lwmm_hub.checkpoint.entries import ByteReader, LocalFile, TensorEntry
 from lwmm_hub.checkpoint.layout import PickledFile, lay_out
-from lwmm_hub.checkpoint.rebuilding import PickledTensor, Storage, item_bytes
+from lwmm_hub.checkpoint.rebuilding import PickledArray, PickledTensor, Storage, item_bytes
 from lwmm_hub.checkpoint.unpickling import MAX_PICKLE, Pickles
 from lwmm_hub.checkpoint.zip_archive import damaged, shown
 from lwmm_hub.errors import CheckpointError
 
 MAX_TEXTS = 1 << 30  # bytes of a pickle of arrays that are held; protocol 2 writes values as text
 _MAGIC = 0x1950A86A20F9469CFC6C
+_VERSION = 1001  # the only one there was
 
 
 def read_legacy(file: LocalFile) -> tuple[PickledFile, ByteReader]:
@@ -52,9 +53,11 @@ def read_legacy(file: LocalFile) -> tuple[PickledFile, ByteReader]:
         pickles = Pickles(stream, size, name, declare)
         first = pickles.load(max(MAX_PICKLE, min(size, MAX_TEXTS)))
         if first != _MAGIC:
-            spool = ArraySpool(file, stream)
-            return lay_out(name, first, spool.as_entry), spool.spooled
-        _, machine, root, keys = (pickles.load() for _ in range(4))
+            spool = ArraySpool(file)
+            return lay_out(name, first, spool.as_entry, PickledArray), spool.spooled
+        version, machine, root, keys = (pickles.load() for _ in range(4))
+        if version != _VERSION:
+            raise damaged(name, "it is of an unknown version")
         if isinstance(machine, dict) and machine.get("little_endian") is False:
             raise CheckpointError(
                 f"{name} was written on a big-endian machine. Save it again on a little-endian "

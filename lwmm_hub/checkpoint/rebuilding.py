@@ -27,11 +27,22 @@ class Global:
     name: str
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Opaque:
-    """A harmless value that is not needed to read weights (a date, a numpy scalar), not built."""
+    """A harmless value that is not needed to read weights (a date, a numpy scalar), not built.
+
+    `given` is what its pickle gives it; `tensors` counts the weights in there, once laid out.
+    """
 
     name: str
+    given: list[object] | None = None
+    tensors: int = 0
+
+    def give(self, value: object) -> None:
+        """Keep what it is given, unread."""
+        if self.given is None:  # of millions that are given nothing none costs a list
+            self.given = []
+        self.given.append(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +71,14 @@ class PickledTensor:
 
 @dataclass(eq=False, slots=True)
 class PickledArray:
-    """An array of numpy; `state` is what its pickle sets it to, believed by nobody yet."""
+    """An array of numpy; `state` is what its pickle sets it to, believed by nobody yet.
+
+    Where `axes` are given, the shape in there is that of the values as they lie in C order, and
+    the array has these axes of it.
+    """
 
     state: object = None
+    axes: object = None
 
 
 @dataclass(eq=False, slots=True)
@@ -285,11 +301,13 @@ def _array(name: str, arguments: tuple[object, ...]) -> object:
 
 
 def _array_of_buffer(name: str, arguments: tuple[object, ...]) -> object:
-    """`_frombuffer(buffer, dtype, shape, order)`, of protocol 5."""
-    if len(arguments) != 4:
+    """`_frombuffer(buffer, dtype, shape, order, axes=None)`, of protocol 5; numpy 2.3 has axes."""
+    if len(arguments) not in (4, 5):
         raise unexpected(name, "an array in an unknown form")
-    values, dtype, shape, order = arguments
-    return PickledArray((1, shape, dtype, order == "F", values))
+    values, dtype, shape, order, axes = (*arguments, None)[:5]
+    if order not in ("C", "F", "K") or (order == "K") != (axes is not None):
+        raise unexpected(name, "an array in an unknown form")
+    return PickledArray((1, shape, dtype, order == "F", values), axes)
 
 
 def _array_dtype(name: str, arguments: tuple[object, ...]) -> object:

@@ -18,6 +18,7 @@ from lwmm_hub.checkpoint.copies import (
 )
 from lwmm_hub.checkpoint.entries import TensorEntry
 from lwmm_hub.checkpoint.layout import shown_key, step
+from lwmm_hub.checkpoint.rebuilding import Opaque
 from lwmm_hub.checkpoint.zip_archive import shown
 from lwmm_hub.errors import CheckpointError
 
@@ -156,6 +157,8 @@ class _Search:
         return count if count.arrays else None
 
     def _count(self, value: object) -> _Count:
+        if isinstance(value, Opaque):  # a choice as any other, so that nothing else is taken for it
+            return _Count(value.tensors, value.tensors)
         if not isinstance(value, dict):
             return _Count(0, 0)
         if id(value) not in self.counted:
@@ -164,7 +167,7 @@ class _Search:
             counts += [
                 self._count(item)
                 for key, item in value.items()
-                if isinstance(item, dict) and not is_optimizer(key, item)
+                if isinstance(item, dict | Opaque) and not is_optimizer(key, item)
             ]
             self.counted[id(value)] = _Count(*map(sum, zip(*counts, strict=True)))
         return self.counted[id(value)]
@@ -307,6 +310,14 @@ class _Search:
         """
         dicts, taken = self.dicts(place), self.taken(place)
         notes = self.notes(dicts, "/".join(place.path))
+        for part, value in dicts.items():
+            if isinstance(value, Opaque) and value.tensors:
+                where = _where((*place.path, *filter(None, (part,))))
+                raise CheckpointError(
+                    f"{self.name} holds its weights ({where}) in {shown(value.name)}, which is not "
+                    "read. Load it with the code that wrote it and save a plain dictionary of "
+                    "them: torch.save(dict(...), ...)."
+                )
         if not any(taken.values()):
             raise CheckpointError(
                 f"{self.name} holds no state dict (a dictionary of named tensors). Save one: "
@@ -328,6 +339,10 @@ class _Search:
             f"{_where(path)}: {len(tensors)} tensors"
             for path, tensors in _dicts_of_tensors(self.tree)
             if path not in used
+        ]
+        beside += [
+            f"{_where(path)}: {carrier.tensors} tensors in {shown(carrier.name)}, not read"
+            for path, carrier in _carriers_of_tensors(self.tree)
         ]
         path = place.home or place.path
         unused = (*beside, *notes)
@@ -355,6 +370,17 @@ class _Search:
                     path = "/".join(filter(None, (where, part, step(key)[:MAX_SHOWN])))
                     notes.append(f"{shown(path)}: not a tensor")
         return notes
+
+
+def _carriers_of_tensors(
+    tree: object, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Opaque]]:
+    """(path, instance) of everything that holds tensors and is not read, outside optimizers."""
+    if isinstance(tree, Opaque) and tree.tensors:
+        yield path, tree
+    for key, item in tree.items() if isinstance(tree, dict) else ():
+        if not is_optimizer(key, item):
+            yield from _carriers_of_tensors(item, (*path, step(key)))
 
 
 def _where(path: tuple[str, ...]) -> str:

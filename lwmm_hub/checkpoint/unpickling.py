@@ -256,7 +256,7 @@ class _Machine:
         if known is not None:
             return known(self.name, arguments)
         if function.name in INERT:
-            return Opaque(function.name)
+            return Opaque(function.name, [arguments] if arguments else None)
         raise self.unexpected(f"a call of {function.name}")
 
     def build(self) -> None:
@@ -264,22 +264,28 @@ class _Machine:
         target = self.top()
         if isinstance(target, PickledArray | PickledDtype):
             target.state = state
-        # not needed of others: `_metadata` of a state dict, attributes of what is inert
-        elif not isinstance(target, dict | Opaque | PickledTensor):
+        elif isinstance(target, Opaque):
+            target.give(state)
+        # not needed of others, such as `_metadata` of a state dict
+        elif not isinstance(target, dict | PickledTensor):
             raise self.unexpected(f"attributes for {kind_of(target)}")
 
     def append(self, values: list[object]) -> None:
         target = self.top()
         if isinstance(target, list):
             target.extend(values)
-        elif not isinstance(target, Opaque):
+        elif isinstance(target, Opaque):
+            target.give(values)
+        else:
             raise self.unexpected(f"items for {kind_of(target)}")
 
     def set_items(self, values: list[object]) -> None:
         target = self.top()
         if isinstance(target, dict):
             update(self.name, target, values)
-        elif not isinstance(target, Opaque):
+        elif isinstance(target, Opaque):
+            target.give(values)
+        else:
             raise self.unexpected(f"items for {kind_of(target)}")
 
     def push_set(self) -> None:

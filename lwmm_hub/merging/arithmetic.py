@@ -228,7 +228,11 @@ def _explain_nonfinite(
             )
     parts = (segment.anchor, *segment.donors)
     with np.errstate(over="ignore", invalid="ignore"):
-        total = sum(w * value for (*_, w, _), value in zip(parts, values, strict=True) if w)
+        total = sum(
+            part.weight * value
+            for part, value in zip(parts, values, strict=True)
+            if part.weight  # 0 times infinity is NaN
+        )
         result: NDArray[Any] = np.where(np.isfinite(made) | ~sound, made, total).astype(real)
     finite = np.isfinite(result if segment.computed is None else made)
     if not finite.all() and not kitchen.allow_nonfinite:
