@@ -1172,7 +1172,9 @@ def test_what_a_link_leads_to_elsewhere_is_copied_and_not_for_others(
         f"{shown} of {model} comes over a link from outside its folder",
         "kept: out",
     )
-    done = lwmm("merge", "out", "rain", "-o", "further")  # no link is left, and it is no more public
+    done = lwmm(
+        "merge", "out", "rain", "-o", "further"
+    )  # no link is left, and it is no more public
     assert (done.code, f"{out.name} of out comes over a link" in done.err) == (0, True), done.err
     refused = f"{out.name} of out comes over a link from outside its folder"
     assert_refused(lwmm("push", "further", "me/x"), 1, refused)
