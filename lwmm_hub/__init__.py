@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lwmm_hub import controls as controls
+    from lwmm_hub import evaluation as evaluation
+    from lwmm_hub import fitting as fitting
     from lwmm_hub.checkpoint import Checkpoint
     from lwmm_hub.converting import convert
     from lwmm_hub.drifting import measure_drift
@@ -93,15 +96,16 @@ __all__ = [
 
 _ROOMS = ("controls", "evaluation", "fitting")  # what messages and texts name by `lw.`
 
+if not TYPE_CHECKING:  # for type checkers every misspelt name would be one of ours
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"lwmm_hub.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'lwmm_hub' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"lwmm_hub.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            return importlib.import_module(f"lwmm_hub.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module 'lwmm_hub' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"lwmm_hub.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1162,19 +1162,26 @@ def test_what_a_link_leads_to_elsewhere_is_copied_and_not_for_others(
     shown = f"{name}/{file}".rstrip("/")
     done = lwmm("merge", "city", "rain", "-o", "out")
     assert done.code == 0, done.err
-    assert f"{shown} of {model} leads to a file outside its folder: it is copied" in done.err
+    assert f"{shown} of {model} comes over a link from outside its folder: it is copied" in done.err
     out = here / "out" / ("LICENSE" if name in {"LICENSE", "LICENSES", "NOTICE.md"} else name)
     assert words in out.read_text() or name == "config.json"
     assert not any(path.is_symlink() for path in out.parent.iterdir())
     assert_refused(
         lwmm("push", "out", "me/x"),
         1,
-        f"{shown} of {model} is a link to a file outside",
+        f"{shown} of {model} comes over a link from outside its folder",
         "kept: out",
     )
+    done = lwmm(
+        "merge", "out", "rain", "-o", "further"
+    )  # no link is left, and it is no more public
+    assert (done.code, f"{out.name} of out comes over a link" in done.err) == (0, True), done.err
+    refused = f"{out.name} of out comes over a link from outside its folder"
+    assert_refused(lwmm("push", "further", "me/x"), 1, refused)
+    assert_refused(lwmm("convert", "out", "converted"), 1, f"out: {out.name} comes over a link")
     if model == "city":
         done = lwmm("convert", "city", "converted")
-        assert_refused(done, 1, f"{model}: {name} is a link to a file outside its folder")
+        assert_refused(done, 1, f"{model}: {name} comes over a link from outside its folder")
         assert not (here / "converted").exists()
     link.unlink()  # a link within the folder is as good as a file
     inside = here / model / "kept" / "file"

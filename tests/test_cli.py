@@ -526,12 +526,14 @@ def test_help_and_version(lwmm: Command) -> None:
     assert assert_done(lwmm("--version")).out == f"lwmm-hub {lwmm_hub.__version__}\n"
     top = assert_done(lwmm("-h")).out
     assert top == assert_done(lwmm("--help")).out
-    for command in ("merge", "plan", "drift", "card", "push", "verify"):
+    for command in cli.commands:
         assert f"\n  {command} " in top
         text = assert_done(lwmm(command, "-h")).out
         assert text == assert_done(lwmm(command, "--help")).out
+        printing = text.partition("\nPrinting:\n")[2]
         for option in ("--format", "--json", "-q"):
-            assert option in text
+            assert option in printing, "not in a section of its own"
+        assert max(map(len, text.splitlines())) <= 80
     for command in ("merge", "plan"):
         text = lwmm(command, "-h").out
         for option in (

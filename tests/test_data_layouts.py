@@ -505,6 +505,20 @@ def test_dark_zurich_has_labels_of_val_and_images_to_fit_on(tmp_path: Path) -> N
     assert [path.parent.name for path in images.files] == ["GOPR0351"]
 
 
+@pytest.mark.parametrize("layout", ["", "acdc:", "dark-zurich:"])
+def test_acdc_and_dark_zurich_in_one_folder_are_told_apart_by_nobody(
+    tmp_path: Path, layout: str
+) -> None:
+    """Both unpack into rgb_anon and gt: `val` would have been of both."""
+    for place in ("fog/val/GOPR0476", "night/val/GOPR0355", "val/night/GOPR0356"):
+        name = f"{place.rpartition('/')[2]}_frame_000001"
+        save(tmp_path / "rgb_anon" / place / f"{name}_rgb_anon.png", picture(0))
+        save(tmp_path / "gt" / place / f"{name}_gt_labelTrainIds.png", ids([0, 10, 255]))
+    for opened in (open_data, open_images):
+        with pytest.raises(EvaluationError, match="Unpack each into a folder of its own"):
+            opened(f"{layout}{tmp_path}")
+
+
 def test_kitti_holds_the_ids_of_cityscapes(tmp_path: Path) -> None:
     save(tmp_path / "training" / "image_2" / "000000_10.png", picture(0))
     save(tmp_path / "training" / "semantic" / "000000_10.png", ids([7, 33, 0, 255]))

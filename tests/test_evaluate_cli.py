@@ -80,11 +80,17 @@ def test_a_table_for_people_has_a_column_for_each_model(evaluate: Command) -> No
     assert title == f"streets, {COUNT} images, labels custom-3"
     assert head.split() == ["anchor", "donor", "merged"]
     table = {row[:20].strip(): row[20:].split() for row in rows if row}
-    assert {"mIoU", "pixel accuracy", "images per second", "IoU road", "IoU sky"} <= set(table)
+    assert {"mIoU", "pixel accuracy", "peak memory, MB", "IoU road", "IoU sky"} <= set(table)
+    assert "images per second" not in done.out, "the first model is charged with warming up"
     mine, theirs = float(table["mIoU"][0]), float(table["mIoU"][1])
     assert table["mIoU"][2] == f"({theirs - mine:+.1f})" or abs(theirs - mine) < 0.2
     assert "\x1b" not in done.out
     assert all(len(row) <= len(max(rows, key=len)) for row in rows)
+
+
+def test_one_image_is_no_plural(evaluate: Command) -> None:
+    done = evaluate("anchor", "--limit", "1", "--format", "human")
+    assert done.out.startswith("streets, 1 image, labels custom-3\n"), done.out + done.err
 
 
 def test_json_agent_and_quiet(evaluate: Command, world: Path) -> None:

@@ -511,7 +511,7 @@ def test_a_fitted_merge_goes_through_the_hub_and_is_verified(
         found = ("--weights", "fit", "--images", "dusk", "--fit-steps", "3", "--fit-lr", "0.3")
         done = run("merge", "org/day", "org/night", *found, "--push", "alice/fit", token="alice")
         assert done.code == 0, done.err
-        assert "agreement with the teacher" in done.err
+        assert "fitted on 3 images: agreement with the teacher on 1 other 0." in done.err
         (cwd / "dusk" / "0.png").write_bytes(b"gone")
         verified = run("verify", "alice/fit", token="alice")
         assert verified.code == 0, verified.err

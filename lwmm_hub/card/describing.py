@@ -10,8 +10,8 @@ from lwmm_hub.card.finding import finding_sentences, training_sentence
 from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import hub_id, last_part, linked_name, name_in_code, text
 from lwmm_hub.card.redacting import redact
-from lwmm_hub.card.wording import counted, listed, weight, weights_in_words
-from lwmm_hub.display.counts import plan_counts
+from lwmm_hub.card.wording import listed, weight, weights_in_words
+from lwmm_hub.display.counts import counted, plan_counts
 from lwmm_hub.display.grouping import used_layers
 from lwmm_hub.display.text import size
 from lwmm_hub.licenses import PERMISSIVE, ParentLicense

@@ -8,7 +8,7 @@ from typing import Any
 from lwmm_hub.card.linting import valid_repo_id
 from lwmm_hub.card.metadata import finite
 from lwmm_hub.card.naming import text
-from lwmm_hub.card.wording import counted
+from lwmm_hub.display.counts import counted
 from lwmm_hub.display.grouping import used_layers
 from lwmm_hub.schedule import SCHEDULES, Schedule, layer_weights
 
@@ -77,11 +77,13 @@ def _images(origin: Origin, count: object) -> str:
 
 def _fit(origin: Origin) -> str:
     teacher = TEACHERS.get(str(origin.get("teacher"))) or text(origin.get("teacher") or "?")
+    size = origin.get("batch_size")
+    batch = counted(size, "image") if isinstance(size, int) else "? images"
     sentences = [
         f"Layer weights: fitted, one for each layer and model, on {_images(origin, _all(origin))}.",
         f"The teacher was {teacher}, {_where_sure(origin)}.",
         f"{_number(origin, 'steps_taken')} of at most {_number(origin, 'steps')} steps of Adam "
-        f"were taken (lr {_number(origin, 'lr')}, {_number(origin, 'batch_size')} images a step, "
+        f"were taken (lr {_number(origin, 'lr')}, {batch} a step, "
         f"seed {_number(origin, 'seed')}) from {_STARTS.get(str(origin.get('start')), '?')}.",
     ]
     before, after = origin.get("agreement_before"), origin.get("agreement_after")

@@ -24,7 +24,8 @@ from lwmm_hub.card.naming import (
     public_names,
     text,
 )
-from lwmm_hub.card.wording import counted, listed, weight, weight_range, weights_in_words
+from lwmm_hub.card.wording import listed, weight, weight_range, weights_in_words
+from lwmm_hub.display.counts import counted
 from lwmm_hub.display.grouping import LayerGroup, layer_groups, used_layers
 from lwmm_hub.display.text import size
 from lwmm_hub.evaluation.score_table import MOST_SHOWN

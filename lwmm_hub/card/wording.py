@@ -20,15 +20,6 @@ def listed(items: Sequence[str]) -> Markdown:
     return Markdown(f"{', '.join(items[:-1])} and {items[-1]}")
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "layer"), counted(1169, "parameter"), counted(2, "class", "classes")
-    ('1 layer', '1,169 parameters', '2 classes')
-    """
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def weight(value: float) -> str:
     """A layer weight with two to four digits.
 

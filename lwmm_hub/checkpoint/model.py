@@ -35,8 +35,8 @@ class ModelFacts:
 
     `license`, `license_name`, `license_link` are as declared, where a card lists several licences
     all of them; `sha256` maps weight files to the Hub's checksums; `links` are those files beside
-    the weights that are links to others elsewhere; `base_models` those of the Hub that the model
-    was made from.
+    the weights that are links to others elsewhere, or were when a merge copied them; `base_models`
+    those of the Hub that the model was made from.
     """
 
     license: str | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lwmm_hub.cli.options import parents_of, paths, with_options, with_output
+from lwmm_hub.cli.options import Command, parents_of, paths, with_options, with_output
 from lwmm_hub.cli.output import Output, counting_bar
 from lwmm_hub.errors import OutputError, UsageError
 from lwmm_hub.small_files import read_small, read_small_text
@@ -75,7 +75,7 @@ _MAX_MAP = 1 << 20  # bytes of a map of labels
 _SOFTWARE = "lwmm-hub evaluate"  # what an overlay says of itself
 
 
-class _Ensemble(click.Command):
+class _Ensemble(Command):
     """Lets `--ensemble` take all models that follow it, as `--ensemble A B C`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -98,7 +98,7 @@ class _Ensemble(click.Command):
 
 @click.command(cls=_Ensemble)
 @click.argument("models", nargs=-1, metavar="MODEL...", shell_complete=paths)
-@with_options(_DATA_OPTIONS)
+@with_options(_DATA_OPTIONS, "The data")
 @click.option("--ensemble", multiple=True, metavar="MODEL...",
               help="Also score the mean of these models' probabilities.")  # fmt: skip
 @click.option("--controls", is_flag=True,
@@ -107,8 +107,8 @@ class _Ensemble(click.Command):
                    "every layer, and the weights in another order of the layers.")  # fmt: skip
 @click.option("--parent", "parents", multiple=True, metavar="LABEL=PATH",
               help="With --controls: where a local parent of the merge is.")  # fmt: skip
-@with_options(_LABEL_OPTIONS)
-@with_options(_RUN_OPTIONS)
+@with_options(_LABEL_OPTIONS, "Labels that differ")
+@with_options(_RUN_OPTIONS, "The run")
 @click.option("--overlay", type=int, default=0, metavar="N",
               help="Draw the first N images with truth and predictions.")  # fmt: skip
 @click.option("--overlay-to", default="overlay.png", show_default=True, metavar="FILE",

@@ -112,11 +112,14 @@ class Finding(NamedTuple):
             )
         origin = made.weights_from
         if origin.get("agreement_before") is not None:
+            from lwmm_hub.display import counted
+
+            fitted, held = (int(origin[name] or 0) for name in ("fitted_on", "held_back"))
+            others = counted(held, "other") if held else "the same"
             output.note(
-                f"fitted on {origin['fitted_on']} images: agreement with the teacher on "
-                f"{origin['held_back'] or 'the same'} others {origin['agreement_before']:.4f} -> "
-                f"{origin['agreement_after']:.4f} (step {origin['best_step']} of "
-                f"{origin['steps_taken']})"
+                f"fitted on {counted(fitted, 'image')}: agreement with the teacher on "
+                f"{others} {origin['agreement_before']:.4f} -> {origin['agreement_after']:.4f} "
+                f"(step {origin['best_step']} of {origin['steps_taken']})"
             )
         return made
 

@@ -335,7 +335,8 @@ def _write_beside(folder: Path, made: _Made, dtype: str) -> None:
             break
         path = checkpoint.folder / name
         if path.is_file() and path.stat().st_size <= MAX_LICENSE:
-            texts.append(read_beside(checkpoint.folder, name, checkpoint.label))
+            links = checkpoint.facts.links
+            texts.append(read_beside(checkpoint.folder, name, checkpoint.label, links=links))
     if texts:
         (folder / "LICENSE").write_bytes(b"\n\n".join(texts))
 

@@ -6,7 +6,7 @@ plan is made.
 
 from __future__ import annotations
 
-from lwmm_hub.display.counts import Counts, count_tensors, plan_counts
+from lwmm_hub.display.counts import Counts, count_tensors, counted, plan_counts
 from lwmm_hub.display.plans import (
     headline,
     merge_rows,
@@ -22,6 +22,7 @@ from lwmm_hub.display.text import one_line, size
 __all__ = [
     "Counts",
     "count_tensors",
+    "counted",
     "headline",
     "merge_rows",
     "one_line",

@@ -6,6 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "layer"), counted(1169, "parameter"), counted(2, "class", "classes")
+    ('1 layer', '1,169 parameters', '2 classes')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 class Counts(NamedTuple):
     """What becomes of the anchor's file.
 

@@ -228,6 +228,7 @@ def evaluate(
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
     """
+    check_known(reading, (p.name for p in keywords(evaluate)))
     data = _opened(dataset, split, task, reading)
     own = tuple(labels or ()) if predict is None else ()
     options = LabelOptions.of(map_labels, own)
@@ -297,6 +298,7 @@ def compare(
     Raises:
         LwmmError: see the tree in `lwmm_hub.errors`.
     """
+    check_known(reading, (p.name for p in keywords(compare)))
     if isinstance(models, str | os.PathLike | ModelReference):
         raise UsageError("models are a list: compare([merged, anchor], ...).")
     return evaluate_models(
@@ -318,7 +320,6 @@ def _square(window: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 def _opened(dataset: Any, split: str | None, task: str | None, reading: ReadingFields) -> DataSet:
     if not isinstance(dataset, DataSet):
-        check_known(reading, (p.name for p in keywords(open_data)))
         return open_data(dataset, split=split, task=task, **reading)
     if split is not None or reading:
         raise UsageError("a DataSet is open already: leave split and reading options out.")

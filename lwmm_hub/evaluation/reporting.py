@@ -9,13 +9,11 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from lwmm_hub.display import one_line
+from lwmm_hub.display import counted, one_line
 from lwmm_hub.evaluation.costs import Cost
 from lwmm_hub.evaluation.data_sets import DataSet
 from lwmm_hub.evaluation.score_table import MOST_SHOWN, OVERALL, per_class
 from lwmm_hub.evaluation.values import Scores
-
-_COST = {"images_per_second": "images per second", "peak_memory_mb": "peak memory, MB"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,10 +72,11 @@ class Report:
             values = [getattr(scores, metric.field) for scores in self.scores]
             if any(value is not None for value in values):
                 found.append((metric.title, values, True))
-        for name, title in _COST.items():
-            values = [getattr(scores, name) for scores in self.scores]
-            if any(value is not None for value in values):
-                found.append((title, values, False))
+        # images per second are of whole runs, reading and the first model's warming up included,
+        # and of kept ones: they are in the data, and no comparison
+        memory = [scores.peak_memory_mb for scores in self.scores]
+        if any(value is not None for value in memory):
+            found.append(("peak memory, MB", memory, False))
         if self.costs:
             what = "CPU seconds per image" if self.costs[0].cpu else "seconds per image"
             found.append((what, [cost.seconds for cost in self.costs], False))
@@ -122,11 +121,11 @@ class Report:
     @property
     def title(self) -> str:
         """What was looked at, in one line."""
-        images = self.dataset.get("images")
+        images = counted(self.dataset["images"], "image")
         where = one_line(str(self.dataset.get("reference")))
         split = f" ({one_line(str(self.dataset['split']))})" if self.dataset.get("split") else ""
         part = f", {self.part}" if self.part else ""
-        return f"{where}{split}, {images} images{part}, labels {self.dataset.get('label_space')}"
+        return f"{where}{split}, {images}{part}, labels {self.dataset.get('label_space')}"
 
     def text(self, color: bool = False) -> str:
         """The table for a terminal: percent, differences to the first model, the best in bold."""

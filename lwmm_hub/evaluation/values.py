@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lwmm_hub.display import counted
 from lwmm_hub.errors import EvaluationError
 from lwmm_hub.evaluation.score_table import OVERALL
 
@@ -198,7 +199,7 @@ class Scores:
     def __repr__(self) -> str:  # of all fields and classes it would fill a notebook
         overall = [(metric.title, getattr(self, metric.field)) for metric in OVERALL]
         told = [f"{title} {value:.2%}" for title, value in overall if value is not None]
-        return f"<Scores of {self.reference} on {self.images} images: {', '.join(told)}>"
+        return f"<Scores of {self.reference} on {counted(self.images, 'image')}: {', '.join(told)}>"
 
     def __str__(self) -> str:
         return self._alone().table()

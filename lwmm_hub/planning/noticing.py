@@ -35,8 +35,8 @@ def linked(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """A warning per model of which something is copied that lies elsewhere."""
     found = [(model.label, links_copied(i, model)) for i, model in enumerate(checkpoints)]
     return [
-        f"{', '.join(names)} of {label} leads to a file outside its folder: it is copied, and the "
-        "merge cannot be pushed. Put a copy in the place of the link for that."
+        f"{', '.join(names)} of {label} comes over a link from outside its folder: it is copied, "
+        "and the merge cannot be pushed. Put a copy in the place of the link for that."
         for label, names in found
         if names
     ]

@@ -138,9 +138,9 @@ def refuse_links(models: Iterable[Mapping[str, Any]], folder: Path | None) -> No
         if names := [one_line(name) for name in model.get("links") or ()]:
             fail(
                 folder,
-                f"{', '.join(names)} of {one_line(model['label'])} is a link to a file outside its "
-                "folder, which may not be meant for others: put a copy of it in the place of the "
-                "link and merge again",
+                f"{', '.join(names)} of {one_line(model['label'])} comes over a link from outside "
+                "its folder, and may not be meant for others: put a copy of the file in the place "
+                "of the link and merge again",
             )
 
 

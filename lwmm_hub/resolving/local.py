@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from lwmm_hub.resolving.refusing import refuse_no_numbers, refuse_quantised
 from lwmm_hub.small_files import leads_out, read_small
 
 MAX_FRONT_MATTER = 1 << 20  # bytes
+MERGED = "lwmm_manifest.json"  # as `writing` calls it, which stands below this room
+_LONGEST_MANIFEST = 256 << 20  # bytes
 LICENSE_FOLDERS = ("LICENSES", "LICENCES")  # as the REUSE specification has it
 # LICENSE.md, LICENSE-MIT, MIT-LICENSE.txt, UNLICENSE, COPYING.LESSER, THIRD_PARTY_NOTICES, ...
 _LICENSE_FILE = re.compile(
@@ -185,8 +188,23 @@ def facts_of_card(folder: Path) -> ModelFacts:
     found = [path.relative_to(folder).as_posix() for path in beside if path.is_file()]
     texts = sorted(filter(is_license_file, found))
     copied = [name for name in (*SIDE_FILES, *texts) if name in found]
-    links = tuple(name for name in copied if leads_out(folder / name, folder))
+    before = _links_merged(folder)
+    links = tuple(name for name in copied if name in before or leads_out(folder / name, folder))
     return facts_from(declared, license_files=tuple(texts), links=links)
+
+
+def _links_merged(folder: Path) -> set[str]:
+    """What an earlier merge copied over links into a folder: merged again it is no more public."""
+    path = folder / MERGED
+    if not path.is_file():
+        return set()
+    try:
+        models = json.loads(read_small(path, _LONGEST_MANIFEST))["plan"]["models"]
+        links = {name for model in models for name in model.get("links") or ()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
+    # texts of all parents are in one file
+    return {name if name in SIDE_FILES else "LICENSE" for name in links}
 
 
 def _beginning(path: Path) -> str:

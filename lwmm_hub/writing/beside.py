@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,23 @@ def copy_beside(
     for name in names:
         source = model.folder / name
         if source.is_file():
-            text = read_beside(model.folder, name, model.label, follow)
+            text = read_beside(model.folder, name, model.label, follow, model.facts.links)
             if name == "config.json":
                 text = _with_dtype(text, dtype)
             (folder / name).write_bytes(text)
 
 
-def read_beside(folder: Path, name: str, label: str, follow: bool = False) -> bytes:
+def read_beside(
+    folder: Path, name: str, label: str, follow: bool = False, links: Collection[str] = ()
+) -> bytes:
     """A file that lies beside a parent's weights, to be copied into what may be published.
+
+    Args:
+        folder: of the model.
+        name: of the file.
+        label: of the model.
+        follow: read what a link leads to elsewhere.
+        links: names that are such links, or were when an earlier merge copied them.
 
     Raises:
         CheckpointError: it cannot be read, is absurdly long, or a link to a file elsewhere that
@@ -62,7 +71,7 @@ def read_beside(folder: Path, name: str, label: str, follow: bool = False) -> by
     """
     path = folder / name
     try:
-        if not follow and leads_out(path, folder):
+        if not follow and (name in links or leads_out(path, folder)):
             raise _elsewhere(label, path.name)
         return read_small(path, MAX_BESIDE)
     except OSError as error:
@@ -76,7 +85,7 @@ def read_beside(folder: Path, name: str, label: str, follow: bool = False) -> by
 
 def _elsewhere(label: str, name: str) -> CheckpointError:
     return CheckpointError(
-        f"{label}: {name} is a link to a file outside its folder, which would be copied into what "
+        f"{label}: {name} comes over a link from outside its folder, and would be copied into what "
         "may be published. Put a copy of that file in its place, or remove the link."
     )
 

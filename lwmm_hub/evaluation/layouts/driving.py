@@ -217,6 +217,7 @@ BDD100K = Layout(
 
 _ANONYMOUS = "_rgb_anon.png"  # images of normal conditions, which have no labels, end otherwise
 _SPLITS = ("train", "val", "test")
+_CONDITIONS = ("fog", "night", "rain", "snow")
 
 
 def _below(root: Path, *places: str) -> Path:
@@ -241,8 +242,18 @@ def _conditions(root: Path, split: str, _task: str) -> Listing:
 
 
 def _condition_splits(root: Path) -> list[str]:
-    """`val` of all conditions, and `val/fog` of one."""
+    """`val` of all conditions, and `val/fog` of one.
+
+    Raises:
+        EvaluationError: two data sets lie in one another, as they are unpacked.
+    """
     images = _anonymous_images(root)
+    above = folders_in(images)
+    if set(above) & set(_SPLITS) and set(above) & set(_CONDITIONS):
+        raise EvaluationError(
+            f"{root.resolve().name} holds conditions below splits and splits below conditions: "
+            "ACDC and Dark Zurich, it seems. Unpack each into a folder of its own."
+        )
     pairs = [(a, b) for a in folders_in(images) for b in folders_in(images / a)]
     found = {(a, b) if a in _SPLITS else (b, a) for a, b in pairs}
     found = {(split, condition) for split, condition in found if split in _SPLITS}
