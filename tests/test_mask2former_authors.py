@@ -25,6 +25,7 @@ from enumerators.neutral import finetuned, random_value
 from oracle import bits, read, unspell
 from safetensors.numpy import load_file, save_file
 from test_hub_families import mask2former as real_config
+from test_resnets import detectron2 as resnet_of_detectron2
 
 import lwmm_hub as lw
 from lwmm_hub.checkpoint import TensorEntry
@@ -32,6 +33,7 @@ from lwmm_hub.key_map import KeyMap, match_keys, name_keys, natural_order
 
 TINY = Mask2FormerSize()  # the specimen's
 HEAD = "sem_seg_head."
+HEADS = ("mask2former pixel decoder", "mask2former")
 UNUSED = {f"model.pixel_level_module.encoder.swin.layernorm.{leaf}" for leaf in ("weight", "bias")}
 LOSS = {"criterion.empty_weight"}
 CLASS = "Mask2FormerForUniversalSegmentation"
@@ -122,6 +124,28 @@ def test_older_and_newer_files_of_the_authors_are_one_network() -> None:
     assert {(a, b) for a, b, _ in pairs(found)} == {
         (entry.key, rename[entry.key]) for entry in older if entry.parts
     }
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "net.model."])
+def test_another_task_keeps_its_classifier_and_queries_below_any_wrapper(wrapper: str) -> None:
+    """On ResNet, too: the head is found beside it."""
+    other = dataclasses.replace(TINY, classes=8, queries=9)
+    theirs = shapes_of(authors(other))
+    found = matched(
+        {wrapper + key: shape for key, shape in shapes_of(authors(TINY)).items()}, theirs
+    )
+    predictor = f"{wrapper}{HEAD}predictor."
+    assert {key: why for key, why in found.kept.items() if "never averaged" not in why} == {
+        f"{predictor}query_feat.weight": "shape differs: (5, 64) vs (9, 64)",
+        f"{predictor}query_embed.weight": "shape differs: (5, 64) vs (9, 64)",
+        f"{predictor}class_embed.weight": "shape differs: (20, 64) vs (9, 64)",
+        f"{predictor}class_embed.bias": "shape differs: (20,) vs (9,)",
+    }
+    head = {key: shape for key, shape in theirs.items() if key.startswith(HEAD)}
+    on_resnet = {wrapper + key: shape for key, shape in (resnet_of_detectron2() | head).items()}
+    named = name_keys(file_of(on_resnet))
+    assert [table.name for table in named.found] == ["resnet", *HEADS]
+    assert all(name in named.tables for name, source in named.sources.items() if HEAD in source.key)
 
 
 def test_an_original_oneformer_is_not_read_as_a_mask2former() -> None:
