@@ -4,6 +4,10 @@ Mask2Former and OneFormer have the same pixel decoder, so that is a table of its
 predictors count one class more than the labels ("no object"), so no table names a classifier here:
 the labels of the config count. OneFormer's text mapper runs in training only. transformers spells
 all but MaskFormer's decoder in one way, on disk and in memory: keys are our names.
+
+Mask2Former's authors, on detectron2, register the three layers of a decoder's block in three lists
+and fuse queries, keys and values of its self-attention. Their older files lack `pixel_decoder.`
+and call the query features `static_query`, as the network's own loading code has it.
 """
 
 from __future__ import annotations
@@ -11,7 +15,100 @@ from __future__ import annotations
 from lwmm_hub.families.grammar import Dialect, Repeat, Table, rules, under
 
 _PIXELS = "model.pixel_level_module.decoder."
-_DECODER = "model.transformer_module.decoder."
+_TRANSFORMER = "model.transformer_module."
+_DECODER = f"{_TRANSFORMER}decoder."
+
+_CROSS_ATTENTION = "predictor.transformer_cross_attention_layers.0.multihead_attn.in_proj_weight"
+_OF_ONEFORMER = "predictor.class_transformer.decoder.norm.weight"
+
+
+def _authors_pixels(name: str, before: str) -> Dialect:
+    """The pixel decoder of Mask2Former's authors, `before` what stands before its own layers."""
+    return Dialect(
+        name,
+        prefixes=("sem_seg_head.",),
+        signature=f"{before}transformer.encoder.layers.0.self_attn.sampling_offsets.weight",
+        rules=rules(
+            *under(
+                before,
+                _PIXELS,
+                ("input_proj.{s}.0.*", "input_projections.{s}.0.*"),
+                ("input_proj.{s}.1.*", "input_projections.{s}.1.*"),
+                ("transformer.level_embed", "level_embed"),
+                ("adapter_{i}.norm.*", "adapter_{i}.1.*"),
+                ("adapter_{i}.*", "adapter_{i}.0.*"),
+                ("layer_{i}.norm.*", "layer_{i}.1.*"),
+                ("layer_{i}.*", "layer_{i}.0.*"),
+                ("mask_features.*", "mask_projection.*"),
+            ),
+            *under(
+                f"{before}transformer.encoder.layers.{{b}}.",
+                f"{_PIXELS}encoder.layers.{{b}}.",
+                ("self_attn.value_proj.*", "self_attn.value_proj.*"),
+                ("self_attn.sampling_offsets.*", "self_attn.sampling_offsets.*"),
+                ("self_attn.attention_weights.*", "self_attn.attention_weights.*"),
+                ("self_attn.output_proj.*", "self_attn.output_proj.*"),
+                ("norm1.*", "self_attn_layer_norm.*"),
+                ("linear1.*", "fc1.*"),
+                ("linear2.*", "fc2.*"),
+                ("norm2.*", "final_layer_norm.*"),
+            ),
+            *under(
+                "predictor.",
+                _TRANSFORMER,
+                ("input_proj.{s}.*", "input_projections.{s}.*"),
+                ("level_embed.*", "level_embed.*"),
+                ("query_embed.*", "queries_embedder.*"),
+            ),
+        ),
+        beside=(_CROSS_ATTENTION,),
+        without=(_OF_ONEFORMER,),
+    )
+
+
+def _authors_decoder(name: str, queries: str) -> Dialect:
+    """The transformer decoder of Mask2Former's authors, `queries` its query features."""
+    return Dialect(
+        name,
+        prefixes=("sem_seg_head.",),
+        signature=f"predictor.{queries}.weight",
+        rules=rules(
+            (f"predictor.{queries}.*", f"{_TRANSFORMER}queries_features.*"),
+            *under(
+                "predictor.transformer_cross_attention_layers.{b}.",
+                f"{_DECODER}layers.{{b}}.",
+                ("multihead_attn.*", "cross_attn.*"),  # fused by both
+                ("multihead_attn.out_proj.*", "cross_attn.out_proj.*"),
+                ("norm.*", "cross_attn_layer_norm.*"),
+            ),
+            *under(
+                "predictor.transformer_self_attention_layers.{b}.",
+                f"{_DECODER}layers.{{b}}.",
+                *(
+                    (f"self_attn.in_proj_{leaf}", *(f"self_attn.{m}_proj.{leaf}" for m in "qkv"))
+                    for leaf in ("weight", "bias")
+                ),
+                ("self_attn.out_proj.*", "self_attn.out_proj.*"),
+                ("norm.*", "self_attn_layer_norm.*"),
+            ),
+            *under(
+                "predictor.transformer_ffn_layers.{b}.",
+                f"{_DECODER}layers.{{b}}.",
+                ("linear1.*", "fc1.*"),
+                ("linear2.*", "fc2.*"),
+                ("norm.*", "final_layer_norm.*"),
+            ),
+            ("predictor.decoder_norm.*", f"{_DECODER}layernorm.*"),
+            (
+                "predictor.mask_embed.layers.{i}.*",
+                f"{_DECODER}mask_predictor.mask_embedder.{{i}}.0.*",
+            ),
+            ("predictor.class_embed.*", "class_predictor.*"),
+        ),
+        beside=(_CROSS_ATTENTION,),
+        without=(_OF_ONEFORMER,),
+    )
+
 
 PIXEL_DECODER = Table(
     name="mask2former pixel decoder",
@@ -22,6 +119,8 @@ PIXEL_DECODER = Table(
             prefixes=("",),
             signature=f"{_PIXELS}encoder.layers.0.self_attn.sampling_offsets.weight",
         ),
+        _authors_pixels("Mask2Former's authors", "pixel_decoder."),
+        _authors_pixels("Mask2Former's authors, older", ""),
     ),
     order=(
         Repeat(f"{_PIXELS}input_projections.{{}}", ("0", "1")),
@@ -57,6 +156,8 @@ MASK2FORMER = Table(
             prefixes=("",),
             signature=f"{_DECODER}mask_predictor.mask_embedder.0.0.weight",
         ),
+        _authors_decoder("Mask2Former's authors", "query_feat"),
+        _authors_decoder("Mask2Former's authors, older", "static_query"),
     ),
     order=(
         "model.transformer_module.queries_features",

@@ -2,7 +2,7 @@
 
 Spellings of Swin: transformers on disk, transformers 5 in memory (`save_original_format=False`),
 each by itself and as a backbone, MaskFormer's own copy of the class, Microsoft's (also in mmseg's
-first Swin models) and timm's. Swin V2 has one spelling.
+first Swin models and in Mask2Former's on detectron2) and timm's. Swin V2 has one spelling.
 """
 
 from __future__ import annotations
