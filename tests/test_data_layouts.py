@@ -424,6 +424,9 @@ def test_loveda_counts_from_one_and_has_two_domains(tmp_path: Path) -> None:
     assert (data.count, data.space.name) == (2, "loveda-7")
     (rural,) = read(open_data(tmp_path, split="Val/Rural"))
     assert rural.name == "Val/Rural/images_png/3.png"
+    for part in ("Val", "Val/Rural"):  # images_png and masks_png are no classes
+        with pytest.raises(EvaluationError, match="Name its top folder"):
+            open_data(tmp_path / part)
     assert (rural.semantic == ids([255, 0, 6])).all()
 
 

@@ -1,9 +1,10 @@
 """Which licence a merge must carry, and whether it may be published, as tables.
 
 Engineering policy, not legal advice. A licence belongs to classes (`LICENSES`), two different
-licences meet in a rule (`PAIRS`), and the strictest rule that any two parents meet in decides
-(`RULES`, strictest first), so the parents' order does not matter. Only publishing is gated: a local
-merge never is, and a refusal concerns public targets only.
+licences meet in a rule (`PAIRS`; a few that add terms in a conflict, `INCOMPATIBLE`), and the
+strictest rule that any two parents meet in decides (`RULES`, strictest first), so the parents'
+order does not matter. Only publishing is gated: a local merge never is, and a refusal concerns
+public targets only.
 """
 
 from __future__ import annotations

@@ -247,14 +247,15 @@ def _class_splits(root: Path) -> list[str]:
 def _only_classes(root: Path) -> bool:
     """Whether there are only folders of pictures, one for each class, perhaps in splits.
 
-    A class may be called `masks`, a split may not; neither is called `images`: that is half of the
-    pairs, whether or not their labels are there.
+    A class may be called `masks`, a split may not; neither is called `images` or, as in LoveDA,
+    `images_png`: that is half of the pairs, whether or not their labels are there.
     """
     splits = _class_splits(root)
     above = [root / split for split in splits] or [root]
     classes = [folder / name for folder in above for name in folders_in(folder)]
-    pairs = {"images", *_LABELS}.intersection(name.lower() for name in splits)
-    pairs |= {"images"}.intersection(path.name.lower() for path in classes)
+    images = {"images", "images_png"}
+    pairs = {*images, *_LABELS}.intersection(name.lower() for name in splits)
+    pairs |= images.intersection(path.name.lower() for path in classes)
     return bool(classes) and not pairs and all(map(pictures_in, classes))
 
 
