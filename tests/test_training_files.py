@@ -334,6 +334,17 @@ def test_parts_beyond_their_storage_or_tensors_beyond_their_part_are_refused(
         lw.resolve(str(path))
 
 
+def test_long_names_of_what_is_not_read_are_bounded_together(tmp_path: Path) -> None:
+    """Each line that tells of one would hold the name of a megabyte again."""
+    first = NAMESPACE + by_hand.tensor() + b"\x85Rq\x00"
+    for count, refused in ((60, False), (70, True)):
+        held = b"".join(by_hand.text(str(i)) + (b"h\x00" if i else first) for i in range(count))
+        body = by_hand.dictionary(**{"n" * 2**20: b"}(" + held + b"u"})
+        path = by_hand.write(tmp_path, by_hand.archive(by_hand.pickled(body)))
+        with pytest.raises(CheckpointError, match="names of tensors" if refused else "several"):
+            found(path)
+
+
 def test_another_version_of_the_old_format_is_refused(tmp_path: Path) -> None:
     rest = by_hand.pickled(b"}") + by_hand.pickled(b"}") + by_hand.pickled(b"]")
     for version, error in ((1001, "no state dict"), (1000, "unknown version")):

@@ -74,7 +74,10 @@ class _Layout:
         if value is None or isinstance(value, str | int | float | bytes):
             return value
         if isinstance(value, Opaque):
-            return Opaque(value.name, tensors=self.tensors_in(value))
+            held = Opaque(value.name, tensors=self.tensors_in(value))
+            if held.tensors:  # and its path will be told
+                self.name_of(path)
+            return held
         if isinstance(value, dict):
             return {key: self.plain(item, (*path, step(key))) for key, item in value.items()}
         if isinstance(value, list):
@@ -86,7 +89,7 @@ class _Layout:
         entry = self.as_entry(value)
         if entry is None:
             return Opaque(f"{type(value).__module__}.{type(value).__qualname__}")
-        self.add("/".join(path), entry)
+        self.add(self.name_of(path), entry)
         return replace(entry, key=path[-1] if path else "")
 
     def visit(self, depth: int) -> None:
@@ -119,12 +122,17 @@ class _Layout:
                 waiting += value
         return found
 
-    def add(self, full: str, entry: TensorEntry) -> None:
+    def name_of(self, path: tuple[str, ...]) -> str:
+        """The full path; all that are asked for have bounded length together."""
+        full = "/".join(path)
         self.characters += len(full)
-        if len(self.entries) == MAX_TENSORS or self.characters > MAX_NAMES:
-            raise self.too_much(
-                f"holds more than {MAX_TENSORS} tensors or names of {MAX_NAMES} characters"
-            )
+        if self.characters > MAX_NAMES:
+            raise self.too_much(f"has names of tensors of more than {MAX_NAMES} characters")
+        return full
+
+    def add(self, full: str, entry: TensorEntry) -> None:
+        if len(self.entries) == MAX_TENSORS:
+            raise self.too_much(f"holds more than {MAX_TENSORS} tensors")
         if full in self.entries:
             raise CheckpointError(
                 f"{self.name} holds two tensors called {shown(full)}. Rename one and save it again."

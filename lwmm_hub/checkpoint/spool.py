@@ -26,7 +26,7 @@ KEPT = 32 << 20  # bytes of a file kept while pieces are made of them
 class SpooledFile:
     """An unnamed temporary file, deleted by the system when it is closed or the process ends.
 
-    It stands for a file of a model that is unpacked as a whole (a legacy pickle), or is `derived`:
+    It stands for a file of a model whose values are unpacked (a pickle of arrays), or is `derived`:
     it holds tensors made of such a file, beside it.
     """
 
