@@ -122,13 +122,9 @@ CONTENT_AND_POSITION = {
     f"{module}_{what}" for module in QUERY_AND_KEY for what in ("content", "position")
 } | {"head.blocks.{b}.encoder_attn.q_sine"}
 LACKING: dict[tuple[str, str], set[str]] = {
-    ("swin", "transformers"): {"maskformer_norms.{s}"},
-    ("swin", "transformers, MaskFormer"): {"norm", "stage_norms.{s}"},
-    ("swin", "transformers, new names, backbone"): {"maskformer_norms.{s}", "norm"},
-    ("swin", "transformers, new names"): {"maskformer_norms.{s}", "stage_norms.{s}"},
-    ("swin", "timm"): {"maskformer_norms.{s}"},
-    ("swin", "timm, features alone"): {"maskformer_norms.{s}"},
-    ("swin", "Microsoft"): {"maskformer_norms.{s}"},
+    ("swin", "transformers, MaskFormer"): {"norm"},
+    ("swin", "transformers, new names, backbone"): {"norm"},
+    ("swin", "transformers, new names"): {"stage_norms.{s}"},
     ("convnext", "timm"): {"stage_norms.{s}"},
     ("convnext", "timm, features alone"): {"stage_norms.{s}"},
     ("vit", "transformers, new names"): HYBRID,

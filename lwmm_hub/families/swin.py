@@ -112,7 +112,7 @@ SWIN = Table(
             signature=f"model.{_OLD_SIGNATURE}",
             rules=rules(
                 *under("model.", "", *_OLD),
-                ("hidden_states_norms.{s}.*", "maskformer_norms.{s}.*"),
+                ("hidden_states_norms.{s}.*", "stage_norms.{s}.*"),
             ),
             dead={"model.layernorm.*": _UNUSED_NORM},
             beside=("hidden_states_norms.0.weight",),
@@ -193,7 +193,6 @@ SWIN = Table(
         ),
         "norm",
         Repeat("stage_norms.{}", ("",)),
-        Repeat("maskformer_norms.{}", ("",)),
     ),
 )
 

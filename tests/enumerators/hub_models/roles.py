@@ -111,8 +111,7 @@ def _swin_backbone(backbone: nn.Module) -> Iterator[Role]:
 def _maskformer_swin(backbone: nn.Module) -> Iterator[Role]:
     yield from _swin(backbone, _MASKFORMER_BLOCK, "model.", last_norm=UNUSED)
     for s in range(_count(backbone, "model.encoder.layers")):
-        # KEYS_TRANSFORMERS.md, section 4: the norms of MaskFormer's maps are its own
-        yield f"stage{s}.norm_map_of_maskformer", f"hidden_states_norms.{s}"
+        yield f"stage{s}.norm_map", f"hidden_states_norms.{s}"
 
 
 def _mit(backbone: nn.Module) -> Iterator[Role]:
