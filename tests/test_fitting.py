@@ -59,6 +59,14 @@ def pictures(count: int, height: int = 64, width: int = 96) -> list[Image]:
     return found
 
 
+def saved_pictures(folder: Path, count: int) -> Path:
+    """A new folder with `pictures` as PNG files."""
+    folder.mkdir()
+    for i, image in enumerate(pictures(count)):
+        Pictures.fromarray(image).save(folder / f"{i}.png")
+    return folder
+
+
 def changed(folder: Path, source: Path, seed: int, much: float = 0.3) -> Path:
     """A model that was trained on from another one: every float moved a little."""
     shutil.copytree(source, folder)
@@ -331,10 +339,7 @@ def test_a_fit_agrees_better_and_is_a_plain_merge_afterwards(
 def test_an_interrupted_fit_gives_the_best_so_far_and_goes_on_to_the_same_end(
     trio: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i, image in enumerate(pictures(5)):
-        Pictures.fromarray(image).save(folder / f"{i}.png")
+    folder = saved_pictures(tmp_path / "images", 5)
     plan = lw.plan(*trio[:2])
     options: dict[str, Any] = {"steps": 6, "lr": 0.2, "threshold": 0.4, "checks": 6}
     whole = fit_layer_weights(plan, folder, states="", **options)
@@ -385,10 +390,7 @@ def test_a_fit_of_another_merge_of_the_same_layers_begins_anew(
     trio: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     """Statistics that stay the anchor's, and a head that one donor lacks, leave no layer out."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i, image in enumerate(pictures(3)):
-        Pictures.fromarray(image).save(folder / f"{i}.png")
+    folder = saved_pictures(tmp_path / "images", 3)
     seen = []
     for options in ({}, {"batch_norm": "anchor"}, {}):
         done: list[int] = []
